@@ -1,0 +1,68 @@
+# Everything a person does with this repository; `make` alone lists it.
+# Paths are relative, so that a clone may lie in a folder with spaces in its name.
+
+PYTHON ?= python3
+DATA ?=
+PYTEST_ARGS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(PY) tools/install_stack.py
+SHELL := /bin/sh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo test test-fast lint format clean
+
+help:  ## Show this list
+	@echo "saim_mm: make TARGET [PYTHON=python3.12] [DATA=FOLDER] [PYTEST_ARGS=...]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | \
+	    awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+# Not a file target: an interrupted `python -m venv` leaves a folder without pip.
+.PHONY: venv
+venv:
+	@if [ -x $(PY) ] && $(PY) -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+	if ! command -v "$(PYTHON)" >/dev/null 2>&1; then \
+	    echo "error: no '$(PYTHON)'. Install Python 3.10, 3.11 or 3.12, or name" \
+	        "one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; fi; \
+	if ! "$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then \
+	    echo "error: Python 3.10 to 3.12 is needed and '$(PYTHON)' is" \
+	        "$$("$(PYTHON)" --version 2>&1). Name another one:" \
+	        "make PYTHON=/path/to/python3.12 ..." >&2; exit 1; fi; \
+	echo "[setup] a virtual environment in $(VENV)"; \
+	if ! "$(PYTHON)" -m venv --clear $(VENV); then \
+	    echo "error: '$(PYTHON) -m venv' failed. On Debian and Ubuntu it needs:" \
+	        "apt-get install python3-venv" >&2; exit 1; fi
+
+setup: venv  ## Set up .venv for pretraining (mmcv without compiled ops)
+	@$(INSTALL)
+
+setup-test: venv  ## Set up .venv for tests, detection and segmentation (compiles mmcv once)
+	@$(INSTALL) --ops --with test,downstream,demo,dev
+
+demo: venv  ## Pretrain a small SAIM on sample photographs, or on DATA=FOLDER
+	@$(INSTALL) --with demo
+	@$(PY) tools/demo.py --data "$(DATA)"
+
+test: setup-test  ## Lint, check types and run all tests
+	$(PY) -m ruff check .
+	$(PY) -m mypy saim_mm
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-fast: venv  ## Run the fast tests
+	@$(INSTALL) --with test,demo,dev
+	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: venv  ## Check style, formatting and types
+	@$(INSTALL) --with dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy saim_mm
+
+format: venv  ## Format the code and mend what ruff can mend
+	@$(INSTALL) --with dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## Remove .venv, builds and caches; keep work_dirs, data and built wheels
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+# ImageNet-1K without labels: data/imagenet/train, any folders below it.
+# Augmentation as in "Pretraining setup": crop [0.67, 1], ratio [3/4, 4/3], flip.
+data_preprocessor = dict(
+    type="SelfSupDataPreprocessor",
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+
+train_dataloader = dict(
+    batch_size=64,  # x 32 GPUs = 2048 (Table 6)
+    num_workers=8,
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,  # every step sees a full batch, as in the release
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(
+        type="UnlabeledImages",
+        data_root="data/imagenet",
+        data_prefix="train",
+        pipeline=[
+            dict(type="LoadImage"),
+            dict(
+                type="RandomResizedCrop",
+                scale=224,
+                crop_ratio_range=(0.67, 1.0),
+                aspect_ratio_range=(3 / 4, 4 / 3),
+                backend="pillow",
+                interpolation="bicubic",
+            ),
+            dict(type="RandomFlip", prob=0.5),
+            dict(type="PackInputs"),
+        ],
+    ),
+)

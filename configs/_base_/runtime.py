@@ -1,0 +1,25 @@
+custom_imports = dict(imports=["saim_mm"], allow_failed_imports=False)
+default_scope = "mmpretrain"
+
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=100),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=10, max_keep_ckpts=3),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+)
+custom_hooks = [dict(type="BrokenImageHook")]
+
+env_cfg = dict(
+    cudnn_benchmark=True,  # the image size never changes
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+# Ranks crop and flip differently; the sampler's seed is shared all the same.
+randomness = dict(seed=0, diff_rank_seed=True)
+
+vis_backends = [dict(type="LocalVisBackend")]
+visualizer = dict(type="Visualizer", vis_backends=vis_backends)
+log_level = "INFO"
+load_from = None
+resume = False

@@ -1,0 +1,8 @@
+_base_ = [
+    "../_base_/models/saim_vit-s.py",
+    "../_base_/datasets/in1k_224.py",
+    "../_base_/schedules/adamw_bs2048.py",
+    "../_base_/runtime.py",
+]
+
+train_cfg = dict(max_epochs=800)

@@ -1,0 +1,14 @@
+"""saim_mm: Stochastic Autoregressive Image Modeling for the OpenMMLab stack.
+
+Importing the package registers its parts; a config does it with
+``custom_imports = dict(imports=['saim_mm'])``.
+"""
+
+from ._stack import check_stack
+from .version import __version__
+
+check_stack()  # first: what follows imports the stack
+
+from . import datasets, engine, models  # noqa: E402
+
+__all__ = ["__version__", "datasets", "engine", "models"]

@@ -1,0 +1,81 @@
+"""The sizes of an encoder, read off its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .files import CheckpointError
+from .keymap import count_layers
+from .position import infer_grid
+
+
+@dataclass(frozen=True)
+class Arch:
+    """The sizes of an encoder, as its tensors tell them."""
+
+    embed_dims: int
+    num_layers: int
+    num_heads: int
+    feedforward_channels: int
+    patch_size: tuple[int, int]
+    in_channels: int
+    grid: tuple[int, int]
+    final_norm: bool
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Rows and columns of the images, in pixels."""
+        rows, columns = self.grid
+        return rows * self.patch_size[0], columns * self.patch_size[1]
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """Options of mmpretrain's ``VisionTransformer``."""
+        names = ("embed_dims", "num_layers", "num_heads", "feedforward_channels")
+        return dict(
+            arch={name: getattr(self, name) for name in names},
+            img_size=self.img_size,
+            patch_size=self.patch_size,
+            in_channels=self.in_channels,
+            final_norm=self.final_norm,
+        )
+
+
+def infer_arch(
+    state: Mapping[str, Tensor], prefix: str = "", num_heads: int | None = None
+) -> Arch:
+    """Reads the sizes off an encoder in our names.
+
+    Args:
+        state: State dict.
+        prefix: What precedes the encoder's keys.
+        num_heads: Number of heads, which no shape tells; by default width / 64, as in
+            every ViT of the paper.
+
+    Raises:
+        CheckpointError: If the number of heads is not given and not width / 64, or
+            does not divide the width.
+    """
+    projection = state[f"{prefix}patch_embed.projection.weight"]
+    width, channels, rows, columns = projection.shape
+    heads = num_heads or width // 64
+    if not heads or width % heads or (num_heads is None and width % 64):
+        raise CheckpointError(
+            f"num_heads={num_heads} with width {width}: give the number of heads the "
+            "model was trained with (--num-heads), a divisor of the width; only with "
+            "64 channels a head is it known."
+        )
+    return Arch(
+        embed_dims=width,
+        num_layers=count_layers(state, f"{prefix}layers."),
+        num_heads=heads,
+        feedforward_channels=len(state[f"{prefix}layers.0.ffn.layers.0.0.weight"]),
+        patch_size=(rows, columns),
+        in_channels=channels,
+        grid=infer_grid(state[f"{prefix}pos_embed"][0, 1:]),
+        final_norm=f"{prefix}ln1.weight" in state,
+    )

@@ -1,0 +1,67 @@
+"""Made-up images, for debugging and benchmarks that must not wait for a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+
+from ..registry import register
+
+
+@register("dataset")
+class SyntheticImages(BaseDataset):
+    """Smooth random colour patterns, the same ones on every machine.
+
+    Image ``i`` is a function of ``seed`` and ``i`` alone: a sum of a few plane waves per
+    channel, so that a patch can be told from its surroundings.
+
+    Args:
+        num_images: Length of the dataset.
+        size: Height and width, in pixels.
+        seed: Seed of the patterns.
+        pipeline: Transforms; they find the image under ``img``, so no loader is needed.
+
+    Raises:
+        ValueError: If the length or the size is not positive.
+    """
+
+    def __init__(
+        self,
+        num_images: int = 1024,
+        size: tuple[int, int] = (224, 224),
+        seed: int = 0,
+        pipeline: Sequence[Any] = (),
+    ) -> None:
+        if num_images < 1 or min(size) < 1:
+            raise ValueError(
+                f"SyntheticImages num_images={num_images}, size={tuple(size)}: both "
+                "must be positive."
+            )
+        self.num_images = num_images
+        self.size = tuple(size)
+        self.seed = seed
+        super().__init__(pipeline=list(pipeline), serialize_data=False)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One entry per image; its pixels are made when it is asked for."""
+        return [dict(img_path=f"synthetic/{i}") for i in range(self.num_images)]
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """The entry of an image, with its pixels (H, W, 3) uint8 under ``img``."""
+        info = super().get_data_info(idx)
+        rng = np.random.default_rng((self.seed, info["sample_idx"]))
+        info["img"] = self._pattern(rng)
+        info["img_shape"] = info["ori_shape"] = self.size
+        return info
+
+    def _pattern(self, rng: np.random.Generator, num_waves: int = 3) -> np.ndarray:
+        rows = np.linspace(0, 1, self.size[0])[:, None, None, None]
+        columns = np.linspace(0, 1, self.size[1])[None, :, None, None]
+        shape = (1, 1, 3, num_waves)
+        frequency_y, frequency_x = rng.normal(0, 5, (2, *shape))
+        phase = rng.uniform(0, 2 * np.pi, shape)
+        waves = np.sin(frequency_y * rows + frequency_x * columns + phase)
+        return (127.5 + 127.5 * waves.mean(-1)).astype(np.uint8)

@@ -1,0 +1,484 @@
+"""Images without labels, from a folder or a list, that survive broken files.
+
+Files are found in :func:`list_images` or :func:`read_image_list`, opened by
+:class:`LoadImage` (any loader will do), and served by :class:`UnlabeledImages`.
+
+A broken file is noticed by whoever reads it first, mostly a data worker. It is marked
+in one byte of shared memory, so that every worker and the main process see it; the
+main process names it in the log (:class:`saim_mm.engine.BrokenImageHook`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import mmcv
+import mmengine.fileio as fileio
+import numpy as np
+import torch
+from mmcv.transforms import LoadImageFromFile
+from mmpretrain.datasets import BaseDataset
+from torch import Tensor
+
+from saim_mm.registry import register
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
+)  # fmt: skip
+#: Lines of a list whose files are looked up when it is read. A wrong prefix shows in
+#: the first; looking up all 1.28 M takes minutes on a network file system.
+PROBED_LINES = 64
+
+
+class BrokenImageError(ValueError):
+    """One file cannot be loaded as an image.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it, in one line, without the path.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        # !r keeps odd file names (newlines, undecodable bytes) on one printable line.
+        super().__init__(f"{path!r}: {reason}")
+        self.reason = reason
+
+
+class TooManyBrokenImages(RuntimeError):
+    """More images are broken than ``max_broken_share`` allows."""
+
+
+def list_images(
+    folder: str, extensions: tuple[str, ...] = IMAGE_SUFFIXES
+) -> tuple[list[str], int]:
+    """Finds the images below a folder; hidden files and ``__MACOSX`` are left out.
+
+    Linked folders are followed. A folder that can be reached in several ways counts
+    once, so links cannot make the walk endless nor list an image twice.
+
+    Args:
+        folder: Where to look.
+        extensions: Suffixes in lower case; the case of a file's name does not matter.
+
+    Returns:
+        The sorted paths relative to ``folder``, and the number of other files seen.
+    """
+    images: list[str] = []
+    others = 0
+    pending, visited = [""], set()
+    while pending:
+        parent = pending.pop()
+        status = os.stat(os.path.join(folder, parent))
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders = []
+        with os.scandir(os.path.join(folder, parent)) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if _is_folder(entry):
+                    subfolders.append(f"{parent}{entry.name}/")
+                elif entry.name.lower().endswith(extensions):
+                    images.append(parent + entry.name)
+                else:
+                    others += 1
+        # Sorted, or the disk would decide by which of two links a folder is reached.
+        pending += sorted(subfolders, reverse=True)
+    images.sort()
+    return images, others
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # DirEntry.is_dir costs no stat but raises on a link to itself; isdir never raises.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def read_image_list(
+    ann_file: str, extensions: tuple[str, ...] = IMAGE_SUFFIXES
+) -> list[str]:
+    """Reads a text file of one path per line, as ImageNet's ``meta/train.txt``.
+
+    The first line decides for all whether a label follows the path: it does if the
+    line as a whole does not end in an image suffix. Labels are dropped.
+
+    Args:
+        ann_file: The text file; UTF-8, paths may contain spaces.
+        extensions: Suffixes in lower case.
+
+    Returns:
+        The paths as written, in the order of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty or a line names no image.
+    """
+    if not os.path.isfile(ann_file):
+        raise FileNotFoundError(
+            f"annotation file {ann_file!r} does not exist; correct ann_file, or leave "
+            "it out to use every image of the folder"
+        )
+    # surrogateescape: file names are bytes, and not all of them are valid UTF-8.
+    with open(ann_file, encoding="utf-8-sig", errors="surrogateescape") as file:
+        lines = file.read().rstrip().split("\n")
+    if lines == [""]:
+        raise ValueError(
+            f"annotation file {ann_file!r} is empty; write one image path per line"
+        )
+    labelled = not lines[0].rstrip().lower().endswith(extensions)
+    paths = []
+    for number, line in enumerate(lines, 1):
+        path = line.strip()
+        if labelled and path:
+            path = path.rsplit(None, 1)[0]
+        if not path.lower().endswith(extensions):
+            raise ValueError(
+                f"line {number} of {ann_file!r} names no image: {line[:80]!r}; every "
+                "line must be 'path', or every line 'path label', with a suffix out "
+                f"of {', '.join(extensions)}"
+            )
+        paths.append(path)
+    return paths
+
+
+def _lacks_jpeg_end(content: bytes) -> bool:
+    """Tells whether a JPEG breaks off before its end-of-image marker.
+
+    OpenCV up to 4.8 decodes such a file into a picture whose rest is grey, without
+    an error; later versions miss some. Whole files nearly always end in the marker,
+    so the search, for cameras that append data of their own, seldom runs.
+    """
+    if not content.startswith(b"\xff\xd8") or content.endswith(b"\xff\xd9"):
+        return False
+    # Skip the header: a thumbnail in it has an end marker too.
+    position = 2
+    while content[position : position + 1] == b"\xff":
+        if content[position + 1 : position + 2] == b"\xda":
+            break
+        size = int.from_bytes(content[position + 2 : position + 4], "big")
+        position += 2 + size
+    return content.find(b"\xff\xd9", position) < 0
+
+
+@register("transform")
+class LoadImage(LoadImageFromFile):
+    """Loads an image and rejects files that are not wholly there.
+
+    Like mmcv's ``LoadImageFromFile``, it sets ``img`` ((H, W, 3) uint8 in BGR with the
+    default options), ``img_shape`` and ``ori_shape``, both (H, W). It differs in that
+    a truncated JPEG is an error with any version of OpenCV (see
+    :func:`_lacks_jpeg_end`), and in that errors say what is wrong with the file.
+
+    Args:
+        to_float32: Give float32 instead of uint8, still in [0, 255].
+        color_type: See :func:`mmcv.imfrombytes`.
+        imdecode_backend: See :func:`mmcv.imfrombytes`.
+        backend_args: Options of the mmengine file backend.
+    """
+
+    def __init__(
+        self,
+        to_float32: bool = False,
+        color_type: str = "color",
+        imdecode_backend: str = "cv2",
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            to_float32=to_float32,
+            color_type=color_type,
+            imdecode_backend=imdecode_backend,
+            backend_args=backend_args,
+        )
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Loads the image at ``results["img_path"]`` into ``results``.
+
+        Raises:
+            BrokenImageError: If the file is empty, truncated, or no image.
+            OSError: If the file cannot be read.
+        """
+        path = results["img_path"]
+        content = fileio.get(path, backend_args=self.backend_args)
+        if not content:
+            raise BrokenImageError(path, "empty file")
+        if _lacks_jpeg_end(content):
+            raise BrokenImageError(
+                path, f"truncated JPEG: no end marker in {len(content)} bytes"
+            )
+        image = mmcv.imfrombytes(
+            content, flag=self.color_type, backend=self.imdecode_backend
+        )
+        if image is None:
+            raise BrokenImageError(
+                path,
+                f"truncated or no image: {len(content)} bytes that begin with "
+                f"{content[:12]!r}",
+            )
+        results["img"] = image.astype(np.float32) if self.to_float32 else image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+
+@register("dataset")
+class UnlabeledImages(BaseDataset):
+    """Images without labels; broken ones are replaced, counted and remembered.
+
+    Three layouts: a folder, flat or nested to any depth; ImageNet's (``data_prefix``
+    ``"train"``; its class folders are just folders here); and with ``ann_file`` a
+    text file of paths relative to the prefix (see :func:`read_image_list`).
+
+    When the first transform of the pipeline, the loader, raises or returns None, the
+    image is broken and the next one upward that loads is served in its place. That
+    depends on the files alone, so every rank and every resumed run serves the same.
+    A failure of a later transform is an error of the pipeline and is raised as such.
+
+    Args:
+        data_root: Folder that ``data_prefix`` and ``ann_file`` are relative to.
+        data_prefix: Folder of the images; a dict has it as ``img_path``.
+        ann_file: List of images; empty means every image of the folder.
+        pipeline: Transforms, or configs of them; the first one loads the image.
+        extensions: Suffixes that make a file an image; case does not matter.
+        max_broken_share: Share of the images, in [0, 1], that may be broken before
+            the run ends. Unless it is 0, one broken image is always allowed.
+        metainfo: Extra meta information.
+        indices: Keep only the first (negative: last) so many, or these images.
+        serialize_data: Hold the paths in one block of memory that workers share.
+        test_mode: Raise for a broken image instead of replacing it.
+        lazy_init: Do not look for the images yet.
+
+    Attributes:
+        broken: (N,) uint8 in shared memory, 1 for an image known to be broken.
+
+    Raises:
+        FileNotFoundError: If the folder, the list or a listed image does not exist.
+        ValueError: If an option, the folder or the list is of no use.
+    """
+
+    broken: Tensor
+
+    def __init__(
+        self,
+        data_root: str = "",
+        data_prefix: str | dict[str, str] = "",
+        ann_file: str = "",
+        pipeline: Sequence[dict[str, Any] | Callable] = (),
+        extensions: Sequence[str] = IMAGE_SUFFIXES,
+        max_broken_share: float = 1e-3,
+        metainfo: dict[str, Any] | None = None,
+        indices: int | Sequence[int] | None = None,
+        serialize_data: bool = True,
+        test_mode: bool = False,
+        lazy_init: bool = False,
+    ) -> None:
+        if not 0 <= max_broken_share <= 1:
+            raise ValueError(
+                f"max_broken_share={max_broken_share} must be in [0, 1]; 0.001 lets "
+                "1 image in 1000 be broken"
+            )
+        if isinstance(extensions, str) or not all(s[:1] == "." for s in extensions):
+            raise ValueError(
+                f"extensions={extensions!r} must be a list of suffixes that begin with "
+                "a dot, such as ['.jpg', '.png']"
+            )
+        self.max_broken_share = max_broken_share
+        self.extensions = tuple(s.lower() for s in extensions)
+        super().__init__(
+            ann_file=ann_file,
+            metainfo=metainfo,
+            data_root=os.path.expanduser(data_root),
+            data_prefix=data_prefix,
+            indices=indices,
+            serialize_data=serialize_data,
+            pipeline=pipeline,
+            test_mode=test_mode,
+            lazy_init=lazy_init,
+        )
+
+    def full_init(self) -> None:
+        """Finds the images, and makes room for one flag each."""
+        if not self._fully_initialized:
+            super().full_init()
+            self._reset_flags()
+
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """Keeps only some images, with flags of their own."""
+        super().get_subset_(indices)
+        self._reset_flags()
+
+    def get_subset(self, indices: int | Sequence[int]) -> UnlabeledImages:
+        """Returns a dataset of only some images, with flags of their own."""
+        subset = super().get_subset(indices)
+        subset._reset_flags()
+        return subset
+
+    def load_data_list(self) -> list[dict[str, str]]:
+        """Returns ``dict(img_path=...)`` for each image."""
+        folder = self.img_prefix
+        # Folders behind a storage backend (s3://...) cannot be walked or checked here.
+        remote = "://" in folder
+        if not remote:
+            self._check_folder(folder)
+        elif not self.ann_file:
+            raise ValueError(
+                f"images cannot be searched for in {folder!r}, which is no local "
+                "folder; list them in an ann_file"
+            )
+        if self.ann_file:
+            names = read_image_list(self.ann_file, self.extensions)
+            if not remote:
+                self._probe_list(names)
+        else:
+            names = self._find_images()
+        return [dict(img_path=os.path.join(folder, name)) for name in names]
+
+    def prepare_data(self, idx: int) -> Any:
+        """Returns what the pipeline makes of image ``idx`` or its replacement.
+
+        Raises:
+            BrokenImageError: In test mode, if the image is broken.
+            TooManyBrokenImages: If more are broken than allowed, or none loads.
+            RuntimeError: If a transform after the loader returns None.
+        """
+        if not -len(self) <= idx < len(self):
+            raise IndexError(f"no image {idx} in a dataset of {len(self)}")
+        if not self.pipeline.transforms:
+            return self.get_data_info(idx)
+        sample = self._load(idx) if self.test_mode else self._load_or_replace(idx)
+        for transform in self.pipeline.transforms[1:]:
+            sample = transform(sample)
+            if sample is None:
+                # mmengine would serve a random other image, which no resumed run or
+                # other rank could repeat.
+                raise RuntimeError(
+                    f"{transform} returned None for image {idx}; only the loader, the "
+                    "first transform, may reject an image"
+                )
+        return sample
+
+    @property
+    def max_broken(self) -> int:
+        """Number of images that may be broken before the run ends."""
+        if self.max_broken_share == 0:
+            return 0
+        return max(1, math.floor(self.max_broken_share * len(self)))
+
+    def broken_indices(self) -> list[int]:
+        """Returns the indices of the images known to be broken, in rising order."""
+        return self.broken.nonzero().flatten().tolist()
+
+    def mark_broken(self, indices: Iterable[int]) -> None:
+        """Marks images as broken: they are replaced without another try."""
+        # Only ever write ones: workers write here at the same time.
+        for idx in indices:
+            self.broken[idx] = 1
+
+    def describe_broken(self, idx: int) -> str:
+        """Returns the path of a broken image and why it does not load."""
+        try:
+            self._load(idx)
+        except BrokenImageError as error:
+            return str(error)
+        path = self.get_data_info(idx)["img_path"]
+        return f"{path!r}: loads now; it failed before, or was marked by hand"
+
+    def check_broken_share(self, count: int, last: str) -> None:
+        """Ends the run if too many images are broken.
+
+        Args:
+            count: How many are broken. An argument, as the flags may change while
+                the ranks of a run must come to one conclusion.
+            last: The broken image that was found last, and why it does not load.
+
+        Raises:
+            TooManyBrokenImages: If there are more than :attr:`max_broken`.
+        """
+        if count > self.max_broken:
+            raise TooManyBrokenImages(
+                f"{count} of {len(self)} images are broken ({count / len(self):.2%}), "
+                f"max_broken_share={self.max_broken_share} allows {self.max_broken}; "
+                f"the last one is {last}. Mend or remove them, or raise "
+                "max_broken_share"
+            )
+
+    def _load(self, idx: int) -> dict[str, Any]:
+        loader = self.pipeline.transforms[0]
+        info = self.get_data_info(idx)
+        path = info["img_path"]
+        try:
+            sample = loader(info)
+        # What a loader raises for a bad file is its own affair (cv2.error, OSError,
+        # AssertionError, ...). A loader that always fails soon ends the run anyway.
+        except Exception as error:
+            raise BrokenImageError(path, _reason(error)) from error
+        if sample is None:
+            raise BrokenImageError(path, f"{type(loader).__name__} returned None")
+        return sample
+
+    def _load_or_replace(self, idx: int) -> dict[str, Any]:
+        for step in range(len(self)):
+            candidate = (idx + step) % len(self)
+            if self.broken[candidate]:
+                continue
+            try:
+                return self._load(candidate)
+            except BrokenImageError as error:
+                self.mark_broken([candidate])
+                # Here and not in the hook alone, lest a folder of nothing but broken
+                # files be read to its end.
+                self.check_broken_share(int(self.broken.sum()), last=str(error))
+        raise TooManyBrokenImages(
+            f"none of the {len(self)} images loads; the first one is "
+            f"{self.describe_broken(0)}"
+        )
+
+    def _reset_flags(self) -> None:
+        self.broken = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+
+    def _check_folder(self, folder: str) -> None:
+        where = (
+            f"data_root={self.data_root!r} and data_prefix={self.img_prefix!r} must "
+            "give the folder that holds the images"
+        )
+        if not os.path.exists(folder or os.curdir):
+            raise FileNotFoundError(f"image folder {folder!r} does not exist; {where}")
+        if not os.path.isdir(folder or os.curdir):
+            raise ValueError(
+                f"image folder {folder!r} is a file; {where}, and a list of images "
+                "belongs in ann_file"
+            )
+
+    def _find_images(self) -> list[str]:
+        if not self.img_prefix:
+            raise ValueError(
+                "no images were named; set data_root to the folder that holds them"
+            )
+        names, others = list_images(self.img_prefix, self.extensions)
+        if not names:
+            raise ValueError(
+                f"no image in {self.img_prefix!r} ({others} other files were seen); "
+                f"images end in one of {', '.join(self.extensions)}: put some there, "
+                "or set extensions"
+            )
+        return names
+
+    def _probe_list(self, names: list[str]) -> None:
+        for index in range(0, len(names), math.ceil(len(names) / PROBED_LINES)):
+            path = os.path.join(self.img_prefix, names[index])
+            # lexists: a link that leads nowhere is a broken image, not a wrong list.
+            if not os.path.lexists(path):
+                raise FileNotFoundError(
+                    f"line {index + 1} of {self.ann_file!r} names {path!r}, which does "
+                    "not exist; correct data_root and data_prefix, or the list"
+                )
+
+
+def _reason(error: Exception) -> str:
+    """Says in one line, without the path, what a loader's error was about."""
+    if isinstance(error, BrokenImageError):
+        return error.reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

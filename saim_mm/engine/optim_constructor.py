@@ -1,0 +1,126 @@
+"""Which parameter learns how fast and decays how much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from ..registry import register
+
+#: Name of a parameter -> (its layer, number of layers); 0 is the embedding.
+LayerDepth = Callable[[str], tuple[int, int]]
+
+_OPTIONS = {"layer_decay_rate": 1.0, "no_decay": ()}
+
+
+@register("optim_wrapper_constructor")
+class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Layer-wise learning rates and selective weight decay, for any task.
+
+    * Parameters with at most one dimension (biases, norms, layer scales) do not decay,
+      as in the release.
+    * With a layer decay rate r < 1, layer l of L learns with r^(L - l) of the rate:
+      the embedding least, heads and all that is no backbone fully. The backbone is
+      asked for the layer (``get_layer_depth``), so classifier, detector, segmentor and
+      pretraining are alike.
+
+    Parameters of equal rate and decay share one group: an optimiser loops over its
+    groups, and one group per parameter, MMEngine's default, makes it slow.
+
+    Options in ``paramwise_cfg``:
+
+    * ``layer_decay_rate``: r, in (0, 1]; default 1.
+    * ``no_decay``: names, such as ``['cls_token', 'pos_embed']``; a parameter whose
+      name ends with ``.NAME`` (or is it) does not decay either.
+
+    Raises:
+        ValueError: If an option is unknown, the rate is out of range, a name of
+            ``no_decay`` fits no parameter, or the model cannot tell its layers.
+    """
+
+    def _validate_cfg(self) -> None:
+        unknown = set(self.paramwise_cfg) - set(_OPTIONS)
+        if unknown:
+            raise ValueError(
+                f"paramwise_cfg has unknown options {sorted(unknown)}; "
+                f"{type(self).__name__} knows {sorted(_OPTIONS)}."
+            )
+        # MMEngine skips add_params, and with it every rule, if this is left empty.
+        self.paramwise_cfg = {**_OPTIONS, **self.paramwise_cfg}
+        self.layer_decay_rate = float(self.paramwise_cfg["layer_decay_rate"])
+        self.no_decay = tuple(self.paramwise_cfg["no_decay"])
+        if not 0 < self.layer_decay_rate <= 1:
+            raise ValueError(
+                f"layer_decay_rate={self.layer_decay_rate} is out of range; it must be "
+                "greater than 0 and at most 1 (1 means no layer decay)."
+            )
+
+    def add_params(
+        self, params: list[dict[str, Any]], module: nn.Module, **_: Any
+    ) -> None:
+        """Appends the parameter groups of a model; MMEngine calls it once.
+
+        Args:
+            params: The list to fill. A group has ``params``, ``lr``, ``weight_decay``
+                and, to be read by people and tests, ``lr_scale``.
+            module: The model.
+        """
+        trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._check_names(trainable)
+        depth = None if self.layer_decay_rate == 1 else _layer_depth(module)
+        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        for name, param in trainable.items():
+            scale = 1.0
+            if depth is not None:
+                layer, num_layers = depth(name)
+                scale = self.layer_decay_rate ** (num_layers - 1 - layer)
+            decays = param.ndim > 1 and not self._is_exempt(name)
+            decay = (self.base_wd or 0.0) if decays else 0.0
+            group = groups.setdefault(
+                (scale, decay),
+                dict(
+                    params=[],
+                    lr=self.base_lr * scale,
+                    weight_decay=decay,
+                    lr_scale=scale,
+                ),
+            )
+            group["params"].append(param)
+        params.extend(groups.values())
+        _log_groups(params)
+
+    def _is_exempt(self, name: str) -> bool:
+        return any(f".{name}".endswith(f".{ending}") for ending in self.no_decay)
+
+    def _check_names(self, params: dict[str, nn.Parameter]) -> None:
+        for ending in self.no_decay:
+            if not any(f".{name}".endswith(f".{ending}") for name in params):
+                raise ValueError(
+                    f"no_decay={ending!r} is the end of no trainable parameter's name; "
+                    "drop it or mend the name."
+                )
+
+
+def _layer_depth(model: nn.Module) -> LayerDepth:
+    """The function that tells the layer of a parameter of this model."""
+    backbone = getattr(model, "backbone", None)
+    if hasattr(backbone, "get_layer_depth"):
+        return lambda name: backbone.get_layer_depth(name, "backbone.")
+    raise ValueError(
+        f"Layer decay asks the backbone for get_layer_depth, which "
+        f"{type(model).__name__} with backbone {type(backbone).__name__} has not; use "
+        "SAIMViT (or a backbone that has it) or layer_decay_rate=1."
+    )
+
+
+def _log_groups(groups: list[dict[str, Any]]) -> None:
+    rows = [
+        f"  {len(group['params']):4d} tensors: lr {group['lr']:.3e} "
+        f"(x {group['lr_scale']:.3g}), weight decay {group['weight_decay']:g}"
+        for group in groups
+    ]
+    print_log("\n".join(["Parameter groups:", *rows]), logger="current")

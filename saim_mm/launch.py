@@ -1,0 +1,185 @@
+"""From a config to a run on this machine: what ``tools/train.py`` and ``test.py`` share.
+
+A config describes the experiment; the machine it lands on may have no GPU, or another
+number of them. This file bends a config to the machine and says what follows.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import init_dist
+
+#: Options of ``AmpOptimWrapper`` that ``OptimWrapper`` does not know.
+_AMP_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
+_DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+@dataclass(frozen=True)
+class EffectiveBatch:
+    """How many images one optimiser step sees, and at what rate it learns.
+
+    Attributes:
+        processes: Number of processes (GPUs).
+        per_process: Images that a process loads per iteration.
+        accumulation: Iterations per optimiser step.
+        lr: Peak learning rate.
+        base: The batch that the config's rate was made for, if it says so.
+    """
+
+    processes: int
+    per_process: int
+    accumulation: int
+    lr: float
+    base: int | None
+
+    @property
+    def images(self) -> int:
+        """Images per optimiser step."""
+        return self.processes * self.per_process * self.accumulation
+
+    def describe(self) -> str:
+        """One line, and a second with the remedies if batch and rate do not fit."""
+        text = (
+            f"Effective batch: {self.images} images = {self.processes} processes x "
+            f"{self.per_process} x {self.accumulation} accumulated; peak learning rate "
+            f"{self.lr:.4g}."
+        )
+        if self.base is None or self.base == self.images:
+            return text
+        remedies = "pass --auto-scale-lr"
+        counts, rest = divmod(self.base, self.processes * self.per_process)
+        if counts and not rest:
+            remedies += f", or --cfg-options optim_wrapper.accumulative_counts={counts}"
+        return (
+            f"{text}\nWARNING: this rate was made for a batch of {self.base}; {remedies}."
+        )
+
+
+def world_size() -> int:
+    """Number of processes of this run, before any of them is connected."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+
+
+def effective_batch(cfg: Config, processes: int) -> EffectiveBatch:
+    """Reads batch and rate off a config.
+
+    Args:
+        cfg: A training config.
+        processes: Number of processes it will run in.
+
+    Raises:
+        ValueError: If the config has no training data or optimiser.
+    """
+    loader, wrapper = cfg.get("train_dataloader"), cfg.get("optim_wrapper")
+    if not loader or not wrapper:
+        raise ValueError(
+            f"{cfg.filename} cannot be trained: it has no "
+            f"{'train_dataloader' if not loader else 'optim_wrapper'}."
+        )
+    per_process = loader.get("batch_size")
+    if per_process is None:
+        per_process = loader.batch_sampler.batch_size
+    scale = cfg.get("auto_scale_lr") or {}
+    return EffectiveBatch(
+        processes=processes,
+        per_process=per_process,
+        accumulation=wrapper.get("accumulative_counts", 1),
+        lr=wrapper.optimizer.lr,
+        base=scale.get("base_batch_size"),
+    )
+
+
+def scale_learning_rate(cfg: Config, processes: int) -> None:
+    """Applies the linear rule lr = lr * batch / base in place, if the config asks.
+
+    MMEngine's own scaling forgets accumulation, so it is switched off and done here.
+
+    Raises:
+        ValueError: If scaling is asked for and the config names no base batch.
+    """
+    rule = cfg.get("auto_scale_lr")
+    if not rule or not rule.get("enable"):
+        return
+    batch = effective_batch(cfg, processes)
+    if batch.base is None:
+        raise ValueError(
+            f"{cfg.filename} asks for a scaled learning rate but names no "
+            "auto_scale_lr.base_batch_size that its rate was made for."
+        )
+    cfg.optim_wrapper.optimizer.lr = batch.lr * batch.images / batch.base
+    cfg.auto_scale_lr = dict(base_batch_size=batch.images, enable=False)
+
+
+def fit_to_machine(cfg: Config) -> list[str]:
+    """Bends a config to a machine without CUDA, in place; with CUDA it does nothing.
+
+    Returns:
+        What was changed, a sentence each.
+    """
+    if torch.cuda.is_available():
+        return []
+    changes = []
+    wrapper = cfg.get("optim_wrapper")
+    if wrapper and wrapper.get("type") == "AmpOptimWrapper":
+        wrapper.type = "OptimWrapper"
+        for option in _AMP_OPTIONS:
+            wrapper.pop(option, None)
+        changes.append("No CUDA: training in float32 instead of mixed precision.")
+    for name in _DATALOADERS:
+        if cfg.get(name):
+            cfg[name].pin_memory = False
+    if world_size() > 1:
+        # Runner would hand DDP a GPU index.
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel",
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        )
+        changes.append("No CUDA: processes talk over gloo.")
+    return changes
+
+
+def connect(launcher: str, dist_cfg: dict[str, Any] | None = None) -> None:
+    """Joins the processes of a run, before Runner would.
+
+    Runner can only do it on accelerators; with CUDA it is left to it.
+
+    Args:
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        dist_cfg: The config's ``env_cfg.dist_cfg``; its ``timeout`` is kept.
+    """
+    if launcher == "none" or torch.cuda.is_available():
+        return
+    if launcher == "slurm":
+        _slurm_to_torch_environment()
+    elif launcher != "pytorch":
+        init_dist(launcher, backend="gloo")
+        return
+    options = {k: v for k, v in (dist_cfg or {}).items() if k == "timeout"}
+    torch.distributed.init_process_group("gloo", **options)
+
+
+def _slurm_to_torch_environment() -> None:
+    """Sets what torch.distributed reads from what Slurm tells each task."""
+    environment = os.environ
+    hosts = ["scontrol", "show", "hostnames", environment["SLURM_NODELIST"]]
+    if "MASTER_ADDR" not in environment:
+        first = subprocess.run(hosts, capture_output=True, text=True, check=True)
+        environment["MASTER_ADDR"] = first.stdout.split()[0]
+    environment.setdefault("MASTER_PORT", "29500")
+    environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+    environment["RANK"] = environment["SLURM_PROCID"]
+    environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
+
+
+def default_work_dir(config: str) -> str:
+    """``work_dirs/NAME`` of a config file, as OpenMMLab users expect."""
+    return str(Path("work_dirs") / Path(config).stem)

@@ -1,0 +1,115 @@
+"""The transformer layer that both streams are made of.
+
+Shapes: B images, L attending tokens, S tokens of the memory, D channels.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
+from torch import Tensor, nn
+
+from .order import Visible
+
+
+class StreamLayer(BaseModule):
+    """A pre-norm ViT layer that attends to its own tokens or to a memory.
+
+    It takes over the modules of one of mmpretrain's encoder layers, so its parameters
+    keep their names and a plain ViT can load them. Query, key and value stay one
+    matrix: the content stream (Eq. 3) projects its tokens in a single product; the
+    query stream (Eq. 5) uses the first third for its queries and the other two thirds,
+    again in a single product, for the memory.
+
+    Args:
+        layer: The layer whose modules are taken over.
+
+    Raises:
+        ValueError: If the heads do not divide the channels.
+    """
+
+    def __init__(self, layer: TransformerEncoderLayer) -> None:
+        super().__init__()
+        width, heads = layer.attn.embed_dims, layer.attn.num_heads
+        if width % heads:
+            raise ValueError(
+                f"embed_dims={width} cannot be shared out to num_heads={heads}; choose "
+                "a number of heads that divides it."
+            )
+        self.ln1 = layer.ln1
+        self.attn = layer.attn
+        self.ln2 = layer.ln2
+        self.ffn = layer.ffn
+
+    def forward(
+        self, x: Tensor, memory: Tensor | None = None, visible: Visible = "all"
+    ) -> Tensor:
+        """Runs attention and feed-forward network.
+
+        Args:
+            x: Attending tokens (B, L, D).
+            memory: Tokens that are attended to (B, S, D), before any norm: the layer's
+                first norm is applied to both. By default ``x`` itself.
+            visible: What each of the L tokens sees of the S (or L) attended ones.
+
+        Returns:
+            (B, L, D).
+        """
+        q, k, v = self._project(x, memory)
+        x = x + self._attend(q, k, v, visible)
+        return self.ffn(self.ln2(x), identity=x)
+
+    def _project(
+        self, x: Tensor, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, L, D/H), keys and values (B, H, S, D/H)."""
+        attn, width = self.attn, self.attn.embed_dims
+        if memory is None:
+            q, k, v = self._split_heads(attn.qkv(self.ln1(x)), 3)
+            return q, k, v
+        weight_q, weight_kv = attn.qkv.weight.split([width, 2 * width])
+        bias_q = bias_kv = None
+        if attn.qkv.bias is not None:
+            bias_q, bias_kv = attn.qkv.bias.split([width, 2 * width])
+        (q,) = self._split_heads(F.linear(self.ln1(x), weight_q, bias_q), 1)
+        k, v = self._split_heads(F.linear(self.ln1(memory), weight_kv, bias_kv), 2)
+        return q, k, v
+
+    def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        x = x.unflatten(-1, (parts, self.attn.num_heads, self.attn.head_dims))
+        return x.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
+        attn = self.attn
+        x = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=visible if isinstance(visible, Tensor) else None,
+            dropout_p=attn.attn_drop if attn.training else 0.0,
+            is_causal=isinstance(visible, str) and visible == "causal",
+        )
+        x = attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2)))
+        return attn.out_drop(attn.gamma1(x))
+
+
+def init_like_release(module: nn.Module) -> None:
+    """Initialises linear layers and norms as the authors' release does.
+
+    Linear: xavier-uniform weight and zero bias; LayerNorm: one and zero. The release
+    keeps query, key and value apart, so each third of our joint matrix is drawn with
+    the bounds of its own D x D shape.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.xavier_uniform_(child.weight)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+        elif isinstance(child, nn.LayerNorm):
+            nn.init.ones_(child.weight)
+            nn.init.zeros_(child.bias)
+    for child in module.modules():
+        if isinstance(child, StreamLayer):
+            for third in child.attn.qkv.weight.chunk(3):
+                nn.init.xavier_uniform_(third)

@@ -1,0 +1,232 @@
+"""SAIM: predict the patches of an image in a random order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmpretrain.models.selfsup.base import BaseSelfSupervisor
+from mmpretrain.models.utils import to_2tuple
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from ..registry import register
+from .order import OrderKind, PatchOrder, unsort_tokens
+from .saim_vit import SAIMViT
+
+ModuleConfig = dict[str, Any] | BaseModule
+
+
+@register("model")
+class SAIM(BaseSelfSupervisor):
+    """Stochastic Autoregressive Image Modeling (AAAI 2023), Algorithm 1.
+
+    Two streams run over the patches in a random order: the content stream (backbone)
+    sees the patches so far, the query stream (neck) sees those before its own, and the
+    head turns its queries into pixels. After pretraining only the backbone is kept.
+
+    The sizes that neck and head need (channels, heads, patch size, ...) follow from the
+    backbone; a config that gives them anyway must agree.
+
+    Args:
+        backbone: :class:`SAIMViT`, with a class token and no final norm.
+        neck: :class:`SAIMNeck`.
+        head: :class:`SAIMHead`.
+        order: ``stochastic`` (the paper), ``raster`` or ``segments``; see
+            :class:`PatchOrder`.
+        segment_size: Rows and columns of a segment, in patches; for ``segments`` only.
+        data_preprocessor: By default mmpretrain's ``SelfSupDataPreprocessor``.
+        init_cfg: Initialisation config.
+
+    Raises:
+        ValueError: If the parts do not fit each other.
+    """
+
+    backbone: SAIMViT
+
+    def __init__(
+        self,
+        backbone: ModuleConfig,
+        neck: ModuleConfig,
+        head: ModuleConfig,
+        order: OrderKind = "stochastic",
+        segment_size: tuple[int, int] | None = None,
+        data_preprocessor: ModuleConfig | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        if isinstance(backbone, dict):
+            backbone = MODELS.build(backbone)
+        _check_backbone(backbone)
+        width, heads = backbone.embed_dims, backbone.arch_settings["num_heads"]
+        hidden = backbone.arch_settings["feedforward_channels"]
+        projection = backbone.patch_embed.projection
+        if data_preprocessor is None or isinstance(data_preprocessor, dict):
+            # Named with its scope, so that any default scope finds it.
+            default = "mmpretrain.SelfSupDataPreprocessor"
+            data_preprocessor = {"type": default, **(data_preprocessor or {})}
+        super().__init__(
+            backbone=backbone,
+            neck=_fit(
+                neck,
+                embed_dims=width,
+                num_heads=heads,
+                feedforward_channels=hidden,
+            ),
+            head=_fit(
+                head,
+                embed_dims=width,
+                num_heads=heads,
+                patch_size=tuple(projection.kernel_size),
+                in_channels=projection.in_channels,
+            ),
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        self.order = PatchOrder(order, tuple(backbone.patch_resolution), segment_size)
+        _check_depth(self.neck.depth, backbone.num_layers, order)
+        # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
+        backbone.pos_embed.requires_grad_(False)
+
+    def loss(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[DataSample] | None = None,
+        order: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The training loss (Eq. 7).
+
+        Args:
+            inputs: Images (B, C, H, W), after the data preprocessor.
+            data_samples: If each has a field ``order`` (N,), those orders are used.
+            order: Patch order (B, N), used before any other; ``order[b, t]`` is the
+                raster index of the patch predicted at step t. By default drawn.
+
+        Returns:
+            ``dict(loss=...)``, a float32 scalar.
+        """
+        order = self._resolve_order(inputs, data_samples, order)
+        queries = self._queries(inputs, order)
+        loss = self.head.loss(queries, inputs, order, self.order.query_visible)
+        return dict(loss=loss)
+
+    @torch.no_grad()
+    def predict_patches(self, inputs: Tensor, order: Tensor | None = None) -> Tensor:
+        """Predicts every patch from those before it in the order.
+
+        Args:
+            inputs: Images (B, C, H, W), after the data preprocessor.
+            order: Patch order (B, N); by default drawn.
+
+        Returns:
+            Predictions (B, N, p*p*C) in raster order, in the units of
+            :meth:`SAIMHead.target`.
+        """
+        order = self._resolve_order(inputs, None, order)
+        queries = self._queries(inputs, order)
+        return unsort_tokens(self.head(queries, self.order.query_visible), order)
+
+    def _queries(self, inputs: Tensor, order: Tensor) -> Tensor:
+        """Both streams: images and their orders -> sorted queries (B, N, D)."""
+        states = self.backbone(inputs, order, self.order.content_visible)
+        return self.neck(
+            states,
+            self.backbone.sorted_positions(order),
+            self.backbone.layers,
+            self.order.memory_visible,
+        )
+
+    def _resolve_order(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[DataSample] | None,
+        order: Tensor | None,
+    ) -> Tensor:
+        """The order that is given, else the one that came with the data, else drawn."""
+        if tuple(inputs.shape[2:]) != tuple(self.backbone.img_size):
+            raise ValueError(
+                f"The images are {tuple(inputs.shape[2:])} pixels and the backbone was "
+                f"built for img_size={tuple(self.backbone.img_size)}; set img_size in "
+                "the model and the crop in the pipeline to the same value."
+            )
+        if order is None:
+            order = _order_of_samples(data_samples)
+        if order is None:
+            return self.order.draw(len(inputs), inputs.device)
+        return self.order.check(order.to(inputs.device), len(inputs))
+
+
+def _order_of_samples(data_samples: Sequence[DataSample] | None) -> Tensor | None:
+    """The orders that came with the data (B, N), if they did."""
+    orders = [sample.get("order") for sample in data_samples or ()]
+    if not orders or all(order is None for order in orders):
+        return None
+    if any(order is None for order in orders):
+        missing = [i for i, order in enumerate(orders) if order is None]
+        raise ValueError(
+            f"Data samples {missing} of {len(orders)} have no field 'order' and the "
+            "others do; let the pipeline set it for all of them or for none."
+        )
+    return torch.stack([torch.as_tensor(order) for order in orders])
+
+
+def _fit(config: ModuleConfig, **sizes: Any) -> ModuleConfig:
+    """The config of a part, with the sizes that follow from the backbone."""
+    if not isinstance(config, dict):
+        return config
+    for name, size in sizes.items():
+        given = config.get(name, size)
+        # A config may write (rows, columns) as a list, or as one number for both.
+        if (tuple(to_2tuple(given)) if isinstance(size, tuple) else given) != size:
+            raise ValueError(
+                f"{config.get('type')} has {name}={given!r} but the backbone gives "
+                f"{size!r}; leave it out and it follows from the backbone."
+            )
+    return {**config, **sizes}
+
+
+def _check_backbone(backbone: BaseModule) -> None:
+    """Refuses what would train something else than SAIM."""
+    if not isinstance(backbone, SAIMViT):
+        raise ValueError(
+            f"SAIM needs a SAIMViT backbone, not {type(backbone).__name__}; set "
+            "backbone=dict(type='SAIMViT', ...)."
+        )
+    if not backbone.with_cls_token:
+        raise ValueError(
+            "SAIM needs with_cls_token=True: the class token is what the first patch "
+            "of an order is predicted from."
+        )
+    if backbone.final_norm or backbone.out_type == "avg_featmap":
+        raise ValueError(
+            f"SAIMViT has final_norm={backbone.final_norm} and out_type="
+            f"{backbone.out_type!r}; the encoder has no final norm in pretraining and "
+            "its weights would never learn. Set final_norm=False and "
+            "out_type='cls_token', 'raw' or 'featmap'."
+        )
+    patch = tuple(backbone.patch_embed.projection.kernel_size)
+    covered = tuple(
+        n * p for n, p in zip(backbone.patch_resolution, patch, strict=True)
+    )
+    if covered != tuple(backbone.img_size):
+        raise ValueError(
+            f"img_size={tuple(backbone.img_size)} is not cut evenly by patches of "
+            f"{patch} pixels; use a multiple such as {covered}."
+        )
+
+
+def _check_depth(depth: int, num_layers: int, order: OrderKind) -> None:
+    """Refuses a decoder that does not fit the encoder or the order."""
+    if depth and num_layers % depth:
+        divisors = [d for d in range(1, num_layers + 1) if num_layers % d == 0]
+        raise ValueError(
+            f"SAIMNeck depth={depth} does not divide the encoder's {num_layers} "
+            f"layers; choose one of {divisors}, or 0 for no decoder."
+        )
+    if depth == 0 and order != "raster":
+        raise ValueError(
+            f"SAIMNeck depth=0 with order={order!r}: without a query stream nothing "
+            "tells the encoder which patch comes next; set order='raster' or depth>=1."
+        )

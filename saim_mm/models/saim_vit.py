@@ -1,0 +1,164 @@
+"""The content stream: a ViT that can read its patches in a given order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.model import ModuleList
+from mmpretrain.models.backbones import VisionTransformer
+from torch import Tensor, nn
+
+from ..checkpoint.loading import load_encoder, pretrained_config
+from ..checkpoint.position import fit_position_embedding
+from ..registry import register
+from .layers import StreamLayer, init_like_release
+from .order import Visible, sort_tokens
+
+
+@register("model")
+class SAIMViT(VisionTransformer):
+    """Vision Transformer with SAIM's masked content stream.
+
+    Without an order it is mmpretrain's ``VisionTransformer``: same options, same
+    parameter names, same outputs (``out_type`` and ``out_indices`` included), so either
+    class loads the other's weights strictly. With an order it runs the content stream
+    (Eq. 3 and 4) and returns what the query stream reads.
+
+    From scratch it starts as the authors' release does: fixed 2-D sine-cosine position
+    embedding, xavier-uniform linear layers, class token normal(0.02).
+
+    Args:
+        *args: As for ``mmpretrain.VisionTransformer``.
+        **kwargs: As for ``mmpretrain.VisionTransformer``.
+
+    Raises:
+        ValueError: If the number of channels is not a multiple of 4.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _check_width(self.embed_dims)
+        self.layers = ModuleList(StreamLayer(layer) for layer in self.layers)
+
+    def init_weights(self) -> None:
+        """Initialises from scratch, then from the checkpoint that ``init_cfg`` names.
+
+        A checkpoint is loaded by :func:`saim_mm.checkpoint.load_encoder`, which stops
+        where MMEngine's ``Pretrained`` would train from scratch and only log it.
+        """
+        config, pretrained = self.init_cfg, pretrained_config(self.init_cfg)
+        if pretrained is None:
+            super().init_weights()
+            self._init_from_scratch()
+            return
+        # Out of MMEngine's sight; what the checkpoint lacks starts from scratch.
+        self.init_cfg = None
+        super().init_weights()
+        self.init_cfg = config
+        self._init_from_scratch()
+        load_encoder(self, pretrained["checkpoint"], pretrained.get("prefix"))
+
+    def _prepare_pos_embed(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        """Load hook: fits a checkpoint's position embedding to this model."""
+        name = f"{prefix}pos_embed"
+        if name in state_dict and state_dict[name].shape[-1] == self.embed_dims:
+            state_dict[name] = fit_position_embedding(
+                state_dict,
+                prefix,
+                tuple(self.patch_resolution),
+                self.num_extra_tokens,
+                self.interpolate_mode,
+            )
+
+    def _init_from_scratch(self) -> None:
+        init_like_release(self)
+        projection = self.patch_embed.projection
+        nn.init.xavier_uniform_(projection.weight.flatten(1))
+        if projection.bias is not None:
+            nn.init.zeros_(projection.bias)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=0.02)
+        self._init_pos_embed()
+
+    @torch.no_grad()
+    def _init_pos_embed(self) -> None:
+        self.pos_embed.zero_()  # the class token has no position
+        self.pos_embed[0, self.num_extra_tokens :] = sincos_position_embedding(
+            self.patch_resolution, self.embed_dims
+        )
+
+    def forward(
+        self, x: Tensor, order: Tensor | None = None, visible: Visible = "causal"
+    ) -> tuple[Tensor, ...]:
+        """Runs a plain ViT, or with an order the content stream.
+
+        Args:
+            x: Images (B, C, H, W).
+            order: Patch order (B, N); see :mod:`saim_mm.models.order`.
+            visible: With an order, what the sorted content tokens see of each other.
+
+        Returns:
+            Without an order, the outputs of ``VisionTransformer``. With one, the output
+            of each of the M layers, sorted and with the class token first: M tensors
+            (B, 1 + N, D). No final norm is applied to them, as in the release.
+        """
+        if order is None:
+            return super().forward(x)
+        x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, order)))
+        states = []
+        for layer in self.layers:
+            x = layer(x, visible=visible)
+            states.append(x)
+        return tuple(states)
+
+    def _embed_sorted(self, x: Tensor, order: Tensor) -> Tensor:
+        """Class token, then patch + position embeddings in order: (B, 1 + N, D)."""
+        patches, _ = self.patch_embed(x)
+        cls = self.cls_token + self.pos_embed[:, :1]
+        patches = sort_tokens(patches + self.pos_embed[:, 1:], order)
+        return torch.cat([cls.expand(len(x), -1, -1), patches], dim=1)
+
+    def sorted_positions(self, order: Tensor) -> Tensor:
+        """The position embeddings of the patches, sorted: (B, N) -> (B, N, D)."""
+        return sort_tokens(self.pos_embed[:, self.num_extra_tokens :], order)
+
+
+def sincos_position_embedding(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed 2-D sine-cosine position embedding, as in the authors' release.
+
+    mmpretrain has one too, but it takes row and column the other way round, and on a
+    grid that is not square it numbers the patches column by column.
+
+    Args:
+        grid: Rows and columns.
+        width: Number of channels D. One quarter each is sine and cosine of the column,
+            then sine and cosine of the row.
+
+    Returns:
+        (rows * columns, D), patches in raster order.
+
+    Raises:
+        ValueError: If the width is not a multiple of 4.
+    """
+    _check_width(width)
+    row, column = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float64),
+        torch.arange(grid[1], dtype=torch.float64),
+        indexing="ij",
+    )
+    quarter = width // 4
+    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    angles = [axis.reshape(-1, 1) * omega for axis in (column, row)]
+    parts = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
+    return torch.cat(parts, dim=1).float()
+
+
+def _check_width(width: int) -> None:
+    if width % 4:
+        raise ValueError(
+            f"embed_dims={width} has no 2-D sine-cosine position embedding; "
+            "it must be a multiple of 4."
+        )

@@ -1,0 +1,30 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+
+
+# Tiny tensors: a second thread costs more than it brings.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def quiet_mmengine() -> Iterator[None]:
+    """Keeps what ``init_weights`` logs per parameter out of the output."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Starts every test from the same random state, whichever ran before."""
+    torch.manual_seed(0)

@@ -1,0 +1,254 @@
+"""The family of orders: what may be drawn, how often, and from which randomness."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from mmpretrain.structures import DataSample
+from scipy.stats import chi2
+from tiny import tiny_images, tiny_saim
+from torch import Tensor
+
+from saim_mm.models import SAIM, PatchOrder
+from saim_mm.models import order as order_module
+from saim_mm.models.order import sort_tokens, unsort_tokens
+
+CPU = torch.device("cpu")
+FAMILY = {
+    "stochastic": PatchOrder("stochastic", (4, 6)),
+    "raster": PatchOrder("raster", (4, 6)),
+    "segments": PatchOrder("segments", (4, 6), (2, 3)),
+}
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _assert_uniform(draws: Tensor, outcomes: list[tuple[int, ...]]) -> None:
+    """Chi-square test that every outcome is equally likely, at the 0.1 % level."""
+    counts = Counter(map(tuple, draws.tolist()))
+    assert set(counts) == set(outcomes)
+    expected = len(draws) / len(outcomes)
+    statistic = sum((counts[o] - expected) ** 2 / expected for o in outcomes)
+    assert statistic < chi2.ppf(0.999, df=len(outcomes) - 1)
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_every_row_is_a_permutation(kind: str) -> None:
+    order = FAMILY[kind].draw(200, CPU)
+    assert order.dtype == torch.long
+    assert torch.equal(order.sort(1).values, torch.arange(24).expand(200, -1))
+
+
+def test_stochastic_orders_are_equally_likely() -> None:
+    """All 24 orders of 4 patches, in 24,000 draws."""
+    draws = PatchOrder("stochastic", (2, 2)).draw(24_000, CPU, _seeded(0))
+    _assert_uniform(draws, list(itertools.permutations(range(4))))
+
+
+def test_segment_orders_are_equally_likely() -> None:
+    """All 24 sequences of the four 1 x 2 tiles of a 2 x 4 grid; tiles stay whole."""
+    draws = PatchOrder("segments", (2, 4), (1, 2)).draw(24_000, CPU, _seeded(0))
+    tiles = [(0, 1), (2, 3), (4, 5), (6, 7)]
+    outcomes = [sum(tiling, ()) for tiling in itertools.permutations(tiles)]
+    _assert_uniform(draws, outcomes)
+
+
+def test_raster_is_row_by_row() -> None:
+    order = FAMILY["raster"].draw(3, CPU)
+    assert torch.equal(order, torch.arange(24).expand(3, -1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 6), (4, 1), (2, 2), (4, 6)])
+def test_segments_are_rectangles_of_the_grid(size: tuple[int, int]) -> None:
+    """Each run of rows x columns patches fills one tile of the grid."""
+    order = PatchOrder("segments", (4, 6), size).draw(20, CPU)
+    runs = order.unflatten(1, (-1, size[0] * size[1]))
+    for axis, extent in ((runs // 6, size[0]), (runs % 6, size[1])):
+        first = axis.amin(-1)
+        assert (first % extent == 0).all()
+        assert (axis.amax(-1) - first == extent - 1).all()
+
+
+@pytest.mark.parametrize("size", [(2, 3), (1, 2), (4, 6)])
+def test_visibility_is_by_segment(size: tuple[int, int]) -> None:
+    """The block masks follow from "sees" of Eq. 3 and 5 with tied steps."""
+    member = PatchOrder("segments", (4, 6), size)
+    step = torch.arange(24) // (size[0] * size[1])
+    content = torch.cat([torch.tensor([-1]), step])  # cls comes first
+    assert torch.equal(member.content_visible, content[:, None] >= content)
+    assert torch.equal(member.memory_visible, step[:, None] > content[:-1])
+    assert torch.equal(member.query_visible, step[:, None] >= step)
+
+
+@pytest.mark.parametrize("kind", ["stochastic", "raster"])
+def test_untied_orders_need_no_mask(kind: str) -> None:
+    member = FAMILY[kind]
+    visible = (member.content_visible, member.memory_visible, member.query_visible)
+    assert visible == ("causal",) * 3
+
+
+@pytest.mark.parametrize("kind", ["stochastic", "segments"])
+def test_seed_reproduces(kind: str) -> None:
+    """The global seed fixes a whole run of steps; another seed gives another run."""
+
+    def run(seed: int) -> list[Tensor]:
+        torch.manual_seed(seed)
+        return [FAMILY[kind].draw(4, CPU) for _ in range(3)]
+
+    assert torch.equal(torch.stack(run(1)), torch.stack(run(1)))
+    assert not torch.equal(torch.stack(run(1)), torch.stack(run(2)))
+
+
+def test_steps_and_samples_differ() -> None:
+    """No two of 32 samples in 4 steps share an order (24! are possible)."""
+    draws = torch.cat([FAMILY["stochastic"].draw(32, CPU) for _ in range(4)])
+    assert len(draws.unique(dim=0)) == len(draws)
+
+
+def test_ranks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that are seeded alike, as MMEngine does, draw different orders."""
+    draws = []
+    for rank in range(4):
+        monkeypatch.setattr(order_module, "get_rank", lambda rank=rank: rank)
+        torch.manual_seed(0)
+        draws.append(FAMILY["stochastic"].draw(32, CPU))
+    draws = torch.cat(draws)
+    assert len(draws.unique(dim=0)) == len(draws)
+
+
+def test_generator_is_the_only_randomness_when_given() -> None:
+    """A generator decides alone, and the global state is left as it was."""
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    a = FAMILY["stochastic"].draw(8, CPU, _seeded(5))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(a, FAMILY["stochastic"].draw(8, CPU, _seeded(5)))
+    assert not torch.equal(a, FAMILY["stochastic"].draw(8, CPU, _seeded(6)))
+
+
+def test_sort_and_unsort_are_inverse() -> None:
+    order = FAMILY["stochastic"].draw(7, CPU)
+    tokens = torch.randn(7, 24, 5)
+    by_hand = torch.stack([t[o] for t, o in zip(tokens, order, strict=True)])
+    assert torch.equal(sort_tokens(tokens, order), by_hand)
+    assert torch.equal(unsort_tokens(by_hand, order), tokens)
+    shared = torch.randn(1, 24, 5)
+    expanded = shared.expand(7, -1, -1)
+    assert torch.equal(sort_tokens(shared, order), sort_tokens(expanded, order))
+
+
+def test_predictions_come_back_in_raster_order() -> None:
+    """Permuting images and orders of a batch together changes nothing else.
+
+    And in raster order, where sorting is the identity, so is unsorting.
+    """
+    model = tiny_saim()
+    images = tiny_images(model, 5)
+    order = model.order.draw(5, CPU)
+    shuffle = torch.randperm(5)
+    a = model.predict_patches(images, order)
+    b = model.predict_patches(images[shuffle], order[shuffle])
+    torch.testing.assert_close(a[shuffle], b)
+    # The patch that comes first sees the class token only, so its prediction is that
+    # of its place: the same in every image that begins there.
+    first = order[:, 0]
+    for place in range(6):
+        same_start = torch.tensor([[place, *(set(range(6)) - {place})]]).expand(5, -1)
+        c = model.predict_patches(images, same_start)[:, place]
+        torch.testing.assert_close(c, c[:1].expand_as(c))
+        hit = first == place
+        torch.testing.assert_close(a[hit, place], c[hit])
+
+
+# Where an order comes from: argument, else data samples, else drawn.
+
+
+def _samples(orders: Tensor | list[Tensor | None]) -> list[DataSample]:
+    samples = [DataSample() for _ in orders]
+    for sample, order in zip(samples, orders, strict=True):
+        if order is not None:
+            sample.set_field(order, "order")
+    return samples
+
+
+def _loss(model: SAIM, images: Tensor, **kwargs: object) -> float:
+    return model.loss(images, **kwargs)["loss"].item()
+
+
+def test_order_of_samples_is_used() -> None:
+    """Orders in the data samples give the loss that they give as an argument."""
+    model = tiny_saim()
+    images = tiny_images(model, 3)
+    order, other = model.order.draw(3, CPU), model.order.draw(3, CPU)
+    expected = _loss(model, images, order=order)
+    assert _loss(model, images, data_samples=_samples(order)) == expected
+    assert _loss(model, images, data_samples=_samples(other)) != expected
+    as_arrays = _samples([o.numpy() for o in order])
+    assert _loss(model, images, data_samples=as_arrays) == expected
+
+
+def test_argument_beats_samples() -> None:
+    model = tiny_saim()
+    images = tiny_images(model, 3)
+    order, other = model.order.draw(3, CPU), model.order.draw(3, CPU)
+    both = _loss(model, images, data_samples=_samples(other), order=order)
+    assert both == _loss(model, images, order=order)
+
+
+@pytest.mark.parametrize("samples", [None, [], _samples([None] * 3)])
+def test_without_an_order_one_is_drawn(samples: list[DataSample] | None) -> None:
+    model = tiny_saim()
+    images = tiny_images(model, 3)
+    torch.manual_seed(7)
+    drawn = _loss(model, images, data_samples=samples)
+    torch.manual_seed(7)
+    order = model.order.draw(3, CPU)
+    assert drawn == _loss(model, images, order=order)
+    assert drawn != _loss(model, images, data_samples=samples)  # the next step
+
+
+def test_predict_patches_draws_too() -> None:
+    model = tiny_saim()
+    images = tiny_images(model, 3)
+    torch.manual_seed(7)
+    drawn = model.predict_patches(images)
+    torch.manual_seed(7)
+    order = model.order.draw(3, CPU)
+    assert torch.equal(drawn, model.predict_patches(images, order))
+
+
+def test_some_samples_with_an_order_and_some_without() -> None:
+    model = tiny_saim()
+    order = torch.arange(6)
+    with pytest.raises(ValueError, match=r"samples \[1\] of 3 have no field 'order'"):
+        samples = _samples([order, None, order])
+        model.loss(tiny_images(model, 3), data_samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (torch.arange(6).expand(2, -1), r"\(2, 6\).*must.*\(3, 6\)"),
+        (torch.arange(5).expand(3, -1), r"\(3, 5\).*must.*\(3, 6\)"),
+        (torch.arange(6), r"\(6,\).*must.*\(3, 6\)"),
+        (torch.arange(6).int().expand(3, -1), r"torch.int32.*must be a torch.long"),
+        (torch.zeros(3, 6, dtype=torch.long), "not a permutation of 0..5.*randperm"),
+        (torch.arange(1, 7).expand(3, -1), "not a permutation of 0..5"),
+        (torch.arange(6).expand(3, -1) - 1, "not a permutation of 0..5"),
+    ],
+    ids=["batch", "length", "1-d", "int32", "repeated", "from-one", "negative"],
+)
+def test_what_is_no_order_is_refused(order: Tensor, message: str) -> None:
+    """By the loss and by the predictions, as an argument."""
+    model = tiny_saim()
+    images = tiny_images(model, 3)
+    with pytest.raises(ValueError, match=message):
+        model.loss(images, order=order)
+    with pytest.raises(ValueError, match=message):
+        model.predict_patches(images, order=order)

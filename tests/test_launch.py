@@ -1,0 +1,82 @@
+"""Effective batch, scaled rate, and configs bent to a machine without CUDA."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from saim_mm import launch
+
+
+def make_config(batch: int = 64, accumulation: int = 1, enable: bool = False) -> Config:
+    return Config(
+        dict(
+            train_dataloader=dict(batch_size=batch, pin_memory=True),
+            optim_wrapper=dict(
+                type="AmpOptimWrapper",
+                loss_scale="dynamic",
+                accumulative_counts=accumulation,
+                optimizer=dict(type="AdamW", lr=1.6e-3),
+            ),
+            auto_scale_lr=dict(base_batch_size=2048, enable=enable),
+        )
+    )
+
+
+def test_effective_batch_counts_processes_and_accumulation() -> None:
+    batch = launch.effective_batch(make_config(accumulation=4), processes=8)
+    assert batch.images == 64 * 4 * 8
+    assert "2048 images" in batch.describe()
+    assert "WARNING" not in batch.describe()
+
+
+def test_a_batch_that_does_not_fit_the_rate_names_both_remedies() -> None:
+    text = launch.effective_batch(make_config(), processes=8).describe()
+    assert "--auto-scale-lr" in text
+    assert "accumulative_counts=4" in text
+
+
+@pytest.mark.parametrize(("accumulation", "processes"), [(1, 1), (4, 2), (1, 32)])
+def test_scaled_rate_is_linear_in_the_effective_batch(
+    accumulation: int, processes: int
+) -> None:
+    """MMEngine's own rule would ignore accumulation."""
+    cfg = make_config(accumulation=accumulation, enable=True)
+    launch.scale_learning_rate(cfg, processes)
+    images = 64 * accumulation * processes
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(2e-4 * images / 256)
+    assert cfg.auto_scale_lr.enable is False
+    assert "WARNING" not in launch.effective_batch(cfg, processes).describe()
+
+
+def test_rate_is_left_alone_unless_asked() -> None:
+    cfg = make_config()
+    launch.scale_learning_rate(cfg, 1)
+    assert cfg.optim_wrapper.optimizer.lr == 1.6e-3
+
+
+def test_config_without_data_is_named() -> None:
+    with pytest.raises(ValueError, match="train_dataloader"):
+        launch.effective_batch(Config(dict(optim_wrapper=dict())), 1)
+
+
+def test_fit_to_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    cfg = make_config()
+    changes = launch.fit_to_machine(cfg)
+    assert cfg.optim_wrapper.type == "OptimWrapper"
+    assert "loss_scale" not in cfg.optim_wrapper
+    assert cfg.train_dataloader.pin_memory is False
+    assert cfg.model_wrapper_cfg.device_ids is None
+    assert any("float32" in change for change in changes)
+    assert any("gloo" in change for change in changes)
+
+
+def test_fit_to_cuda_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = make_config()
+    before = cfg.to_dict()
+    assert launch.fit_to_machine(cfg) == []
+    assert cfg.to_dict() == before

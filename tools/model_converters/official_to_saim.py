@@ -1,0 +1,31 @@
+#!/usr/bin/env python
+"""Converts a pretraining checkpoint of the authors' release to ours."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from _converter import Outcome, add_smoothing, make_parser, run, smoothing_of
+
+from saim_mm.checkpoint import read_state_dict, release_to_saim, write_state_dict
+from saim_mm.checkpoint.certificate import certify_pretraining
+
+
+def convert(args: argparse.Namespace) -> Outcome:
+    release = read_state_dict(args.src)
+    smoothing = smoothing_of(args)
+    conversion = release_to_saim(release, smoothing)
+    ours = conversion.state_dict
+    certificate = certify_pretraining(
+        conversion, release, ours, smoothing, args.num_heads
+    )
+    # Kept, so that the way back is exact to the last bit.
+    meta = {"gaussian_blur": release.get("gaussian_blur.weight")}
+    return Outcome(certificate, lambda: write_state_dict(args.dst, ours, meta=meta))
+
+
+if __name__ == "__main__":
+    parser = make_parser(__doc__)
+    add_smoothing(parser)
+    sys.exit(run(parser, convert))

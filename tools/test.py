@@ -1,0 +1,91 @@
+#!/usr/bin/env python
+"""Evaluates a checkpoint with any config of this project that has a test set."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import mmengine
+from mmengine.config import Config, DictAction
+from mmengine.evaluator import DumpResults
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from saim_mm import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="checkpoint to evaluate")
+    parser.add_argument("--work-dir", help="where logs go")
+    parser.add_argument("--out", help="write the metrics to this .json or .yml file")
+    parser.add_argument("--dump", help="write the predictions to this .pkl file")
+    parser.add_argument("--show-dir", help="write pictures of the predictions here")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config",
+    )
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
+    )
+    # torch.distributed.launch of old passes it; torchrun sets the variable.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    return args
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with all that the command line says about it."""
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if not cfg.get("test_dataloader"):
+        raise ValueError(
+            f"{args.config} has no test_dataloader, so there is nothing to evaluate; "
+            "pretraining is judged by a probe or by fine-tuning."
+        )
+    cfg.launcher = args.launcher
+    cfg.load_from = args.checkpoint
+    cfg.work_dir = (
+        args.work_dir or cfg.get("work_dir") or launch.default_work_dir(args.config)
+    )
+    if args.show_dir:
+        hook = cfg.default_hooks.get("visualization")
+        if hook is None:
+            raise ValueError(
+                f"--show-dir needs default_hooks.visualization, which {args.config} "
+                "does not set."
+            )
+        # mmpretrain calls it enable and out_dir, mmdet and mmseg draw and test_out_dir.
+        ours = cfg.default_scope == "mmpretrain"
+        hook.update(
+            {"enable": True, "out_dir": args.show_dir}
+            if ours
+            else {"draw": True, "test_out_dir": args.show_dir}
+        )
+    return cfg
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    changes = launch.fit_to_machine(cfg)
+    launch.connect(args.launcher, cfg.get("env_cfg", {}).get("dist_cfg"))
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    for line in changes:
+        runner.logger.info(line)
+    if args.dump:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.dump))
+    metrics = runner.test()
+    if args.out and runner.rank == 0:
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == "__main__":
+    main()
