@@ -34,18 +34,13 @@ class Part:
         return f">={self.at_least},<{self.below}"
 
 
-# mmcv without its compiled ops builds in seconds, and SAIM needs no more. pip must
-# not cache that wheel: asked for the ops later, it would hand it out again.
+# Built in an environment of its own, where its setup.py finds no torch, mmcv leaves
+# its compiled ops out: that takes seconds, and SAIM needs no more. pip must not cache
+# that wheel: asked for the ops later, it would hand it out again.
 STACK = (
     Part("torch", "2.1", "3", "pip install torch==2.11.0 torchvision==0.26.0"),
     Part("mmengine", "0.10.7", "1", "pip install onedl-mmengine==0.10.12"),
-    Part(
-        "mmcv",
-        "2.1.0",
-        "3",
-        "MMCV_WITH_OPS=0 pip install --no-build-isolation --no-cache-dir "
-        "onedl-mmcv==2.3.6",
-    ),
+    Part("mmcv", "2.1.0", "3", "pip install --no-cache-dir onedl-mmcv==2.3.6"),
     Part("mmpretrain", "1.2.0", "2", "pip install onedl-mmpretrain==1.3.6"),
 )
 

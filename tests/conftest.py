@@ -9,7 +9,6 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
-
 # Tiny tensors: a second thread costs more than it brings.
 torch.set_num_threads(1)
 

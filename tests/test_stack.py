@@ -84,8 +84,7 @@ def test_missing_part_is_named_with_its_command(monkeypatch, stack):
     assert failure() == (
         "saim_mm needs mmcv>=2.1.0,<3, but it is not installed.\n"
         "To mend it, run:\n"
-        "    MMCV_WITH_OPS=0 pip install --no-build-isolation --no-cache-dir "
-        f"onedl-mmcv=={TESTED['mmcv']}"
+        f"    pip install --no-cache-dir onedl-mmcv=={TESTED['mmcv']}"
     )
 
 
@@ -281,11 +280,11 @@ def wheel_target(tmp_path_factory):
 def test_wheel_needs_only_what_it_declares(wheel_target, tmp_path):
     result = import_all(wheel_target, tmp_path)
     assert result.returncode == 0, result.stderr
-    assert Path(result.stdout.strip()).parent == wheel_target / "saim_mm"
+    assert Path(result.stdout.splitlines()[-1]).parent == wheel_target / "saim_mm"
 
 
 @pytest.mark.slow
-def test_undeclared_import_is_seen(wheel_target, tmp_path):
+def test_undeclared_import_is_caught(wheel_target, tmp_path):
     target = shutil.copytree(wheel_target, tmp_path / "target")
     (target / "saim_mm" / "extra.py").write_text("import pytest\n")
     result = import_all(target, tmp_path)

@@ -281,22 +281,38 @@ def check_compiler() -> None:
         )
 
 
-def build_mmcv(version: str, ops: bool, device: str, folder: Path) -> None:
-    """Build mmcv's wheel into ``folder``, which appears only when it is whole."""
-    environment = {"MMCV_WITH_OPS": "1" if ops else "0"}
-    if ops:
-        check_compiler()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-        environment["MAX_JOBS"] = os.environ.get("MAX_JOBS", str(cores))
-        say(
-            f"compiling mmcv's ops for {device} with {environment['MAX_JOBS']} jobs: "
-            "10 to 16 minutes on two cores, only once"
-        )
-    else:
-        say("building mmcv without its ops: a few seconds, only once")
+def ops_environment(device: str) -> dict[str, str]:
+    """Return the variables that steer the compilation of mmcv's ops."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    variables = {
+        "MMCV_WITH_OPS": "1",
+        "MAX_JOBS": os.environ.get("MAX_JOBS", str(cores)),
+    }
     if device == "cpu":
         # mmcv compiles for CUDA whenever torch sees a GPU.
-        environment.update(CUDA_VISIBLE_DEVICES="", FORCE_CUDA="0")
+        variables.update(CUDA_VISIBLE_DEVICES="", FORCE_CUDA="0")
+    return variables
+
+
+def build_mmcv(version: str, ops: bool, device: str, folder: Path) -> None:
+    """Build mmcv's wheel into ``folder``, which appears only when it is whole."""
+    if ops:
+        check_compiler()
+        options = ["--no-build-isolation"]
+        environment = ops_environment(device)
+        jobs = environment["MAX_JOBS"]
+        say(
+            f"compiling mmcv's ops for {device} with {jobs} jobs: 10 to 16 minutes on "
+            "two cores, only once"
+        )
+    else:
+        # mmcv's setup.py leaves its ops out where it cannot import torch, as in the
+        # environment of its own that pip builds it in unless told otherwise.
+        options = []
+        constraints = str(TESTED.relative_to(ROOT))  # pip splits the list at spaces
+        names = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")  # before and since pip 25.3
+        environment = dict.fromkeys(names, constraints)
+        say("building mmcv without its ops: a few seconds, only once")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as tmp:
         built = Path(tmp) / "wheel"
@@ -304,7 +320,7 @@ def build_mmcv(version: str, ops: bool, device: str, folder: Path) -> None:
             "building mmcv",
             "wheel",
             "--no-deps",
-            "--no-build-isolation",
+            *options,
             # pip's cache does not tell a wheel with ops from one without.
             "--no-cache-dir",
             f"--wheel-dir={built}",

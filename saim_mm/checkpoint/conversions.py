@@ -149,7 +149,7 @@ def encoder_to_timm(state: Mapping[str, Tensor]) -> Conversion:
 
 
 def timm_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
-    """timm's ``vit_*`` -> bare encoder; a classifier on top is dropped."""
+    """A ``vit_*`` of timm -> bare encoder; a classifier on top is dropped."""
     rows = _encoder_rows(TIMM, count_layers(state, "blocks."), "norm.weight" in state)
     return to_ours(rows, state, "a timm ViT", {"classifier": r"head\.(weight|bias)$"})
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -42,6 +42,8 @@ _DISCARDED_NAMES = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "numpy.dtype",
     "numpy.ndarray",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
     *(
         f"numpy.{core}.multiarray.{name}"
         for core in ("core", "_core")
@@ -174,9 +176,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with _discarding():
+        with _discarding(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make the reader raise anything
         raise CheckpointError(_explain(path, str(error))) from None
 
 
@@ -190,18 +195,19 @@ def _discarding() -> AbstractContextManager[Any]:
 
 def _explain(path: Path, error: str) -> str:
     """One line for why torch would not read a file."""
-    refused = re.search(r"(?:GLOBAL|class|function)\s+`?([\w.]+\.\w+)", error)
+    refused = re.search(r"GLOBAL (\S+)", error)
     if refused is not None:
         return (
             f"{path}: refused, because reading it would run code: it asks for "
-            f"{refused[1]!r}, which is no part of a checkpoint. Do not open it "
-            "otherwise unless you trust its author; ask for a file of plain tensors "
+            f"{refused[1]!r}, which is no part of a checkpoint. Do not open it in "
+            "another way unless you trust its author; ask for a file of plain tensors "
             "(torch.save(model.state_dict(), ...)) or .safetensors."
         )
-    reason = error.strip().splitlines()[-1][:200] if error.strip() else "it ends early"
+    told = re.search(r"(?:WeightsUnpickler error:\s*)(\S.*)", error)
+    reason = told[1] if told else (error.strip().splitlines() or ["it ends early"])[0]
     return (
-        f"{path}: truncated, damaged or no checkpoint at all ({reason}). Copy or "
-        "download it again and compare its size."
+        f"{path}: truncated, damaged or not a checkpoint of plain tensors "
+        f"({reason[:160]}). Copy or download it again and compare its size."
     )
 
 

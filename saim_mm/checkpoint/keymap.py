@@ -68,9 +68,9 @@ def to_theirs(
     rows = list(rows)
     used = tuple(ours for ours, _ in rows)
     dropped = account(source, used, what, allowed)
-    result = {}
+    result: StateDict = {}
     for ours, theirs in rows:
-        result.update(zip(theirs, source[ours].chunk(len(theirs))))
+        result.update(zip(theirs, source[ours].chunk(len(theirs)), strict=True))
     return Conversion(result, used, dropped)
 
 

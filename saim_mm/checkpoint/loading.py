@@ -140,7 +140,7 @@ def _resolve_prefix(
     state: Mapping[str, Tensor], prefix: str | None, path: str | Path
 ) -> str:
     """The prefix, checked if it was given and found if not."""
-    candidates = ("", "backbone.")
+    candidates: tuple[str, ...] = ("", "backbone.")
     if prefix:
         candidates = (prefix if prefix.endswith(".") else f"{prefix}.",)
     for candidate in candidates:

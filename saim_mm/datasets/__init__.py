@@ -10,4 +10,10 @@ from saim_mm.datasets.unlabeled_images import (
     UnlabeledImages,
 )
 
-__all__ = ["BrokenImageError", "LoadImage", "SyntheticImages", "TooManyBrokenImages", "UnlabeledImages"]
+__all__ = [
+    "BrokenImageError",
+    "LoadImage",
+    "SyntheticImages",
+    "TooManyBrokenImages",
+    "UnlabeledImages",
+]

@@ -160,7 +160,7 @@ def _lacks_jpeg_end(content: bytes) -> bool:
             break
         size = int.from_bytes(content[position + 2 : position + 4], "big")
         position += 2 + size
-    return content.find(b"\xff\xd9", position) < 0
+    return content.rfind(b"\xff\xd9", position) < 0
 
 
 @register("transform")
@@ -302,6 +302,14 @@ class UnlabeledImages(BaseDataset):
         if not self._fully_initialized:
             super().full_init()
             self._reset_flags()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores a copy; Runner copies a dataset that it is given as an object."""
+        self.__dict__.update(state)
+        if self._fully_initialized:
+            # A deep copy's flags are its own, but no longer in shared memory; those
+            # that reach a spawned worker are, and this does nothing.
+            self.broken.share_memory_()
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """Keeps only some images, with flags of their own."""

@@ -5,12 +5,14 @@ Shapes: B images, L attending tokens, S tokens of the memory, D channels.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import Tensor, nn
 
 from .order import Visible
+from .windows import Windows
 
 
 class StreamLayer(BaseModule):
@@ -43,7 +45,11 @@ class StreamLayer(BaseModule):
         self.ffn = layer.ffn
 
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, visible: Visible = "all"
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        visible: Visible = "all",
+        windows: Windows | None = None,
     ) -> Tensor:
         """Runs attention and feed-forward network.
 
@@ -51,29 +57,38 @@ class StreamLayer(BaseModule):
             x: Attending tokens (B, L, D).
             memory: Tokens that are attended to (B, S, D), before any norm: the layer's
                 first norm is applied to both. By default ``x`` itself.
-            visible: What each of the L tokens sees of the S (or L) attended ones.
+            visible: What each of the L tokens sees of the S (or L) attended ones; with
+                windows, of those in its own window.
+            windows: Without memory: attend within these windows only.
 
         Returns:
             (B, L, D).
         """
-        q, k, v = self._project(x, memory)
-        x = x + self._attend(q, k, v, visible)
+        tokens = self.ln1(x)
+        if windows is not None:
+            tokens = windows.split(tokens)
+        q, k, v = self._project(tokens, None if memory is None else self.ln1(memory))
+        out = self._attend(q, k, v, visible)
+        if windows is not None:
+            out = windows.join(out)
+        # Here and not before: drop path drops an image's whole branch, not windows.
+        x = x + self.attn.out_drop(out)
         return self.ffn(self.ln2(x), identity=x)
 
     def _project(
         self, x: Tensor, memory: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, L, D/H), keys and values (B, H, S, D/H)."""
+        """Normed tokens -> queries (B, H, L, D/H), keys and values (B, H, S, D/H)."""
         attn, width = self.attn, self.attn.embed_dims
         if memory is None:
-            q, k, v = self._split_heads(attn.qkv(self.ln1(x)), 3)
+            q, k, v = self._split_heads(attn.qkv(x), 3)
             return q, k, v
         weight_q, weight_kv = attn.qkv.weight.split([width, 2 * width])
         bias_q = bias_kv = None
         if attn.qkv.bias is not None:
             bias_q, bias_kv = attn.qkv.bias.split([width, 2 * width])
-        (q,) = self._split_heads(F.linear(self.ln1(x), weight_q, bias_q), 1)
-        k, v = self._split_heads(F.linear(self.ln1(memory), weight_kv, bias_kv), 2)
+        (q,) = self._split_heads(F.linear(x, weight_q, bias_q), 1)
+        k, v = self._split_heads(F.linear(memory, weight_kv, bias_kv), 2)
         return q, k, v
 
     def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -81,17 +96,18 @@ class StreamLayer(BaseModule):
         return x.permute(2, 0, 3, 1, 4).unbind(0)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
-        attn = self.attn
+        attn, mask = self.attn, None
+        if isinstance(visible, Tensor):
+            mask = visible if visible.dtype == torch.bool else visible.to(q.dtype)
         x = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=visible if isinstance(visible, Tensor) else None,
+            attn_mask=mask,
             dropout_p=attn.attn_drop if attn.training else 0.0,
             is_causal=isinstance(visible, str) and visible == "causal",
         )
-        x = attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2)))
-        return attn.out_drop(attn.gamma1(x))
+        return attn.gamma1(attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2))))
 
 
 def init_like_release(module: nn.Module) -> None:

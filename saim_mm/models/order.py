@@ -26,7 +26,8 @@ from mmengine.dist import get_rank
 from torch import Tensor, nn
 
 OrderKind = Literal["stochastic", "raster", "segments"]
-#: What a token sees: all others, those at or before its own place, or a mask.
+#: What a token sees: all others, those at or before its own place, or what a mask says:
+#: boolean, or a float bias that is added to the scores.
 Visible = Literal["all", "causal"] | Tensor
 
 

@@ -181,7 +181,7 @@ class Projector(nn.Module):
     def forward(self, queries: Tensor, visible: Visible) -> Tensor:
         """Sorted queries (B, N, D) -> (B, N, p*p*C)."""
         for layer in self.layers:
-            queries = layer(queries, visible=visible)
+            queries = layer(queries, None, visible)
         return self.to_pixels(queries)
 
 

@@ -104,5 +104,5 @@ class SAIMNeck(BaseModule):
         layers = encoder_layers[stride - 1 :: stride] if self.coupled else self.layers
         queries = positions
         for layer, state in zip(layers, states[stride - 1 :: stride], strict=True):
-            queries = layer(queries, memory=state[:, :-1], visible=visible)
+            queries = layer(queries, state[:, :-1], visible)
         return self.norm(queries)

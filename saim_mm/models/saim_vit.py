@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmengine.model import ModuleList
 from mmpretrain.models.backbones import VisionTransformer
+from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
 from ..checkpoint.loading import load_encoder, pretrained_config
@@ -14,6 +16,7 @@ from ..checkpoint.position import fit_position_embedding
 from ..registry import register
 from .layers import StreamLayer, init_like_release
 from .order import Visible, sort_tokens
+from .windows import RelativePositionBias, Windows
 
 
 @register("model")
@@ -28,18 +31,65 @@ class SAIMViT(VisionTransformer):
     From scratch it starts as the authors' release does: fixed 2-D sine-cosine position
     embedding, xavier-uniform linear layers, class token normal(0.02).
 
+    For dense tasks at high resolution, layers can attend within windows (Li et al.
+    2021); with a single window that is the plain ViT.
+
     Args:
         *args: As for ``mmpretrain.VisionTransformer``.
+        window_size: Rows, and columns, of an attention window in tokens; 0 means that
+            every layer attends globally.
+        global_attn_indexes: Layers that attend globally all the same.
+        use_rel_pos_bias: Whether scores get a learnt bias by relative position: one
+            table that all windowed layers share and one that all global layers share.
+            It starts at zero and rules out the fastest attention kernels.
         **kwargs: As for ``mmpretrain.VisionTransformer``.
 
     Raises:
-        ValueError: If the number of channels is not a multiple of 4.
+        ValueError: If the number of channels is not a multiple of 4, or the window
+            options do not fit.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        window_size: int = 0,
+        global_attn_indexes: Sequence[int] = (),
+        use_rel_pos_bias: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         _check_width(self.embed_dims)
         self.layers = ModuleList(StreamLayer(layer) for layer in self.layers)
+        self.window_size = window_size
+        self.global_attn_indexes = frozenset(global_attn_indexes)
+        self._check_windows(use_rel_pos_bias)
+        heads = self.arch_settings["num_heads"]
+        self.rel_pos_bias_window = self.rel_pos_bias_global = None
+        if use_rel_pos_bias and window_size:
+            grid = (window_size, window_size)
+            self.rel_pos_bias_window = RelativePositionBias(grid, heads)
+        if use_rel_pos_bias and (self.global_attn_indexes or not window_size):
+            grid = tuple(self.patch_resolution)
+            self.rel_pos_bias_global = RelativePositionBias(grid, heads)
+
+    def _check_windows(self, use_rel_pos_bias: bool) -> None:
+        layers = range(self.num_layers)
+        if self.window_size < 0 or not self.global_attn_indexes <= set(layers):
+            raise ValueError(
+                f"window_size={self.window_size} and global_attn_indexes="
+                f"{sorted(self.global_attn_indexes)}: the size must be at least 0 (0 "
+                f"for no windows) and the indexes between 0 and {self.num_layers - 1}."
+            )
+        if self.global_attn_indexes and not self.window_size:
+            raise ValueError(
+                f"global_attn_indexes={sorted(self.global_attn_indexes)} has no meaning "
+                "without windows; set window_size, such as 14, or drop it."
+            )
+        if (self.window_size or use_rel_pos_bias) and self.with_cls_token:
+            raise ValueError(
+                "Windows and relative position bias need with_cls_token=False: a class "
+                "token has no place in the grid."
+            )
 
     def init_weights(self) -> None:
         """Initialises from scratch, then from the checkpoint that ``init_cfg`` names.
@@ -106,13 +156,37 @@ class SAIMViT(VisionTransformer):
             (B, 1 + N, D). No final norm is applied to them, as in the release.
         """
         if order is None:
-            return super().forward(x)
+            dense = self.window_size or self.rel_pos_bias_global
+            return self._forward_windowed(x) if dense else super().forward(x)
         x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, order)))
         states = []
         for layer in self.layers:
-            x = layer(x, visible=visible)
+            # By position: MMEngine's activation checkpointing passes no keywords.
+            x = layer(x, None, visible)
             states.append(x)
         return tuple(states)
+
+    def _forward_windowed(self, x: Tensor) -> tuple[Tensor, ...]:
+        """``VisionTransformer.forward`` without class token, but in windows."""
+        x, grid = self.patch_embed(x)
+        x = x + resize_pos_embed(
+            self.pos_embed, self.patch_resolution, grid, self.interpolate_mode, 0
+        )
+        x = self.pre_norm(self.drop_after_pos(x))
+        windows = Windows(grid, self.window_size) if self.window_size else None
+        within = _bias(self.rel_pos_bias_window, (self.window_size, self.window_size))
+        overall = _bias(self.rel_pos_bias_global, grid)
+        outs = []
+        for i, layer in enumerate(self.layers):
+            if windows is None or i in self.global_attn_indexes:
+                x = layer(x, None, overall)
+            else:
+                x = layer(x, None, within, windows)
+            if self.final_norm and i == self.num_layers - 1:
+                x = self.ln1(x)
+            if i in self.out_indices:
+                outs.append(self._format_output(x, grid))
+        return tuple(outs)
 
     def _embed_sorted(self, x: Tensor, order: Tensor) -> Tensor:
         """Class token, then patch + position embeddings in order: (B, 1 + N, D)."""
@@ -124,6 +198,10 @@ class SAIMViT(VisionTransformer):
     def sorted_positions(self, order: Tensor) -> Tensor:
         """The position embeddings of the patches, sorted: (B, N) -> (B, N, D)."""
         return sort_tokens(self.pos_embed[:, self.num_extra_tokens :], order)
+
+
+def _bias(table: RelativePositionBias | None, grid: tuple[int, int]) -> Visible:
+    return "all" if table is None else table(grid)
 
 
 def sincos_position_embedding(grid: tuple[int, int], width: int) -> Tensor:

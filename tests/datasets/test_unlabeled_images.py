@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import io
 import logging
@@ -172,6 +173,18 @@ def test_indices_and_subsets_have_their_own_flags(tmp_path: Path) -> None:
     assert (len(dataset.broken), width(dataset[1])) == (2, 4)
 
 
+def test_a_copy_has_shared_flags_of_its_own(tmp_path: Path) -> None:
+    folder_with_broken(tmp_path, 3, set())
+    dataset = UnlabeledImages(str(tmp_path), pipeline=LOAD)
+    dataset.mark_broken([1])
+    twin = copy.deepcopy(dataset)
+    twin.mark_broken([2])
+    assert twin.broken.is_shared()
+    assert (dataset.broken_indices(), twin.broken_indices()) == ([1], [1, 2])
+    lazy = copy.deepcopy(UnlabeledImages("nowhere", lazy_init=True))
+    assert not hasattr(lazy, "broken")
+
+
 def test_lazy_init_looks_for_nothing(tmp_path: Path) -> None:
     dataset = UnlabeledImages(str(tmp_path / "later"), lazy_init=True, pipeline=LOAD)
     folder_with_broken(tmp_path / "later", 2, set())
@@ -183,7 +196,10 @@ def test_lazy_init_looks_for_nothing(tmp_path: Path) -> None:
 def test_bare_names_resolve(tmp_path: Path, scope: str) -> None:
     write(tmp_path / "a.jpg")
     try:
-        importlib.import_module(scope)
+        # Their transforms are imported by the first look-up in their scope.
+        importlib.import_module(
+            "mmengine" if scope == "mmengine" else f"{scope}.datasets"
+        )
     except Exception as error:  # mmdet and mmseg assert the versions they accept
         pytest.skip(f"{scope} does not import: {error}")
     options = dict(data_root=str(tmp_path), pipeline=LOAD)
@@ -253,6 +269,7 @@ def test_unknown_option_is_an_error(tmp_path: Path) -> None:
 def test_every_kind_of_image_becomes_three_channels(tmp_path: Path) -> None:
     image = photo()
     gray = image.convert("L")
+    fine = dict(quality=95, subsampling=0)
     deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     rotated = Image.Exif()
     rotated[0x0112] = 6  # the camera was turned: show it 90 degrees clockwise
@@ -260,15 +277,15 @@ def test_every_kind_of_image_becomes_three_channels(tmp_path: Path) -> None:
     rgb, three = image, gray.convert("RGB")
     palette = image.quantize(64)
     cases: dict[str, tuple[bytes, Image.Image, int]] = {
-        "rgb.jpg": (encoded("JPEG", image, quality=95), rgb, 12),
+        "rgb.jpg": (encoded("JPEG", image, **fine), rgb, 12),
         "progressive.jpg": (
-            encoded("JPEG", image, quality=95, progressive=True),
+            encoded("JPEG", image, **fine, progressive=True),
             rgb,
             12,
         ),
         "cmyk.jpg": (encoded("JPEG", image.convert("CMYK"), quality=95), rgb, 12),
         "gray.jpg": (encoded("JPEG", gray, quality=95), three, 6),
-        "exif.jpg": (encoded("JPEG", image, quality=95, exif=rotated), clockwise, 20),
+        "exif.jpg": (encoded("JPEG", image, **fine, exif=rotated), clockwise, 12),
         "deep.png": (encoded("PNG", deep), three, 1),
         "palette.png": (encoded("PNG", palette), palette.convert("RGB"), 0),
         "alpha.png": (encoded("PNG", image.convert("RGBA")), rgb, 0),
@@ -535,15 +552,20 @@ def test_check_for_truncation_costs_little(imagenet: str) -> None:
     dataset = UnlabeledImages(imagenet, "train", pipeline=LOAD)
     paths = [dataset.get_data_info(i)["img_path"] for i in range(0, 100, 5)]
     contents = [Path(path).read_bytes() for path in paths]
-    start = time.perf_counter()
-    for content in contents:
-        module.mmcv.imfrombytes(content)
-    decode = time.perf_counter() - start
-    start = time.perf_counter()
-    for content in contents:
-        # With a trailer, so that the search runs that most files are spared.
-        assert not module._lacks_jpeg_end(content + b"\0")
-    assert time.perf_counter() - start < 0.02 * decode
+    # Padded, so that the search runs that most files are spared.
+    padded = [content + b"\0" * 100 for content in contents]
+
+    def seconds(function: Callable[[bytes], object], inputs: list[bytes]) -> float:
+        start = time.perf_counter()
+        for content in inputs:
+            function(content)
+        return time.perf_counter() - start
+
+    # The least of some tries, as the machine may be busy with something else.
+    decode = min(seconds(module.mmcv.imfrombytes, contents) for _ in range(3))
+    for inputs in (contents, padded):
+        check = min(seconds(module._lacks_jpeg_end, inputs) for _ in range(3))
+        assert check < 0.02 * decode
 
 
 def test_warnings_of_mmengine_do_not_show(

@@ -30,6 +30,7 @@ WEIGHTS = "model.safetensors"
 
 
 def convert(args: argparse.Namespace) -> Outcome:
+    """Converts and certifies; writes nothing yet."""
     if args.reverse:
         conversion = hf_to_encoder(read_state_dict(args.src / WEIGHTS))
         encoder = conversion.state_dict

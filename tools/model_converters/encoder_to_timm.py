@@ -21,6 +21,7 @@ from saim_mm.checkpoint.certificate import certify_timm
 
 
 def convert(args: argparse.Namespace) -> Outcome:
+    """Converts and certifies; writes nothing yet."""
     source = read_state_dict(args.src)
     conversion = (timm_to_encoder if args.reverse else encoder_to_timm)(source)
     result = conversion.state_dict

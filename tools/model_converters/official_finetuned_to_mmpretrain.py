@@ -23,6 +23,7 @@ from saim_mm.checkpoint.certificate import certify_classifier
 
 
 def convert(args: argparse.Namespace) -> Outcome:
+    """Converts and certifies; writes nothing yet."""
     source = read_state_dict(args.src)
     conversion = (finetuned_to_release if args.reverse else release_to_finetuned)(
         source

@@ -13,6 +13,7 @@ from saim_mm.checkpoint.certificate import certify_pretraining
 
 
 def convert(args: argparse.Namespace) -> Outcome:
+    """Converts and certifies; writes nothing yet."""
     release = read_state_dict(args.src)
     smoothing = smoothing_of(args)
     conversion = release_to_saim(release, smoothing)

@@ -18,6 +18,7 @@ from saim_mm.checkpoint.certificate import certify_encoder
 
 
 def convert(args: argparse.Namespace) -> Outcome:
+    """Converts and certifies; writes nothing yet."""
     pretrained = read_state_dict(args.src)
     conversion = saim_to_encoder(pretrained, args.final_norm, args.prefix)
     certificate = certify_encoder(conversion, pretrained, args.prefix, args.num_heads)

@@ -14,6 +14,7 @@ from saim_mm.checkpoint.files import weights_of
 
 
 def convert(args: argparse.Namespace) -> Outcome:
+    """Converts and certifies; writes nothing yet."""
     content = read_checkpoint(args.src)
     ours = weights_of(content, args.src)
     blur = content.get("meta", {}).get("gaussian_blur")
