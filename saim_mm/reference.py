@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .models import SAIM, SAIMHead
 from .models.layers import StreamLayer
+from .models.saim_head import GaussianBlur
 
 
 def reference_loss(model: SAIM, images: Tensor, step: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def reference_predictions(model: SAIM, images: Tensor, step: Tensor) -> Tensor:
 
 def reference_target(head: SAIMHead, images: Tensor) -> Tensor:
     """Smoothed and normalised patches (B, N, p*p*C), one patch at a time."""
-    if not isinstance(head.blur, nn.Identity):
+    if isinstance(head.blur, GaussianBlur):
         taps = head.blur.taps
         kernel = torch.outer(taps, taps).expand(images.shape[1], 1, -1, -1)
         images = nn.functional.conv2d(

@@ -25,7 +25,9 @@ class LossRecorder(Hook):
     def __init__(self) -> None:
         self.losses: list[float] = []
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         self.losses.append(outputs["loss"].item())
 
 

@@ -285,7 +285,7 @@ def ops_environment(device: str) -> dict[str, str]:
     """Return the variables that steer the compilation of mmcv's ops."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     variables = {
-        "MMCV_WITH_OPS": "1",
+        "MMCV_WITH_OPS": "1",  # older versions of mmcv leave the ops out without it
         "MAX_JOBS": os.environ.get("MAX_JOBS", str(cores)),
     }
     if device == "cpu":

@@ -16,6 +16,7 @@ from saim_mm import launch
 
 
 def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="checkpoint to evaluate")
@@ -73,6 +74,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def main() -> None:
+    """Evaluates one run."""
     args = parse_args()
     cfg = load_config(args)
     changes = launch.fit_to_machine(cfg)

@@ -14,6 +14,7 @@ from saim_mm import launch
 
 
 def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="where logs and checkpoints go")
@@ -71,6 +72,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def main() -> None:
+    """Trains one run."""
     args = parse_args()
     cfg = load_config(args)
     processes = launch.world_size() if args.launcher != "none" else 1

@@ -149,7 +149,7 @@ def certify_timm(
     )
     timm = {key: t for key, t in timm.items() if not key.startswith("head.")}
     images = _images(arch)
-    theirs = _load(model, timm).forward_features(images)
+    theirs = _load(model, timm).forward_features(images)  # type: ignore[operator]
     differences = {"features": _difference(run_encoder(encoder, arch, images), theirs)}
     return Certificate(conversion, differences, ("VisionTransformer", "timm"), arch)
 

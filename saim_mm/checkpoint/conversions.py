@@ -8,6 +8,7 @@ raises :class:`CheckpointError` and lists it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,8 +35,8 @@ def release_to_saim(
             will; ``None`` if it must have none.
 
     Returns:
-        The conversion; ``gaussian_blur.weight`` is compared and then dropped, because
-        our blur follows from the config.
+        The conversion. The blur is used for the comparison only: ours follows from the
+        config and is no weight.
 
     Raises:
         CheckpointError: If a key is missing or unexpected, or the blur is another.
@@ -47,17 +48,18 @@ def release_to_saim(
         mlp="prediction_head.fc1.weight" in state,
     )
     allowed = {"query_blocks, shared with blocks": r"query_blocks\."} if coupled else {}
-    if smoothing is not None:
-        allowed["gaussian_blur, equal to the model's"] = r"gaussian_blur\.weight$"
-    conversion = to_ours(rows, state, _RELEASE, allowed)
-    if smoothing is not None:
-        if _BLUR not in state:
-            raise CheckpointError(
-                f"The checkpoint has no key {_BLUR!r}; if it was trained without "
-                "smoothing, say so (smoothing=None, --no-smoothing)."
-            )
-        check_blur(state[_BLUR], smoothing)
-    return conversion
+    weights = {key: tensor for key, tensor in state.items() if key != _BLUR}
+    conversion = to_ours(rows, weights, _RELEASE, allowed)
+    if (_BLUR in state) != (smoothing is not None):
+        found = "no" if smoothing else "a"
+        raise CheckpointError(
+            f"The checkpoint has {found} key {_BLUR!r} and smoothing={smoothing}; set "
+            "smoothing=None (--no-smoothing) if, and only if, it was trained without."
+        )
+    if smoothing is None:
+        return conversion
+    check_blur(state[_BLUR], smoothing)
+    return replace(conversion, used=(*conversion.used, _BLUR))
 
 
 def saim_to_release(

@@ -81,8 +81,9 @@ def infer_grid(positions: Tensor, like: Grid | None = None) -> Grid:
             return rows, count // rows
     raise CheckpointError(
         f"pos_embed has {count} patches, which is no square, and its values do not "
-        f"tell its grid; the model's is {like}. Build the model with the img_size it "
-        "was trained with, or one of the same aspect."
+        f"tell its grid; the model's grid is {like}. Load it into a model with the "
+        "img_size it was trained with, or one of the same aspect; the converters know "
+        "square grids and sine-cosine embeddings only."
     )
 
 

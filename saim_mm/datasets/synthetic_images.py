@@ -15,8 +15,8 @@ from ..registry import register
 class SyntheticImages(BaseDataset):
     """Smooth random colour patterns, the same ones on every machine.
 
-    Image ``i`` is a function of ``seed`` and ``i`` alone: a sum of a few plane waves per
-    channel, so that a patch can be told from its surroundings.
+    Image ``i`` is a function of ``seed`` and ``i`` alone: a sum of a few plane waves
+    per channel, so that a patch can be told from its surroundings.
 
     Args:
         num_images: Length of the dataset.

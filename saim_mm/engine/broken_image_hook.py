@@ -94,11 +94,11 @@ class BrokenImageHook(Hook):
                 continue
             if is_main_process():
                 for number, idx in enumerate(new, len(named) + 1):
+                    # Formatted here: mmengine's logger drops a warning whose format
+                    # string it has seen before, whatever the arguments.
                     runner.logger.warning(
-                        "broken image %d of at most %d: %s",
-                        number,
-                        dataset.max_broken,
-                        dataset.describe_broken(idx),
+                        f"broken image {number} of at most {dataset.max_broken}: "
+                        f"{dataset.describe_broken(idx)}"
                     )
             named.update(new)
             dataset.check_broken_share(

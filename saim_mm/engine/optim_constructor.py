@@ -42,6 +42,8 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             ``no_decay`` fits no parameter, or the model cannot tell its layers.
     """
 
+    paramwise_cfg: dict[str, Any]
+
     def _validate_cfg(self) -> None:
         unknown = set(self.paramwise_cfg) - set(_OPTIONS)
         if unknown:
@@ -108,8 +110,9 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 def _layer_depth(model: nn.Module) -> LayerDepth:
     """The function that tells the layer of a parameter of this model."""
     backbone = getattr(model, "backbone", None)
-    if hasattr(backbone, "get_layer_depth"):
-        return lambda name: backbone.get_layer_depth(name, "backbone.")
+    ask = getattr(backbone, "get_layer_depth", None)
+    if ask is not None:
+        return lambda name: ask(name, "backbone.")
     raise ValueError(
         f"Layer decay asks the backbone for get_layer_depth, which "
         f"{type(model).__name__} with backbone {type(backbone).__name__} has not; use "

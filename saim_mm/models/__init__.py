@@ -5,5 +5,14 @@ from .saim import SAIM
 from .saim_head import SAIMHead
 from .saim_neck import SAIMNeck
 from .saim_vit import SAIMViT
+from .vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 
-__all__ = ["SAIM", "PatchOrder", "SAIMHead", "SAIMNeck", "SAIMViT"]
+__all__ = [
+    "SAIM",
+    "FourLayerPyramid",
+    "PatchOrder",
+    "SAIMHead",
+    "SAIMNeck",
+    "SAIMViT",
+    "SimpleFeaturePyramid",
+]

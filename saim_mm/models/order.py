@@ -53,6 +53,7 @@ class PatchOrder(nn.Module):
     """
 
     patches_of_segment: Tensor  # (S, L): raster indices of the L patches of a segment
+    _content_mask: Tensor | None
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from mmengine.model import BaseModule
@@ -17,7 +17,7 @@ from ..registry import register
 from .order import OrderKind, PatchOrder, unsort_tokens
 from .saim_vit import SAIMViT
 
-ModuleConfig = dict[str, Any] | BaseModule
+ModuleConfig: TypeAlias = "dict[str, Any] | BaseModule"
 
 
 @register("model")

@@ -70,7 +70,7 @@ class SAIMHead(BaseModule):
                 f"in_channels={in_channels}: one value has no deviation to normalise "
                 "by; set norm_pix=False or use a larger patch."
             )
-        self.patch_size = tuple(patch_size)
+        self.patch_size = (patch_size[0], patch_size[1])
         self.loss_kind = loss
         self.norm_pix = norm_pix
         self.projector = Projector(projector, embed_dims, patch_dims, num_heads)
@@ -198,6 +198,8 @@ class GaussianBlur(nn.Module):
         ValueError: If the kernel is even or the deviation is not positive.
     """
 
+    taps: Tensor  # (kernel_size,): one axis of the kernel
+
     def __init__(self, kernel_size: int, sigma: float) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 != 1 or not sigma > 0:
@@ -215,7 +217,8 @@ class GaussianBlur(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         channels, size = images.shape[1], len(self.taps)
-        column = self.taps.view(1, 1, size, 1).expand(channels, -1, -1, -1)
+        taps = self.taps.to(images.dtype)  # a model of another type has cast them
+        column = taps.view(1, 1, size, 1).expand(channels, -1, -1, -1)
         row = column.transpose(2, 3)
         pad = size // 2
         images = F.conv2d(images, column, padding=(pad, 0), groups=channels)

@@ -59,7 +59,7 @@ class SAIMViT(VisionTransformer):
     ) -> None:
         super().__init__(*args, **kwargs)
         _check_width(self.embed_dims)
-        self.layers = ModuleList(StreamLayer(layer) for layer in self.layers)
+        self.layers: ModuleList = ModuleList(map(StreamLayer, self.layers))
         self.window_size = window_size
         self.global_attn_indexes = frozenset(global_attn_indexes)
         self._check_windows(use_rel_pos_bias)
@@ -82,8 +82,8 @@ class SAIMViT(VisionTransformer):
             )
         if self.global_attn_indexes and not self.window_size:
             raise ValueError(
-                f"global_attn_indexes={sorted(self.global_attn_indexes)} has no meaning "
-                "without windows; set window_size, such as 14, or drop it."
+                f"global_attn_indexes={sorted(self.global_attn_indexes)} has no "
+                "meaning without windows; set window_size, such as 14, or drop it."
             )
         if (self.window_size or use_rel_pos_bias) and self.with_cls_token:
             raise ValueError(
@@ -97,7 +97,8 @@ class SAIMViT(VisionTransformer):
         A checkpoint is loaded by :func:`saim_mm.checkpoint.load_encoder`, which stops
         where MMEngine's ``Pretrained`` would train from scratch and only log it.
         """
-        config, pretrained = self.init_cfg, pretrained_config(self.init_cfg)
+        config = self.init_cfg  # type: ignore[has-type]  # MMEngine is untyped
+        pretrained = pretrained_config(config)
         if pretrained is None:
             super().init_weights()
             self._init_from_scratch()

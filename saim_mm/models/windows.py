@@ -75,7 +75,7 @@ class RelativePositionBias(nn.Module):
             with which token i attends to token j.
         """
         offsets = (2 * grid[0] - 1, 2 * grid[1] - 1)
-        table = self.table
+        table: Tensor = self.table
         if table.shape[1:] != offsets:
             table = F.interpolate(table[None], offsets, mode="bilinear")[0]
         row, column = (

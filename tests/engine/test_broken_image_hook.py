@@ -80,7 +80,6 @@ def build_runner(
         sampler=dict(type="DefaultSampler", shuffle=False),
         batch_size=2,
         num_workers=workers,
-        persistent_workers=workers > 0,
         collate_fn=collate,
     )
     return Runner(
@@ -91,7 +90,9 @@ def build_runner(
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
         default_hooks=dict(checkpoint=None),
         custom_hooks=[hook],
-        experiment_name=work_dir.name,
+        # Unlike any other test's: loggers are kept by name and second, so a namesake
+        # would write into the other's log file.
+        experiment_name=work_dir.parent.name,
         **options,
     )
 
@@ -186,7 +187,7 @@ def test_all_ranks_judge_by_what_they_exchanged(
     lines: list[str] = []
     runner = SimpleNamespace(
         train_dataloader=SimpleNamespace(dataset=dataset),
-        logger=SimpleNamespace(warning=lambda text, *args: lines.append(text % args)),
+        logger=SimpleNamespace(warning=lines.append),
     )
     hook.before_train(runner)
     monkeypatch.setattr(
@@ -222,8 +223,10 @@ def run_rank(folder: str, work_dir: str, share: float) -> None:
         workers=1,
         epochs=1,
         launcher="pytorch",
-        # Named, or mmengine wraps the model with device_ids, which a CPU rejects.
-        cfg=dict(model_wrapper_cfg=dict(type="MMDistributedDataParallel")),
+        # mmengine wraps the model with device_ids, which a CPU rejects.
+        cfg=dict(
+            model_wrapper_cfg=dict(type="MMDistributedDataParallel", device_ids=None)
+        ),
     )
     try:
         runner.train()
@@ -242,7 +245,13 @@ def run_rank(folder: str, work_dir: str, share: float) -> None:
 def run_two_ranks(folder: str, work_dir: Path, share: float) -> list[list[str]]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node=2", __file__, folder, str(work_dir), str(share)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        # The ranks import what this process does, installed or not.
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
     done = subprocess.run(
         command, env=environment, timeout=120, capture_output=True, text=True
     )

@@ -52,7 +52,9 @@ def classifier() -> nn.Module:
         dict(
             type="ImageClassifier",
             backbone=dict(type="SAIMViT", arch=ARCH, img_size=32, patch_size=8),
-            head=dict(type="VisionTransformerClsHead", num_classes=5, in_channels=WIDTH),
+            head=dict(
+                type="VisionTransformerClsHead", num_classes=5, in_channels=WIDTH
+            ),
         )
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from mmpretrain.registry import MODELS
-from tiny import tiny_backbone, tiny_config
+from tiny import tiny_backbone, tiny_config, tiny_saim
 from torch import Tensor, nn
 
 from saim_mm.models import SAIM, SAIMHead, SAIMNeck, SAIMViT
@@ -150,6 +150,19 @@ def test_checkpoint_is_not_overwritten(part: str, tmp_path: Path) -> None:
     path = str(tmp_path / "part.pth")
     torch.save(source.state_dict(), path)
     loaded = build(**options, init_cfg=dict(type="Pretrained", checkpoint=path))
+    loaded.init_weights()
+    expected = source.state_dict()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_whole_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
+    """The same for SAIM as a whole, whose parts initialise themselves first."""
+    source = tiny_saim()
+    path = str(tmp_path / "saim.pth")
+    torch.save(source.state_dict(), path)
+    init_cfg = dict(type="Pretrained", checkpoint=path)
+    loaded = MODELS.build(dict(tiny_config(), init_cfg=init_cfg))
     loaded.init_weights()
     expected = source.state_dict()
     for name, value in loaded.state_dict().items():

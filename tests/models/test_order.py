@@ -189,6 +189,8 @@ def test_order_of_samples_is_used() -> None:
     expected = _loss(model, images, order=order)
     assert _loss(model, images, data_samples=_samples(order)) == expected
     assert _loss(model, images, data_samples=_samples(other)) != expected
+    as_model = model(images, _samples(order), mode="loss")["loss"].item()
+    assert as_model == expected  # the way that Runner and DDP take
     as_arrays = _samples([o.numpy() for o in order])
     assert _loss(model, images, data_samples=as_arrays) == expected
 

@@ -1,4 +1,4 @@
-"""Windowed attention: a single window is the plain ViT, many cost no more than linear."""
+"""Windowed attention: one window is the plain ViT, and cost is linear in windows."""
 
 from __future__ import annotations
 

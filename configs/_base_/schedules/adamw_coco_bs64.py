@@ -1,0 +1,36 @@
+# Table 8. The cosine ends where train_cfg.max_epochs says: Runner fills in its `end`.
+optim_wrapper = dict(
+    type="AmpOptimWrapper",
+    loss_scale="dynamic",
+    constructor="SAIMOptimWrapperConstructor",  # no layer decay unless asked
+    optimizer=dict(
+        type="AdamW",
+        lr=8e-5,
+        betas=(0.9, 0.99),  # Li et al. and PyTorch have 0.999
+        weight_decay=0.1,
+    ),
+    # `table` is the relative position bias. Norms and biases never decay.
+    paramwise_cfg=dict(no_decay=["pos_embed", "table"]),
+)
+auto_scale_lr = dict(base_batch_size=64)
+
+param_scheduler = [
+    dict(
+        type="LinearLR",
+        start_factor=1e-3,
+        by_epoch=True,
+        begin=0,
+        end=0.25,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type="CosineAnnealingLR",
+        eta_min=0.0,
+        by_epoch=True,
+        begin=0.25,
+        convert_to_iter_based=True,
+    ),
+]
+
+# The recipe gives max_epochs.
+train_cfg = dict(type="EpochBasedTrainLoop", val_interval=10)

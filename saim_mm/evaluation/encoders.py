@@ -1,0 +1,155 @@
+"""The encoder of any of our checkpoints, ready to be looked at."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from mmengine.model import BaseDataPreprocessor
+from mmpretrain.models.utils import SelfSupDataPreprocessor
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from ..checkpoint import CheckpointError, load_encoder, read_checkpoint
+from ..checkpoint.arch import infer_arch
+from ..checkpoint.files import weights_of
+from ..checkpoint.keymap import describe
+from ..models import SAIMViT
+
+#: For a bare encoder, which does not say how its images were normalised.
+_IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+
+
+class Encoder(NamedTuple):
+    """A frozen encoder and what normalises its images (BGR, 0 to 255)."""
+
+    backbone: SAIMViT
+    preprocessor: BaseDataPreprocessor
+
+
+def build_encoder(
+    checkpoint: str | Path,
+    config: str | Path | None = None,
+    num_heads: int | None = None,
+) -> Encoder:
+    """Builds the encoder of a checkpoint and loads it completely, or stops.
+
+    Args:
+        checkpoint: A checkpoint of pretraining or of a classifier, or a bare encoder.
+        config: Config that it was trained with. By default the sizes are read off the
+            tensors, and the number of heads and the normalisation off the config that
+            MMEngine keeps in a checkpoint (which is read, not run).
+        num_heads: Number of heads, where nothing else tells it.
+
+    Returns:
+        The encoder, without final norm, on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the checkpoint is not of an encoder, or does not fit.
+        ValueError: If the config has no ``SAIMViT``.
+    """
+    content = read_checkpoint(checkpoint)
+    settings: Mapping[str, Any] = (
+        Config.fromfile(config)
+        if config
+        else _parse_settings(content.get("meta", {}).get("cfg", ""))
+    )
+    if config:
+        backbone = _build_from_config(settings, config)
+    else:
+        state = weights_of(content, checkpoint)
+        backbone = _build_from_tensors(state, checkpoint, settings, num_heads)
+    load_encoder(backbone, checkpoint)
+    backbone.eval()
+    return Encoder(backbone, _build_preprocessor(settings))
+
+
+def _build_from_config(settings: Mapping[str, Any], path: str | Path) -> SAIMViT:
+    options = dict(settings.get("model", {}).get("backbone", {}))
+    if options.get("type") not in ("SAIMViT", "saim_mm.SAIMViT", "VisionTransformer"):
+        raise ValueError(
+            f"{path}: model.backbone is of type {options.get('type')!r}; give a config "
+            "whose backbone is a SAIMViT, or none."
+        )
+    return MODELS.build(
+        {**options, "type": SAIMViT, "final_norm": False, "out_type": "raw",
+         "init_cfg": None}
+    )  # fmt: skip
+
+
+def _build_from_tensors(
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    settings: Mapping[str, Any],
+    num_heads: int | None,
+) -> SAIMViT:
+    prefix = next(
+        (p for p in ("", "backbone.") if f"{p}layers.0.ln1.weight" in state), None
+    )
+    if prefix is None:
+        raise CheckpointError(f"{path}: holds no encoder. {describe(state)}")
+    arch = infer_arch(state, prefix, num_heads or _heads_in(settings))
+    return SAIMViT(**{**arch.backbone, "final_norm": False, "out_type": "raw"})
+
+
+def _heads_in(settings: Mapping[str, Any]) -> int | None:
+    """The number of heads that a config names, directly or by its arch."""
+    arch = settings.get("model", {}).get("backbone", {}).get("arch")
+    if isinstance(arch, str):
+        arch = SAIMViT.arch_zoo.get(arch)
+    return arch["num_heads"] if arch else None
+
+
+def _build_preprocessor(settings: Mapping[str, Any]) -> BaseDataPreprocessor:
+    given = settings.get("data_preprocessor") or settings.get("model", {}).get(
+        "data_preprocessor"
+    )
+    given = given or _IMAGENET
+    return SelfSupDataPreprocessor(
+        mean=given.get("mean"),
+        std=given.get("std"),
+        to_rgb=bool(given.get("to_rgb", True) or given.get("bgr_to_rgb")),
+    )
+
+
+def _parse_settings(text: str) -> dict[str, Any]:
+    """Reads the config in a checkpoint without running it.
+
+    MMEngine writes it as Python: assignments of literals and ``dict(...)`` calls.
+    Whatever else there is, is left out.
+    """
+    settings: dict[str, Any] = {}
+    try:
+        statements = ast.parse(text).body
+    except SyntaxError:
+        return settings
+    for statement in statements:
+        if isinstance(statement, ast.Assign) and isinstance(
+            statement.targets[0], ast.Name
+        ):
+            try:
+                settings[statement.targets[0].id] = _literal(statement.value)
+            except ValueError:
+                continue
+    return settings
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal in which ``dict(...)`` is allowed."""
+    if isinstance(node, ast.Call):
+        if getattr(node.func, "id", None) != "dict" or node.args:
+            raise ValueError(f"{ast.dump(node.func)} is no dict(...)")
+        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        return {
+            ast.literal_eval(key): _literal(value)
+            for key, value in zip(node.keys, node.values, strict=True)
+            if key is not None
+        }
+    return ast.literal_eval(node)
