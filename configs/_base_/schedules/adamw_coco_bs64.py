@@ -15,6 +15,7 @@ optim_wrapper = dict(
 auto_scale_lr = dict(base_batch_size=64)
 
 param_scheduler = [
+    # An epoch must have 4 iterations at least, else there is no quarter of one.
     dict(
         type="LinearLR",
         start_factor=1e-3,

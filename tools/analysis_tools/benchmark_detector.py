@@ -1,0 +1,225 @@
+#!/usr/bin/env python
+"""Times training steps of a detector, and measures their memory, against a plain ViT.
+
+Each variant runs in a process of its own, so that none profits from what another one
+allocated, and all see the same made-up images of the config's size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import turn_on_activation_checkpointing
+
+from saim_mm import launch
+
+#: Options of ``SAIMViT`` that a plain ViT does not have.
+_DENSE_OPTIONS = ("window_size", "global_attn_indexes", "use_rel_pos_bias")
+_INSTANCES = 10
+
+
+def without_bias(backbone: dict[str, Any]) -> None:
+    """Windows, but no relative position bias."""
+    backbone["use_rel_pos_bias"] = False
+
+
+def plain(backbone: dict[str, Any]) -> None:
+    """The ViT of mmpretrain: every layer attends globally."""
+    backbone["type"] = "mmpretrain.VisionTransformer"
+    for option in _DENSE_OPTIONS:
+        backbone.pop(option, None)
+
+
+VARIANTS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "as configured": lambda backbone: None,
+    "without relative position bias": without_bias,
+    "plain global ViT": plain,
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file of a detector with SAIMViT")
+    parser.add_argument("--out", help="write the figures to this .json file")
+    parser.add_argument("--batch-size", type=int, default=1, help="images per step")
+    parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
+    parser.add_argument("--warm-up", type=int, default=2, help="steps before them")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config",
+    )
+    args = parser.parse_args()
+    if min(args.batch_size, args.steps) < 1 or args.warm_up < 0:
+        parser.error("--batch-size and --steps must be positive, --warm-up at least 0")
+    return args
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config, bent to the machine and from scratch."""
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.model.backbone.init_cfg = None
+    # It names parameters that some variants lack, and costs no time.
+    cfg.optim_wrapper.pop("paramwise_cfg", None)
+    launch.fit_to_machine(cfg)
+    return cfg
+
+
+def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Trains one variant for some steps; runs in a process of its own."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cfg = load_config(args)
+    VARIANTS[name](cfg.model.backbone)
+    init_default_scope(cfg.default_scope)
+    from mmdet.registry import MODELS  # after the scope is set, and only in here
+
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.to(device).train()
+    if cfg.get("activation_checkpointing"):
+        turn_on_activation_checkpointing(model, cfg.activation_checkpointing)
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    data = made_up_batch(args.batch_size, cfg.model.data_preprocessor.pad_size_divisor)
+
+    before = memory_mib(device)
+    seconds = []
+    for _ in range(args.warm_up + args.steps):
+        start = time.perf_counter()
+        model.train_step(data, optim_wrapper)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    timed = seconds[args.warm_up :]
+    return dict(
+        variant=name,
+        seconds_per_step=round(statistics.median(timed), 4),
+        fastest=round(min(timed), 4),
+        slowest=round(max(timed), 4),
+        peak_mib=round(memory_mib(device)),
+        before_first_step_mib=round(before),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def memory_mib(device: torch.device) -> float:
+    """The most memory so far: on the GPU by tensors, on the CPU by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def made_up_batch(batch_size: int, size: int) -> dict[str, list]:
+    """Images of noise with boxes, as the training pipeline would pack them."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    rng = np.random.default_rng(0)
+    inputs, samples = [], []
+    for _ in range(batch_size):
+        corners = rng.uniform(0, size / 2, (_INSTANCES, 2))
+        extents = rng.uniform(size / 32, size / 2, (_INSTANCES, 2))
+        masks = np.zeros((_INSTANCES, size, size), dtype=np.uint8)
+        for mask, (x, y), (w, h) in zip(masks, corners, extents, strict=True):
+            mask[int(y) : int(y + h), int(x) : int(x + w)] = 1
+        boxes = np.concatenate([corners, corners + extents], axis=1)
+        sample = DetDataSample(
+            gt_instances=InstanceData(
+                bboxes=torch.from_numpy(boxes).float(),
+                labels=torch.zeros(_INSTANCES, dtype=torch.long),
+                masks=BitmapMasks(masks, size, size),
+            ),
+            ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)),
+        )
+        sample.set_metainfo(dict(img_shape=(size, size), ori_shape=(size, size)))
+        samples.append(sample)
+        pixels = rng.integers(0, 256, (3, size, size), dtype=np.uint8)
+        inputs.append(torch.from_numpy(pixels))
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def circumstances(args: argparse.Namespace) -> dict[str, Any]:
+    """What a figure means nothing without."""
+    names = packages_distributions()
+    parts = ("torch", "mmengine", "mmcv", "mmdet", "mmpretrain")
+    cuda = torch.cuda.is_available()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    size = load_config(args).model.data_preprocessor.pad_size_divisor
+    return dict(
+        command=shlex.join(["python", *sys.argv]),
+        commit=commit.stdout.strip() or "unknown",
+        hardware=torch.cuda.get_device_name() if cuda else cpu_name(),
+        threads=torch.get_num_threads(),
+        versions={
+            "python": platform.python_version(),
+            **{part: f"{names[part][0]} {version(names[part][0])}" for part in parts},
+        },
+        load_average=os.getloadavg(),
+        image_size=size,
+        batch_size=args.batch_size,
+        memory="most allocated by tensors" if cuda else "peak resident set",
+        timed_steps=args.steps,
+    )
+
+
+def cpu_name() -> str:
+    """The processors, by number and kind."""
+    cpus = f"{os.cpu_count()} CPUs"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = {line.split(":")[1].strip() for line in lines if "model name" in line}
+    return f"{cpus}, {', '.join(sorted(names)) or platform.machine()}"
+
+
+def main() -> None:
+    """Measures every variant, prints and records."""
+    args = parse_args()
+    record = circumstances(args)
+    record["results"] = []
+    context = multiprocessing.get_context("spawn")
+    for name in VARIANTS:
+        with context.Pool(1) as pool:
+            result = pool.apply(measure, (name, args))
+        record["results"].append(result)
+        print(
+            f"{name:32s}{result['seconds_per_step']:9.3f} s/step"
+            f"{result['peak_mib']:8d} MiB peak"
+            f" ({result['before_first_step_mib']} before the first step)",
+            flush=True,
+        )
+    if args.out:
+        Path(args.out).write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
