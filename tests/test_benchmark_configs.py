@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from class_folders import COLOURS, write_class_folders
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
@@ -25,9 +25,6 @@ from saim_mm.evaluation import (
     split_class_folders,
 )
 from saim_mm.launch import fit_to_machine
-
-sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
-from class_folders import COLOURS, write_class_folders  # noqa: E402
 
 FOLDER = Path(__file__).parents[1] / "configs/saim/benchmarks"
 TRAINED = sorted(p.stem for p in FOLDER.glob("*.py") if "knn" not in p.stem)

@@ -16,6 +16,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from mmengine.runner import Runner
 
 from saim_mm import launch
 from saim_mm.checkpoint import saim_to_encoder, write_state_dict
-from saim_mm.datasets.unlabeled_images import (
+from saim_mm.datasets import (
     IMAGE_SUFFIXES,
     LoadImage,
     UnlabeledImages,
@@ -138,10 +139,7 @@ def photos_of(folder: str) -> list[Path]:
 def collect_photos(sources: list[Path], folder: Path) -> None:
     """Writes small copies of the photographs into a new folder; skips broken ones."""
     print(f"Collecting {len(sources)} photographs in {folder}")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise DemoError(f"cannot make {str(folder)!r}: {error.strerror}") from None
+    folder.mkdir()
     # The names in nested folders may repeat, or be too long; the number is unique.
     targets = [folder / f"{i:04d}_{s.stem[:40]}.jpg" for i, s in enumerate(sources)]
     with ThreadPoolExecutor() as pool:
@@ -242,29 +240,46 @@ def run(args: argparse.Namespace, sources: list[Path], run_dir: Path) -> None:
     print(summary(curve, seconds, args.work_dir, run_dir))
 
 
+def make_run_dir(work_dir: Path) -> Path:
+    """Makes a new folder, named by the time, for one run."""
+    run_dir = work_dir / time.strftime("%Y%m%d_%H%M%S")
+    try:
+        run_dir.mkdir(parents=True)
+    except OSError as error:
+        raise DemoError(f"cannot make {str(run_dir)!r}: {error.strerror}") from None
+    return run_dir
+
+
+@contextlib.contextmanager
+def removed_if_stopped(run_dir: Path) -> Iterator[None]:
+    """Leaves nothing of a run that was interrupted or had no usable images.
+
+    What an unforeseen error leaves stays: the log is needed to understand it.
+    """
+    try:
+        yield
+    except (DemoError, KeyboardInterrupt):
+        shutil.rmtree(run_dir, ignore_errors=True)
+        with contextlib.suppress(OSError):  # results of earlier runs
+            run_dir.parent.rmdir()
+        raise
+
+
 def main() -> int:
     """Returns the exit code: 2 for unusable input, 130 after Ctrl-C."""
     args = parse_args()
-    run_dir = args.work_dir / time.strftime("%Y%m%d_%H%M%S")
     try:
         sources = photos_of(args.data) if args.data else sample_photos()
-        run(args, sources, run_dir)
+        run_dir = make_run_dir(args.work_dir)
+        with removed_if_stopped(run_dir):
+            run(args, sources, run_dir)
     except DemoError as error:
-        discard(run_dir)
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        discard(run_dir)
-        print(f"\nStopped, and removed what there was in {run_dir}.", file=sys.stderr)
+        print("\nStopped; this run leaves nothing behind.", file=sys.stderr)
         return 130
     return 0
-
-
-def discard(run_dir: Path) -> None:
-    """Removes the folder of a run, and those above it that it leaves empty."""
-    shutil.rmtree(run_dir, ignore_errors=True)
-    with contextlib.suppress(OSError):  # not empty, or never made
-        run_dir.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from saim_mm.datasets.synthetic_images import SyntheticImages
-from saim_mm.datasets.unlabeled_images import (
-    BrokenImageError,
-    LoadImage,
-    TooManyBrokenImages,
-    UnlabeledImages,
-)
+from .image_files import IMAGE_SUFFIXES, list_images
+from .load_image import BrokenImageError, LoadImage
+from .synthetic_images import SyntheticImages
+from .unlabeled_images import TooManyBrokenImages, UnlabeledImages
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "BrokenImageError",
     "LoadImage",
     "SyntheticImages",
     "TooManyBrokenImages",
     "UnlabeledImages",
+    "list_images",
 ]

@@ -1,8 +1,5 @@
 """Images without labels, from a folder or a list, that survive broken files.
 
-Files are found in :func:`list_images` or :func:`read_image_list`, opened by
-:class:`LoadImage` (any loader will do), and served by :class:`UnlabeledImages`.
-
 A broken file is noticed by whoever reads it first, mostly a data worker. It is marked
 in one byte of shared memory, so that every worker and the main process see it; the
 main process names it in the log (:class:`saim_mm.engine.BrokenImageHook`).
@@ -15,211 +12,22 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import mmcv
-import mmengine.fileio as fileio
-import numpy as np
 import torch
-from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets import BaseDataset
 from torch import Tensor
 
 from saim_mm.registry import register
 
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
-)  # fmt: skip
+from .image_files import IMAGE_SUFFIXES, list_images, read_image_list
+from .load_image import BrokenImageError
+
 #: Lines of a list whose files are looked up when it is read. A wrong prefix shows in
 #: the first; looking up all 1.28 M takes minutes on a network file system.
 PROBED_LINES = 64
 
 
-class BrokenImageError(ValueError):
-    """One file cannot be loaded as an image.
-
-    Args:
-        path: The file.
-        reason: What is wrong with it, in one line, without the path.
-    """
-
-    def __init__(self, path: str, reason: str) -> None:
-        # !r keeps odd file names (newlines, undecodable bytes) on one printable line.
-        super().__init__(f"{path!r}: {reason}")
-        self.reason = reason
-
-
 class TooManyBrokenImages(RuntimeError):
     """More images are broken than ``max_broken_share`` allows."""
-
-
-def list_images(
-    folder: str, extensions: tuple[str, ...] = IMAGE_SUFFIXES
-) -> tuple[list[str], int]:
-    """Finds the images below a folder; hidden files and ``__MACOSX`` are left out.
-
-    Linked folders are followed. A folder that can be reached in several ways counts
-    once, so links cannot make the walk endless nor list an image twice.
-
-    Args:
-        folder: Where to look.
-        extensions: Suffixes in lower case; the case of a file's name does not matter.
-
-    Returns:
-        The sorted paths relative to ``folder``, and the number of other files seen.
-    """
-    images: list[str] = []
-    others = 0
-    pending, visited = [""], set()
-    while pending:
-        parent = pending.pop()
-        status = os.stat(os.path.join(folder, parent))
-        if (status.st_dev, status.st_ino) in visited:
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        subfolders = []
-        with os.scandir(os.path.join(folder, parent)) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if _is_folder(entry):
-                    subfolders.append(f"{parent}{entry.name}/")
-                elif entry.name.lower().endswith(extensions):
-                    images.append(parent + entry.name)
-                else:
-                    others += 1
-        # Sorted, or the disk would decide by which of two links a folder is reached.
-        pending += sorted(subfolders, reverse=True)
-    images.sort()
-    return images, others
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # DirEntry.is_dir costs no stat but raises on a link to itself; isdir never raises.
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-
-
-def read_image_list(
-    ann_file: str, extensions: tuple[str, ...] = IMAGE_SUFFIXES
-) -> list[str]:
-    """Reads a text file of one path per line, as ImageNet's ``meta/train.txt``.
-
-    The first line decides for all whether a label follows the path: it does if the
-    line as a whole does not end in an image suffix. Labels are dropped.
-
-    Args:
-        ann_file: The text file; UTF-8, paths may contain spaces.
-        extensions: Suffixes in lower case.
-
-    Returns:
-        The paths as written, in the order of the file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is empty or a line names no image.
-    """
-    if not os.path.isfile(ann_file):
-        raise FileNotFoundError(
-            f"annotation file {ann_file!r} does not exist; correct ann_file, or leave "
-            "it out to use every image of the folder"
-        )
-    # surrogateescape: file names are bytes, and not all of them are valid UTF-8.
-    with open(ann_file, encoding="utf-8-sig", errors="surrogateescape") as file:
-        lines = file.read().rstrip().split("\n")
-    if lines == [""]:
-        raise ValueError(
-            f"annotation file {ann_file!r} is empty; write one image path per line"
-        )
-    labelled = not lines[0].rstrip().lower().endswith(extensions)
-    paths = []
-    for number, line in enumerate(lines, 1):
-        path = line.strip()
-        if labelled and path:
-            path = path.rsplit(None, 1)[0]
-        if not path.lower().endswith(extensions):
-            raise ValueError(
-                f"line {number} of {ann_file!r} names no image: {line[:80]!r}; every "
-                "line must be 'path', or every line 'path label', with a suffix out "
-                f"of {', '.join(extensions)}"
-            )
-        paths.append(path)
-    return paths
-
-
-def _lacks_jpeg_end(content: bytes) -> bool:
-    """Tells whether a JPEG breaks off before its end-of-image marker.
-
-    OpenCV up to 4.8 decodes such a file into a picture whose rest is grey, without
-    an error; later versions miss some. Whole files nearly always end in the marker,
-    so the search, for cameras that append data of their own, seldom runs.
-    """
-    if not content.startswith(b"\xff\xd8") or content.endswith(b"\xff\xd9"):
-        return False
-    # Skip the header: a thumbnail in it has an end marker too.
-    position = 2
-    while content[position : position + 1] == b"\xff":
-        if content[position + 1 : position + 2] == b"\xda":
-            break
-        size = int.from_bytes(content[position + 2 : position + 4], "big")
-        position += 2 + size
-    return content.rfind(b"\xff\xd9", position) < 0
-
-
-@register("transform")
-class LoadImage(LoadImageFromFile):
-    """Loads an image and rejects files that are not wholly there.
-
-    Like mmcv's ``LoadImageFromFile``, it sets ``img`` ((H, W, 3) uint8 in BGR with the
-    default options), ``img_shape`` and ``ori_shape``, both (H, W). It differs in that
-    a truncated JPEG is an error with any version of OpenCV (see
-    :func:`_lacks_jpeg_end`), and in that errors say what is wrong with the file.
-
-    Args:
-        to_float32: Give float32 instead of uint8, still in [0, 255].
-        color_type: See :func:`mmcv.imfrombytes`.
-        imdecode_backend: See :func:`mmcv.imfrombytes`.
-        backend_args: Options of the mmengine file backend.
-    """
-
-    def __init__(
-        self,
-        to_float32: bool = False,
-        color_type: str = "color",
-        imdecode_backend: str = "cv2",
-        backend_args: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            to_float32=to_float32,
-            color_type=color_type,
-            imdecode_backend=imdecode_backend,
-            backend_args=backend_args,
-        )
-
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Loads the image at ``results["img_path"]`` into ``results``.
-
-        Raises:
-            BrokenImageError: If the file is empty, truncated, or no image.
-            OSError: If the file cannot be read.
-        """
-        path = results["img_path"]
-        content = fileio.get(path, backend_args=self.backend_args)
-        if not content:
-            raise BrokenImageError(path, "empty file")
-        if _lacks_jpeg_end(content):
-            raise BrokenImageError(
-                path, f"truncated JPEG: no end marker in {len(content)} bytes"
-            )
-        image = mmcv.imfrombytes(
-            content, flag=self.color_type, backend=self.imdecode_backend
-        )
-        if image is None:
-            raise BrokenImageError(
-                path,
-                f"truncated or no image: {len(content)} bytes that begin with "
-                f"{content[:12]!r}",
-            )
-        results["img"] = image.astype(np.float32) if self.to_float32 else image
-        results["img_shape"] = results["ori_shape"] = image.shape[:2]
-        return results
 
 
 @register("dataset")

@@ -12,7 +12,7 @@ from mmengine.dataset import Compose
 from mmpretrain.datasets.transforms import PackInputs, ResizeEdge
 from torch.utils.data import Dataset
 
-from ..datasets.unlabeled_images import LoadImage, list_images
+from ..datasets import LoadImage, list_images
 
 TRAIN_FOLDER = "train"
 VAL_FOLDERS = ("val", "test")

@@ -19,12 +19,13 @@ from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import saim_mm.datasets.unlabeled_images as module
 from saim_mm.datasets import (
     BrokenImageError,
     LoadImage,
     TooManyBrokenImages,
     UnlabeledImages,
+    image_files,
+    load_image,
 )
 
 LOAD = [dict(type="LoadImage")]
@@ -97,7 +98,7 @@ def test_nested_folder_without_litter(tmp_path: Path) -> None:
     for file in ["readme.txt", "deep/i.gif", "jpg"]:
         write(tmp_path / file)
     assert names(UnlabeledImages(str(tmp_path))) == sorted(kept)
-    assert module.list_images(str(tmp_path)) == (sorted(kept), 3)
+    assert image_files.list_images(str(tmp_path)) == (sorted(kept), 3)
     only_gif = UnlabeledImages(str(tmp_path), extensions=[".GIF"])
     assert names(only_gif) == ["deep/i.gif"]
 
@@ -120,7 +121,7 @@ def test_order_does_not_depend_on_the_disk(
     for file in ["b/1.jpg", "a/2.jpg", "c.jpg", "a/0.jpg"]:
         write(tmp_path / file)
     (tmp_path / "0link").symlink_to(tmp_path / "b")
-    expected = module.list_images(str(tmp_path))
+    expected = image_files.list_images(str(tmp_path))
     scandir = os.scandir
 
     class Reversed:
@@ -134,8 +135,8 @@ def test_order_does_not_depend_on_the_disk(
         def __exit__(self, *error: object) -> None:
             pass
 
-    monkeypatch.setattr(module.os, "scandir", Reversed)
-    assert module.list_images(str(tmp_path)) == expected
+    monkeypatch.setattr(image_files.os, "scandir", Reversed)
+    assert image_files.list_images(str(tmp_path)) == expected
     assert expected[0] == ["0link/1.jpg", "a/0.jpg", "a/2.jpg", "c.jpg"]
 
 
@@ -328,16 +329,16 @@ def test_whole_jpegs_are_not_called_truncated(tmp_path: Path) -> None:
     plain = encoded()
     with_thumbnail = plain[:2] + header + plain[2:]
     for content in (plain, with_thumbnail):
-        assert not module._lacks_jpeg_end(content)
-        assert not module._lacks_jpeg_end(content + b"\0" * 10)  # padded
-        assert not module._lacks_jpeg_end(content + b"\xff\xda trailer of a phone")
+        assert not load_image._lacks_jpeg_end(content)
+        assert not load_image._lacks_jpeg_end(content + b"\0" * 10)  # padded
+        assert not load_image._lacks_jpeg_end(content + b"\xff\xda trailer of a phone")
         for cut in (1, 2, len(plain) // 3):
-            assert module._lacks_jpeg_end(content[:-cut]), cut
+            assert load_image._lacks_jpeg_end(content[:-cut]), cut
             # An interrupted download into a file that was allocated beforehand.
-            assert module._lacks_jpeg_end(content[:-cut] + b"\0" * cut), cut
-    assert module._lacks_jpeg_end(b"\xff\xd8")
-    assert module._lacks_jpeg_end(b"\xff\xd8\xff")
-    assert module._lacks_jpeg_end(b"\xff\xd8\xff\xe1\0\0\xff\xe1\0\0")
+            assert load_image._lacks_jpeg_end(content[:-cut] + b"\0" * cut), cut
+    assert load_image._lacks_jpeg_end(b"\xff\xd8")
+    assert load_image._lacks_jpeg_end(b"\xff\xd8\xff")
+    assert load_image._lacks_jpeg_end(b"\xff\xd8\xff\xe1\0\0\xff\xe1\0\0")
 
 
 # --- broken files -------------------------------------------------------------------
@@ -372,14 +373,14 @@ def test_broken_file_is_replaced_and_explained(
         write(tmp_path / name, encoded(image=photo(5, 3 + seed, seed)))
     damage(tmp_path / "b.jpg")
     if kind == "denied":  # by hand: root may read everything
-        get = module.fileio.get
+        get = load_image.fileio.get
 
         def guarded(path: str, **options: Any) -> bytes:
             if path.endswith("b.jpg"):
                 raise PermissionError(13, "Permission denied", path)
             return get(path, **options)
 
-        monkeypatch.setattr(module.fileio, "get", guarded)
+        monkeypatch.setattr(load_image.fileio, "get", guarded)
     write(tmp_path / "list.txt", b"a.jpg\nb.jpg\nc.jpg\n")
     options = dict(ann_file="list.txt", pipeline=[dict(type=loader)])
     dataset = UnlabeledImages(str(tmp_path), **options)
@@ -562,9 +563,9 @@ def test_check_for_truncation_costs_little(imagenet: str) -> None:
         return time.perf_counter() - start
 
     # The least of some tries, as the machine may be busy with something else.
-    decode = min(seconds(module.mmcv.imfrombytes, contents) for _ in range(3))
+    decode = min(seconds(load_image.mmcv.imfrombytes, contents) for _ in range(3))
     for inputs in (contents, padded):
-        check = min(seconds(module._lacks_jpeg_end, inputs) for _ in range(3))
+        check = min(seconds(load_image._lacks_jpeg_end, inputs) for _ in range(3))
         assert check < 0.02 * decode
 
 

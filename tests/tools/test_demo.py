@@ -182,20 +182,42 @@ def test_copies_are_small_and_keep_their_shape(
 
 @pytest.mark.slow
 def test_interrupt_leaves_no_mess(tmp_path: Path) -> None:
+    """Ctrl-C, which reaches the data worker too; results of earlier runs stay."""
     write_photo(tmp_path / "data" / "photo.png")
     work_dir = tmp_path / "out"
+    work_dir.mkdir()
+    (work_dir / "encoder.pth").touch()
     arguments = ["--data", tmp_path / "data", "--work-dir", work_dir, *TINY]
+    options = [
+        "train_cfg.max_iters=100000",
+        "train_dataloader.num_workers=1",
+        "train_dataloader.persistent_workers=True",
+    ]
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command(*arguments, "train_cfg.max_iters=100000"),
+            command(*arguments, *options),
             cwd=tmp_path, env=environment(), stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
-        deadline = time.monotonic() + 200
-        while "Iter(train)" not in log.read_text() and time.monotonic() < deadline:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        try:
+            deadline = time.monotonic() + 200
+            while "Iter(train)" not in log.read_text() and time.monotonic() < deadline:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.2)
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()
     assert "Traceback" not in log.read_text()
-    assert not work_dir.exists()
+    assert [path.name for path in work_dir.iterdir()] == ["encoder.pth"]
+
+
+def test_two_runs_never_share_a_folder(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    (tool.make_run_dir(tmp_path) / "log").touch()
+    with pytest.raises(tool.DemoError, match="File exists"):
+        tool.make_run_dir(tmp_path)
+    assert (tmp_path / "now" / "log").exists()

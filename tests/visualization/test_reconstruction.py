@@ -125,8 +125,9 @@ def test_step_maps_of_segments_share_steps() -> None:
     assert steps.tolist() == [[[3, 1, 2], [3, 1, 2]]]
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("image_size", [(8, 12), (16, 8)])
+@pytest.mark.parametrize(
+    ("channels", "image_size"), [(1, (8, 12)), (3, (16, 8)), (4, (8, 8))]
+)
 def test_sheet_is_a_picture_of_sane_size(
     channels: int, image_size: tuple[int, int]
 ) -> None:

@@ -62,7 +62,7 @@ def launch(tool: Path, *arguments: object) -> subprocess.CompletedProcess:
         [sys.executable, str(tool), *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
 
 

@@ -1,0 +1,104 @@
+"""Opening an image, and saying what is wrong with one that cannot be opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mmcv
+import mmengine.fileio as fileio
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+
+from saim_mm.registry import register
+
+
+class BrokenImageError(ValueError):
+    """One file cannot be loaded as an image.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it, in one line, without the path.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        # !r keeps odd file names (newlines, undecodable bytes) on one printable line.
+        super().__init__(f"{path!r}: {reason}")
+        self.reason = reason
+
+
+def _lacks_jpeg_end(content: bytes) -> bool:
+    """Tells whether a JPEG breaks off before its end-of-image marker.
+
+    OpenCV up to 4.8 decodes such a file into a picture whose rest is grey, without
+    an error; later versions miss some. Whole files nearly always end in the marker,
+    so the search, for cameras that append data of their own, seldom runs.
+    """
+    if not content.startswith(b"\xff\xd8") or content.endswith(b"\xff\xd9"):
+        return False
+    # Skip the header: a thumbnail in it has an end marker too.
+    position = 2
+    while content[position : position + 1] == b"\xff":
+        if content[position + 1 : position + 2] == b"\xda":
+            break
+        size = int.from_bytes(content[position + 2 : position + 4], "big")
+        position += 2 + size
+    return content.rfind(b"\xff\xd9", position) < 0
+
+
+@register("transform")
+class LoadImage(LoadImageFromFile):
+    """Loads an image and rejects files that are not wholly there.
+
+    Like mmcv's ``LoadImageFromFile``, it sets ``img`` ((H, W, 3) uint8 in BGR with the
+    default options), ``img_shape`` and ``ori_shape``, both (H, W). It differs in that
+    a truncated JPEG is an error with any version of OpenCV (see
+    :func:`_lacks_jpeg_end`), and in that errors say what is wrong with the file.
+
+    Args:
+        to_float32: Give float32 instead of uint8, still in [0, 255].
+        color_type: See :func:`mmcv.imfrombytes`.
+        imdecode_backend: See :func:`mmcv.imfrombytes`.
+        backend_args: Options of the mmengine file backend.
+    """
+
+    def __init__(
+        self,
+        to_float32: bool = False,
+        color_type: str = "color",
+        imdecode_backend: str = "cv2",
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            to_float32=to_float32,
+            color_type=color_type,
+            imdecode_backend=imdecode_backend,
+            backend_args=backend_args,
+        )
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Loads the image at ``results["img_path"]`` into ``results``.
+
+        Raises:
+            BrokenImageError: If the file is empty, truncated, or no image.
+            OSError: If the file cannot be read.
+        """
+        path = results["img_path"]
+        content = fileio.get(path, backend_args=self.backend_args)
+        if not content:
+            raise BrokenImageError(path, "empty file")
+        if _lacks_jpeg_end(content):
+            raise BrokenImageError(
+                path, f"truncated JPEG: no end marker in {len(content)} bytes"
+            )
+        image = mmcv.imfrombytes(
+            content, flag=self.color_type, backend=self.imdecode_backend
+        )
+        if image is None:
+            raise BrokenImageError(
+                path,
+                f"truncated or no image: {len(content)} bytes that begin with "
+                f"{content[:12]!r}",
+            )
+        results["img"] = image.astype(np.float32) if self.to_float32 else image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
