@@ -37,7 +37,7 @@ setup: venv  ## Set up .venv for pretraining (mmcv without compiled ops)
 	@$(INSTALL)
 
 setup-test: venv  ## Set up .venv for tests, detection and segmentation (compiles mmcv once)
-	@$(INSTALL) --ops --with test,downstream,demo,dev
+	@$(INSTALL) --ops --with test,downstream,demo,convert,dev
 
 demo: venv  ## Pretrain a small SAIM on sample photographs, or on DATA=FOLDER
 	@$(INSTALL) --with demo

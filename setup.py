@@ -59,6 +59,7 @@ setup(
             "ftfy",
             "regex",
         ],
+        "convert": ["safetensors", "timm", "transformers>=4.53,<5"],
         "test": ["pytest", "scipy"],
     },
 )

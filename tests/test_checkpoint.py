@@ -512,3 +512,14 @@ def test_full_vit_b() -> None:
     ours = conversion.state_dict
     certificate = certify_pretraining(conversion, release, ours, (9, 1.0))
     assert certificate.passed, certificate
+
+
+@pytest.mark.parametrize(("width", "heads"), [(384, 6), (768, 12), (1024, 16), (1280, 16)])
+def test_heads_of_the_standard_vits(width: int, heads: int) -> None:
+    """ViT-H has 80 channels a head, and no shape says so."""
+    state = {
+        "patch_embed.projection.weight": torch.empty(width, 3, 14, 14),
+        "pos_embed": torch.zeros(1, 1 + 4, width),
+        "layers.0.ffn.layers.0.0.weight": torch.empty(4, width),
+    }
+    assert infer_arch(state).num_heads == heads

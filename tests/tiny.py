@@ -50,6 +50,7 @@ def tiny_config(
     loss: str = "l2",
     norm_pix: bool = True,
     smoothing: dict[str, Any] | None = SMOOTHING,
+    query_share: float = 1.0,
     **backbone: Any,
 ) -> dict[str, Any]:
     """Config of a small ``SAIM``: 2 x 3 patches, 4 layers, 16 channels.
@@ -63,6 +64,7 @@ def tiny_config(
         loss: As for ``SAIMHead``.
         norm_pix: As for ``SAIMHead``.
         smoothing: As for ``SAIMHead``.
+        query_share: As for ``SAIM``.
         **backbone: As for :func:`tiny_backbone`.
 
     Returns:
@@ -81,6 +83,7 @@ def tiny_config(
         ),
         order=order,
         segment_size=segment_size,
+        query_share=query_share,
     )
 
 

@@ -13,6 +13,10 @@ from .keymap import count_layers
 from .position import infer_grid
 
 
+#: Width -> heads of the standard ViTs that do not have 64 channels a head.
+_HEADS_OF_WIDTH = {1280: 16}  # ViT-H
+
+
 @dataclass(frozen=True)
 class Arch:
     """The sizes of an encoder, as its tensors tell them."""
@@ -54,7 +58,7 @@ def infer_arch(
         state: State dict.
         prefix: What precedes the encoder's keys.
         num_heads: Number of heads, which no shape tells; by default width / 64, as in
-            every ViT of the paper.
+            ViT-S, -B and -L, or 16 for the width of ViT-H.
 
     Raises:
         CheckpointError: If the number of heads is not given and not width / 64, or
@@ -62,7 +66,7 @@ def infer_arch(
     """
     projection = state[f"{prefix}patch_embed.projection.weight"]
     width, channels, rows, columns = projection.shape
-    heads = num_heads or width // 64
+    heads = num_heads or _HEADS_OF_WIDTH.get(width, width // 64)
     if not heads or width % heads or (num_heads is None and width % 64):
         raise CheckpointError(
             f"num_heads={num_heads} with width {width}: give the number of heads the "

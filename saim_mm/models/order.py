@@ -100,11 +100,21 @@ class PatchOrder(nn.Module):
         """
         if self._content_mask is None:
             return "causal"
-        # A query sees all that precedes its segment: what the token sees that stands
-        # just before the segment begins.
-        length = self.segment_length
-        before = torch.arange(self.num_patches, device=self._content_mask.device)
-        return self._content_mask[before // length * length, :-1]
+        steps = torch.arange(self.num_patches, device=self._content_mask.device)
+        return self.memory_visible_at(steps)
+
+    def memory_visible_at(self, steps: Tensor) -> Tensor:
+        """What the queries of some steps see of the first N content tokens.
+
+        Args:
+            steps: (K,), rising.
+
+        Returns:
+            Boolean (K, N).
+        """
+        # All that precedes the step's segment; content token j is [cls, z_1, ...][j].
+        first = steps // self.segment_length * self.segment_length
+        return torch.arange(self.num_patches, device=steps.device) <= first[:, None]
 
     @property
     def query_visible(self) -> Visible:
@@ -138,6 +148,30 @@ class PatchOrder(nn.Module):
             r = torch.rand(batch_size, num_segments, device=device, generator=generator)
             segments = r.argsort(dim=1)
         return self.patches_of_segment[segments].flatten(1)
+
+    def draw_steps(
+        self,
+        share: float,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> Tensor | None:
+        """Draws the steps whose patches are predicted, all subsets equally likely.
+
+        Args:
+            share: Share of the N steps, in (0, 1].
+            device: Where the steps are needed.
+            generator: As in :meth:`draw`.
+
+        Returns:
+            Steps (K,), rising, or ``None`` for all of them.
+        """
+        count = max(1, round(share * self.num_patches))
+        if count == self.num_patches:
+            return None
+        if generator is None:
+            generator = _step_generator(device)
+        r = torch.rand(self.num_patches, device=device, generator=generator)
+        return r.argsort()[:count].sort().values
 
     def check(self, order: Tensor, batch_size: int) -> Tensor:
         """Returns an order that somebody else made, if it is one.

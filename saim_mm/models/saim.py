@@ -38,6 +38,10 @@ class SAIM(BaseSelfSupervisor):
         order: ``stochastic`` (the paper), ``raster`` or ``segments``; see
             :class:`PatchOrder`.
         segment_size: Rows and columns of a segment, in patches; for ``segments`` only.
+        query_share: Share of the patches that are predicted at each training step, in
+            (0, 1], drawn anew each time. The queries of a layer do not see each other,
+            so the loss stays an unbiased estimate, at a cost that falls with the share.
+            1 is the paper.
         data_preprocessor: By default mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg: Initialisation config.
 
@@ -54,6 +58,7 @@ class SAIM(BaseSelfSupervisor):
         head: ModuleConfig,
         order: OrderKind = "stochastic",
         segment_size: tuple[int, int] | None = None,
+        query_share: float = 1.0,
         data_preprocessor: ModuleConfig | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -87,6 +92,8 @@ class SAIM(BaseSelfSupervisor):
         )
         self.order = PatchOrder(order, tuple(backbone.patch_resolution), segment_size)
         _check_depth(self.neck.depth, backbone.num_layers, order)
+        _check_query_share(query_share, self.neck.depth, len(self.head.projector.layers))
+        self.query_share = query_share
         # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
         backbone.pos_embed.requires_grad_(False)
 
@@ -108,8 +115,10 @@ class SAIM(BaseSelfSupervisor):
             ``dict(loss=...)``, a float32 scalar.
         """
         order = self._resolve_order(inputs, data_samples, order)
-        queries = self._queries(inputs, order)
-        loss = self.head.loss(queries, inputs, order, self.order.query_visible)
+        steps = self.order.draw_steps(self.query_share, inputs.device)
+        queries = self._queries(inputs, order, steps)
+        asked = order if steps is None else order[:, steps]
+        loss = self.head.loss(queries, inputs, asked, self.order.query_visible)
         return dict(loss=loss)
 
     @torch.no_grad()
@@ -128,15 +137,16 @@ class SAIM(BaseSelfSupervisor):
         queries = self._queries(inputs, order)
         return unsort_tokens(self.head(queries, self.order.query_visible), order)
 
-    def _queries(self, inputs: Tensor, order: Tensor) -> Tensor:
-        """Both streams: images and their orders -> sorted queries (B, N, D)."""
+    def _queries(
+        self, inputs: Tensor, order: Tensor, steps: Tensor | None = None
+    ) -> Tensor:
+        """Both streams: images and orders -> sorted queries (B, N, D), or of K steps."""
         states = self.backbone(inputs, order, self.order.content_visible)
-        return self.neck(
-            states,
-            self.backbone.sorted_positions(order),
-            self.backbone.layers,
-            self.order.memory_visible,
-        )
+        visible = self.order.memory_visible
+        if steps is not None:
+            order, visible = order[:, steps], self.order.memory_visible_at(steps)
+        positions = self.backbone.sorted_positions(order)
+        return self.neck(states, positions, self.backbone.layers, visible)
 
     def _resolve_order(
         self,
@@ -229,4 +239,19 @@ def _check_depth(depth: int, num_layers: int, order: OrderKind) -> None:
         raise ValueError(
             f"SAIMNeck depth=0 with order={order!r}: without a query stream nothing "
             "tells the encoder which patch comes next; set order='raster' or depth>=1."
+        )
+
+
+def _check_query_share(share: float, depth: int, projector_layers: int) -> None:
+    """Refuses a share that is none, or that would change the loss."""
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"query_share={share} must be greater than 0 and at most 1; 1 predicts "
+            "every patch at every step."
+        )
+    if share < 1 and (depth == 0 or projector_layers):
+        raise ValueError(
+            f"query_share={share} needs a decoder and a projector whose queries do not "
+            "see each other; set neck.depth>=1 and projector='mlp' or 'linear', or "
+            "query_share=1."
         )
