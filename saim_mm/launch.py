@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist
+from mmengine.runner import Runner
 
 #: Options of ``AmpOptimWrapper`` that ``OptimWrapper`` does not know.
 _AMP_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
@@ -168,6 +169,20 @@ def _replace_sync_norms(node: Any) -> int:
     if isinstance(node, (list, tuple)):
         count += sum(_replace_sync_norms(value) for value in node)
     return count
+
+
+def check_training_data(runner: Runner) -> None:
+    """Stops a run that has nothing to train on; some samplers would wait for ever.
+
+    Raises:
+        ValueError: If the dataset is empty.
+    """
+    dataset = runner.train_loop.dataloader.dataset
+    if len(dataset) == 0:
+        raise ValueError(
+            f"{type(dataset).__name__} holds no training image; check data_root, "
+            "data_prefix and ann_file of train_dataloader.dataset."
+        )
 
 
 def connect(launcher: str, dist_cfg: dict[str, Any] | None = None) -> None:

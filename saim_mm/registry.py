@@ -18,6 +18,7 @@ SCOPE = "saim_mm"
 DATASETS = Registry("dataset", parent=root.DATASETS, scope=SCOPE)
 DATA_SAMPLERS = Registry("data sampler", parent=root.DATA_SAMPLERS, scope=SCOPE)
 HOOKS = Registry("hook", parent=root.HOOKS, scope=SCOPE)
+LOOPS = Registry("loop", parent=root.LOOPS, scope=SCOPE)
 METRICS = Registry("metric", parent=root.METRICS, scope=SCOPE)
 MODELS = Registry("model", parent=root.MODELS, scope=SCOPE)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
@@ -29,6 +30,7 @@ _BY_KIND: dict[str, Registry] = {
     "dataset": DATASETS,
     "data_sampler": DATA_SAMPLERS,
     "hook": HOOKS,
+    "loop": LOOPS,
     "metric": METRICS,
     "model": MODELS,
     "optim_wrapper_constructor": OPTIM_WRAPPER_CONSTRUCTORS,

@@ -514,7 +514,9 @@ def test_full_vit_b() -> None:
     assert certificate.passed, certificate
 
 
-@pytest.mark.parametrize(("width", "heads"), [(384, 6), (768, 12), (1024, 16), (1280, 16)])
+@pytest.mark.parametrize(
+    ("width", "heads"), [(384, 6), (768, 12), (1024, 16), (1280, 16)]
+)
 def test_heads_of_the_standard_vits(width: int, heads: int) -> None:
     """ViT-H has 80 channels a head, and no shape says so."""
     state = {

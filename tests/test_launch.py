@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -80,3 +82,17 @@ def test_fit_to_cuda_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     before = cfg.to_dict()
     assert launch.fit_to_machine(cfg) == []
     assert cfg.to_dict() == before
+
+
+class NoImages(torch.utils.data.Dataset):
+    """A dataset of length zero."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_no_training_data_stops_the_run() -> None:
+    """An endless sampler over nothing would hang instead."""
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=NoImages()))
+    with pytest.raises(ValueError, match="NoImages holds no training image"):
+        launch.check_training_data(SimpleNamespace(train_loop=loop))

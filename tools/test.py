@@ -57,20 +57,25 @@ def load_config(args: argparse.Namespace) -> Config:
         args.work_dir or cfg.get("work_dir") or launch.default_work_dir(args.config)
     )
     if args.show_dir:
-        hook = cfg.default_hooks.get("visualization")
-        if hook is None:
-            raise ValueError(
-                f"--show-dir needs default_hooks.visualization, which {args.config} "
-                "does not set."
-            )
-        # mmpretrain calls it enable and out_dir, mmdet and mmseg draw and test_out_dir.
-        ours = cfg.default_scope == "mmpretrain"
-        hook.update(
-            {"enable": True, "out_dir": args.show_dir}
-            if ours
-            else {"draw": True, "test_out_dir": args.show_dir}
-        )
+        draw_predictions(cfg, args.show_dir)
     return cfg
+
+
+def draw_predictions(cfg: Config, folder: str) -> None:
+    """Switches on the pictures, which each OpenMMLab project calls by other names."""
+    hook = cfg.default_hooks.get("visualization")
+    if hook is None:
+        raise ValueError(
+            f"--show-dir needs default_hooks.visualization, which {cfg.filename} does "
+            "not set."
+        )
+    if cfg.default_scope == "mmdet":
+        hook.update(draw=True, test_out_dir=os.path.abspath(folder))
+    elif cfg.default_scope == "mmseg":
+        hook.update(draw=True)
+        cfg.visualizer.save_dir = folder
+    else:
+        hook.update(enable=True, out_dir=folder)
 
 
 def main() -> None:

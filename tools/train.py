@@ -84,6 +84,7 @@ def main() -> None:
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     for line in [*changes, batch.describe()]:
         runner.logger.info(line)
+    launch.check_training_data(runner)
     runner.train()
 
 

@@ -1,6 +1,5 @@
 _base_ = "runtime.py"
 
-custom_imports = dict(imports=["saim_mm", "saim_mm.datasets.check_labels"])
 default_scope = "mmseg"
 
 default_hooks = dict(

@@ -12,7 +12,6 @@ from .files import CheckpointError
 from .keymap import count_layers
 from .position import infer_grid
 
-
 #: Width -> heads of the standard ViTs that do not have 64 channels a head.
 _HEADS_OF_WIDTH = {1280: 16}  # ViT-H
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .check_labels import CheckLabels
 from .image_files import IMAGE_SUFFIXES, list_images
 from .load_image import BrokenImageError, LoadImage
 from .synthetic_images import SyntheticImages
@@ -9,6 +10,7 @@ from .unlabeled_images import TooManyBrokenImages, UnlabeledImages
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "CheckLabels",
     "BrokenImageError",
     "LoadImage",
     "SyntheticImages",

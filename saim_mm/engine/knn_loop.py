@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.model import is_model_wrapper
-from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
 
 from ..checkpoint import load_encoder
 from ..evaluation import FeatureExtractor, Pool, knn_scores
+from ..registry import register
 
 
-@LOOPS.register_module()
+@register("loop")
 class KNNLoop(TestLoop):
     """Labels the test images by their nearest neighbours in another set.
 

@@ -92,7 +92,7 @@ class SAIM(BaseSelfSupervisor):
         )
         self.order = PatchOrder(order, tuple(backbone.patch_resolution), segment_size)
         _check_depth(self.neck.depth, backbone.num_layers, order)
-        _check_query_share(query_share, self.neck.depth, len(self.head.projector.layers))
+        _check_query_share(query_share, self.neck.depth, self.head)
         self.query_share = query_share
         # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
         backbone.pos_embed.requires_grad_(False)
@@ -140,7 +140,7 @@ class SAIM(BaseSelfSupervisor):
     def _queries(
         self, inputs: Tensor, order: Tensor, steps: Tensor | None = None
     ) -> Tensor:
-        """Both streams: images and orders -> sorted queries (B, N, D), or of K steps."""
+        """Both streams: images and orders -> sorted queries of N or K steps."""
         states = self.backbone(inputs, order, self.order.content_visible)
         visible = self.order.memory_visible
         if steps is not None:
@@ -242,14 +242,14 @@ def _check_depth(depth: int, num_layers: int, order: OrderKind) -> None:
         )
 
 
-def _check_query_share(share: float, depth: int, projector_layers: int) -> None:
+def _check_query_share(share: float, depth: int, head: BaseModule) -> None:
     """Refuses a share that is none, or that would change the loss."""
     if not 0 < share <= 1:
         raise ValueError(
             f"query_share={share} must be greater than 0 and at most 1; 1 predicts "
             "every patch at every step."
         )
-    if share < 1 and (depth == 0 or projector_layers):
+    if share < 1 and (depth == 0 or len(head.projector.layers)):
         raise ValueError(
             f"query_share={share} needs a decoder and a projector whose queries do not "
             "see each other; set neck.depth>=1 and projector='mlp' or 'linear', or "
