@@ -30,7 +30,9 @@ data_preprocessor = dict(
 
 # Data: a dozen images cannot fill an epoch, so they are drawn without end.
 train_dataloader = dict(
-    batch_size=32,
+    # The time is short, and steps are worth more than images in it: 720 x 16 ends at a
+    # loss of 0.57, 360 x 32 at 0.60.
+    batch_size=16,
     num_workers=1,  # crops cost a tenth of a training step, which wants both cores
     persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),
@@ -57,15 +59,15 @@ train_dataloader = dict(
 )
 
 # Schedule: few steps, so a high rate and a short warm-up.
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=360)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=700)
 optim_wrapper = dict(
     type="OptimWrapper",  # float32: there is no mixed precision on a CPU
     constructor="SAIMOptimWrapperConstructor",
     optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05),
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=20),
-    dict(type="CosineAnnealingLR", eta_min=0.0, by_epoch=False, begin=20),
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=40),
+    dict(type="CosineAnnealingLR", eta_min=0.0, by_epoch=False, begin=40),
 ]
 
 # Log: every iteration as it is, with the time that is left.

@@ -1,14 +1,15 @@
 #!/usr/bin/env python
 """Times training steps of a detector, and measures their memory, against a plain ViT.
 
-Each variant runs in a process of its own, so that none profits from what another one
-allocated, and all see the same made-up images of the config's size.
+Each variant lives in a process of its own, so that none profits from what another one
+allocated, and all see the same made-up images of the config's size. They step in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import platform
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import turn_on_activation_checkpointing
@@ -89,41 +92,76 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Trains one variant for some steps; runs in a process of its own."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cfg = load_config(args)
-    VARIANTS[name](cfg.model.backbone)
-    init_default_scope(cfg.default_scope)
-    from mmdet.registry import MODELS  # after the scope is set, and only in here
+class Trial:
+    """A variant that trains step by step; it lives in a process of its own."""
 
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    model.to(device).train()
-    if cfg.get("activation_checkpointing"):
-        turn_on_activation_checkpointing(model, cfg.activation_checkpointing)
-    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    data = made_up_batch(args.batch_size, cfg.model.data_preprocessor.pad_size_divisor)
+    #: The one of this process.
+    current: Trial
 
-    before = memory_mib(device)
-    seconds = []
-    for _ in range(args.warm_up + args.steps):
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # It logs a line for each parameter.
+        MMLogger.get_current_instance().setLevel(logging.WARNING)
+        cfg = load_config(args)
+        VARIANTS[name](cfg.model.backbone)
+        init_default_scope(cfg.default_scope)
+        from mmdet.registry import MODELS
+
+        torch.manual_seed(0)
+        self.model = MODELS.build(cfg.model)
+        self.model.init_weights()
+        self.model.to(self.device).train()
+        if cfg.get("activation_checkpointing"):
+            turn_on_activation_checkpointing(self.model, cfg.activation_checkpointing)
+        self.optim_wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
+        size = cfg.model.data_preprocessor.pad_size_divisor
+        self.data = made_up_batch(args.batch_size, size)
+
+    def step(self) -> float:
+        """Trains a step; returns its seconds."""
         start = time.perf_counter()
-        model.train_step(data, optim_wrapper)
-        if device.type == "cuda":
+        self.model.train_step(self.data, self.optim_wrapper)
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    timed = seconds[args.warm_up :]
-    return dict(
-        variant=name,
-        seconds_per_step=round(statistics.median(timed), 4),
-        fastest=round(min(timed), 4),
-        slowest=round(max(timed), 4),
-        peak_mib=round(memory_mib(device)),
-        before_first_step_mib=round(before),
-        parameters=sum(p.numel() for p in model.parameters()),
-    )
+        return time.perf_counter() - start
+
+
+def prepare(name: str, args: argparse.Namespace) -> float:
+    """Builds the trial of this process; returns its MiB."""
+    Trial.current = Trial(name, args)
+    return memory_mib(Trial.current.device)
+
+
+def step() -> tuple[float, float]:
+    """Seconds of a step, and the most MiB so far."""
+    trial = Trial.current
+    return trial.step(), memory_mib(trial.device)
+
+
+def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Steps all variants in turn, so that a busy machine hits them alike."""
+    with ExitStack() as stack:
+        context = multiprocessing.get_context("spawn")
+        pools = {name: stack.enter_context(context.Pool(1)) for name in VARIANTS}
+        built = {name: p.apply(prepare, (name, args)) for name, p in pools.items()}
+        rounds = [
+            {name: pool.apply(step) for name, pool in pools.items()}
+            for _ in range(args.warm_up + args.steps)
+        ]
+    results = []
+    for name in VARIANTS:
+        seconds = [steps[name][0] for steps in rounds[args.warm_up :]]
+        results.append(
+            dict(
+                variant=name,
+                seconds_per_step=round(statistics.median(seconds), 4),
+                fastest=round(min(seconds), 4),
+                slowest=round(max(seconds), 4),
+                peak_mib=round(rounds[-1][name][1]),
+                built_mib=round(built[name]),
+            )
+        )
+    return results
 
 
 def memory_mib(device: torch.device) -> float:
@@ -205,17 +243,11 @@ def main() -> None:
     """Measures every variant, prints and records."""
     args = parse_args()
     record = circumstances(args)
-    record["results"] = []
-    context = multiprocessing.get_context("spawn")
-    for name in VARIANTS:
-        with context.Pool(1) as pool:
-            result = pool.apply(measure, (name, args))
-        record["results"].append(result)
+    record["results"] = measure_all(args)
+    for result in record["results"]:
         print(
-            f"{name:32s}{result['seconds_per_step']:9.3f} s/step"
-            f"{result['peak_mib']:8d} MiB peak"
-            f" ({result['before_first_step_mib']} before the first step)",
-            flush=True,
+            f"{result['variant']:32s}{result['seconds_per_step']:9.3f} s/step"
+            f"{result['peak_mib']:8d} MiB peak ({result['built_mib']} when built)"
         )
     if args.out:
         Path(args.out).write_text(json.dumps(record, indent=2) + "\n")

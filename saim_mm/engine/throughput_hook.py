@@ -1,0 +1,150 @@
+"""How fast training goes: images per second, model FLOPs utilisation, waiting share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from ..models import SAIM
+from ..registry import register
+from .flops import known_peak_tflops, saim_flops
+
+
+class _Iteration(NamedTuple):
+    """One training iteration of this process; ``seconds`` includes ``waited``."""
+
+    images: int
+    seconds: float
+    waited: float
+
+
+@register("hook")
+class ThroughputHook(Hook):
+    """Logs the speed of any training run, whatever the model.
+
+    To the log, ``scalars.json`` and TensorBoard it adds, over the last iterations:
+
+    * ``images_per_s``: images per second, all processes together.
+    * ``mfu``: model FLOPs utilisation, that is the operations that a step of the model
+      needs (:func:`saim_mm.engine.flops.saim_flops`) over what the GPU could have done
+      meanwhile, in [0, 1]. For SAIM models only, and only where the peak is known.
+    * ``data_share``: share of the time spent waiting for the loader, in [0, 1].
+
+    A log line tells of the iterations before its own, as the logger comes first.
+    Validation between iterations is left out; checkpoints and other hooks count.
+
+    It reads the host's clock and never waits for the device. Where nothing else does in
+    a step either, the host runs ahead, and ``data_share`` is an upper bound of what the
+    device lost.
+
+    Args:
+        window: Number of iterations that are averaged.
+        peak_tflops: Peak of one GPU in TFLOP/s, for the type that is trained in. By
+            default that of dense 16-bit products, for GPUs that are known by name.
+
+    Raises:
+        ValueError: If the window or the peak is not positive.
+    """
+
+    # After all others, so that their time is not taken for the loader's.
+    priority = "LOWEST"
+
+    def __init__(self, window: int = 100, peak_tflops: float | None = None) -> None:
+        if not isinstance(window, int) or window < 1:
+            raise ValueError(
+                f"window={window!r} must be a positive number of iterations, such as "
+                "100"
+            )
+        if peak_tflops is not None and not peak_tflops > 0:
+            raise ValueError(
+                f"peak_tflops={peak_tflops!r} must be positive, such as 989 for an "
+                "H100 in bfloat16; leave it out if it is unknown."
+            )
+        self.peak_tflops = peak_tflops
+        self._iterations: deque[_Iteration] = deque(maxlen=window)
+        self._flops_per_image = 0
+        self._peak_flops: float | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds out what a step costs and what the device can do."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._iterations.clear()
+        self._peak_flops = None
+        peak = self.peak_tflops
+        if peak is None and torch.cuda.is_available():
+            peak = known_peak_tflops(torch.cuda.get_device_name())
+        if peak is None or not isinstance(model, SAIM):
+            return
+        self._flops_per_image = saim_flops(model).step
+        self._peak_flops = peak * 1e12
+        runner.logger.info(
+            f"mfu: {self._flops_per_image / 1e9:.1f} GFLOP per image and step, of "
+            f"{peak:g} TFLOP/s per process."
+        )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Starts to wait for the first batch."""
+        self._since = perf_counter()
+
+    def after_val(self, runner: Runner) -> None:
+        """Waits anew after a validation between two iterations."""
+        self._since = perf_counter()
+
+    def before_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+    ) -> None:
+        """Notes how long the batch took to come."""
+        self._waited = perf_counter() - self._since
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: dict | Sequence | None = None,
+    ) -> None:
+        """Hands the figures to the logger, and waits for the next batch."""
+        now = perf_counter()
+        self._iterations.append(
+            _Iteration(_count_images(data_batch), now - self._since, self._waited)
+        )
+        # Not resumed: another machine's speed means nothing here.
+        runner.message_hub.update_scalars(self._figures(), resumed=False)
+        self._since = perf_counter()
+
+    def _figures(self) -> dict[str, float]:
+        images, seconds, waited = (
+            sum(values) for values in zip(*self._iterations, strict=True)
+        )
+        if not seconds:
+            return {}
+        figures = {"train/data_share": waited / seconds}
+        if images:
+            figures["train/images_per_s"] = images * get_world_size() / seconds
+        if images and self._peak_flops:
+            flops = images * self._flops_per_image
+            figures["train/mfu"] = flops / seconds / self._peak_flops
+        return figures
+
+
+def _count_images(data_batch: Any) -> int:
+    """Images in a batch as OpenMMLab's loaders collate it; 0 if it has another form."""
+    if not isinstance(data_batch, dict):
+        return 0
+    # The samples first: with several views of an image the inputs are one per view.
+    for part in ("data_samples", "inputs"):
+        images = data_batch.get(part)
+        if isinstance(images, (list, tuple, torch.Tensor)):
+            return len(images)
+    return 0

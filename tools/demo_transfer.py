@@ -1,0 +1,239 @@
+#!/usr/bin/env python
+"""Shows on a CPU, in a quarter of an hour, what a pretrained encoder is good for.
+
+It makes labelled images (textured shapes over sample photographs; nothing is
+downloaded), pretrains a small SAIM on unlabelled ones, and learns four tasks from few
+labels, once from that encoder and once from a random one with the same budget: a probe
+of frozen features, fine-tuning, detection (Mask R-CNN) and segmentation (UperNet).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import cv2
+from demo import (
+    PHOTO_SIZE,
+    DemoError,
+    make_run_dir,
+    removed_if_stopped,
+    sample_photos,
+)
+from mmengine.config import DictAction
+
+from demo_transfer import tasks
+from demo_transfer.files import Sizes, choose_labels, write_data
+from demo_transfer.report import PRETRAINED, RANDOM, Results, Sheet
+from demo_transfer.shapes import SceneMaker
+from saim_mm.visualization import save_png
+
+#: Labels of each class that a classifier learns from.
+LABELS_PER_CLASS = 30
+#: What a run leaves in the work dir besides a folder of its own.
+RESULTS = ("table.md", "results.json", "predictions.png", "encoder.pth")
+#: Everything that Runner and the libraries print.
+LOG = "log.txt"
+
+T = TypeVar("T")
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line; argparse ends on its own with exit code 2."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("work_dirs/demo_transfer"),
+        help="where the results go (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        help="of labels, heads, random encoders and orders (default: 0 1 2)",
+    )
+    for name, default in vars(Sizes()).items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"images; see Sizes in demo_transfer/files.py (default: {default})",
+        )
+    parser.add_argument(
+        "--labels-per-class", type=int, default=LABELS_PER_CLASS, metavar="N"
+    )
+    for name in ("pretrain", *(task.name for task in tasks.FINE_TUNED)):
+        parser.add_argument(
+            f"--{name}-options",
+            nargs="+",
+            action=DictAction,
+            default={},
+            metavar="KEY=VALUE",
+            help=f"override settings of the config of {name}",
+        )
+    return parser.parse_args()
+
+
+def make_data(data: Path, args: argparse.Namespace) -> None:
+    """Makes the images from the sample photographs."""
+    photos = []
+    for path in sample_photos():
+        photo = cv2.imread(str(path))
+        scale = PHOTO_SIZE / min(photo.shape[:2])
+        photos.append(
+            cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        )
+    sizes = Sizes(**{name: getattr(args, name) for name in vars(Sizes())})
+    write_data(SceneMaker(photos), data, sizes)
+
+
+
+class Stopwatch:
+    """Says what is being done, and how long it took.
+
+    Args:
+        console: Where to; everything else that is printed goes to a log.
+    """
+
+    def __init__(self, console: TextIO) -> None:
+        self.console = console
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, work: Callable[..., T], *args: Any, note: str = "") -> T:
+        """Calls ``work(*args)``; times of the same name add up."""
+        print(f"{name}{note} ...", end=" ", file=self.console, flush=True)
+        started = time.perf_counter()
+        result = work(*args)
+        seconds = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0) + seconds
+        print(f"{seconds:.0f} s", file=self.console, flush=True)
+        return result
+
+
+def probe_encoders(
+    args: argparse.Namespace,
+    data: Path,
+    encoders: dict[str, list[Path]],
+    results: Results,
+) -> None:
+    """Probes the frozen features of the encoder of each seed."""
+    heads = tasks.num_heads(args.pretrain_options)
+    for column, files in encoders.items():
+        for i, (seed, encoder) in enumerate(zip(args.seeds, files, strict=True)):
+            if i == 0 or encoder != files[i - 1]:  # else they are the same
+                train = tasks.extract(encoder, data, "train", heads)
+                val = tasks.extract(encoder, data, "val", heads)
+            chosen = choose_labels(data, seed, args.labels_per_class)
+            found = tasks.probe(train, val, chosen, seed)
+            for row, value in zip(tasks.PROBES, found, strict=True):
+                results.add(row, column, value)
+
+
+def fine_tune_encoders(
+    args: argparse.Namespace,
+    data: Path,
+    encoders: dict[str, list[Path]],
+    results: Results,
+    sheet: Sheet,
+    watch: Stopwatch,
+) -> None:
+    """Trains each task from the encoder of each seed."""
+    for task in tasks.FINE_TUNED:
+        options = getattr(args, f"{task.name}_options")
+        for i, seed in enumerate(args.seeds):
+            for column, files in encoders.items():
+                folder = data.parent / f"{task.name}_{column.split()[0]}_{seed}"
+                runner = watch.run(
+                    task.name, tasks.fine_tune, task, files[i], data, folder, seed,
+                    options, note=f", {column}, seed {seed}",
+                )  # fmt: skip
+                for row, value in tasks.judge(task, runner).items():
+                    results.add(row, column, value)
+                if i == 0 and task is not tasks.CLASSIFY:
+                    sheet.add(f"{task.name}, {column}", runner)
+
+
+def run(args: argparse.Namespace, run_dir: Path, console: TextIO) -> Results:
+    """Makes the data, pretrains, compares and writes the results."""
+    watch, results, sheet = Stopwatch(console), Results(), Sheet()
+    data = run_dir / "data"
+    watch.run("making images", make_data, data, args)
+    pretrained = watch.run(
+        "pretraining", tasks.pretrain, data, run_dir, args.pretrain_options,
+        note=f" (progress in {run_dir / LOG})",
+    )  # fmt: skip
+    encoders = {
+        RANDOM: [
+            tasks.random_encoder(run_dir / f"random_{seed}", seed, args.pretrain_options)
+            for seed in args.seeds
+        ],
+        PRETRAINED: [pretrained] * len(args.seeds),
+    }
+    watch.run("probing", probe_encoders, args, data, encoders, results)
+    fine_tune_encoders(args, data, encoders, results, sheet, watch)
+    write_results(run_dir, args, results, sheet, watch)
+    return results
+
+
+def write_results(
+    run_dir: Path,
+    args: argparse.Namespace,
+    results: Results,
+    sheet: Sheet,
+    watch: Stopwatch,
+) -> None:
+    """Writes table, numbers and picture, and copies all results to the work dir."""
+    settings = {k: v for k, v in vars(args).items() if k != "work_dir"}
+    content = dict(settings=settings, seconds=watch.seconds, percent=results.rows)
+    (run_dir / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    (run_dir / "table.md").write_text(results.table() + "\n")
+    save_png(sheet.image(), run_dir / "predictions.png")
+    for name in RESULTS:
+        shutil.copy2(run_dir / name, args.work_dir / name)
+
+
+def summary(results: Results, minutes: float, args: argparse.Namespace) -> str:
+    """What the user reads at the end."""
+    clear = "clearly wins" if results.wins_clearly(tasks.PROBES[0]) else "does NOT win"
+    return f"""
+{results.table()}
+
+Percent, mean +- standard deviation over seeds {args.seeds}; {minutes:.1f} minutes.
+The pretrained encoder {clear} on the linear probe (its worst seed against the best).
+
+  table        {args.work_dir / "table.md"}
+  numbers      {args.work_dir / "results.json"}
+  predictions  {args.work_dir / "predictions.png"}
+  encoder      {args.work_dir / "encoder.pth"}"""
+
+
+def main() -> int:
+    """Returns the exit code: 2 for unusable input, 130 after Ctrl-C."""
+    args, started, console = parse_args(), time.perf_counter(), sys.stdout
+    try:
+        run_dir = make_run_dir(args.work_dir)
+        with removed_if_stopped(run_dir), tasks.output_to(run_dir / LOG):
+            results = run(args, run_dir, console)
+    except DemoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; this run leaves nothing behind.", file=sys.stderr)
+        return 130
+    print(summary(results, (time.perf_counter() - started) / 60, args))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
