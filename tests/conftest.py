@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 
 # Tiny tensors: a second thread costs more than it brings.
 torch.set_num_threads(1)
@@ -21,6 +22,13 @@ def quiet_mmengine() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_default_scope() -> Iterator[None]:
+    """Forgets the scope that a test's Runner made the default of its process."""
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="CheckpointHook", interval=10, max_keep_ckpts=3),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    throughput=dict(type="ThroughputHook"),
 )
 custom_hooks = [dict(type="BrokenImageHook")]
 

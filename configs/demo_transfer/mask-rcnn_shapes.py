@@ -82,6 +82,7 @@ test_dataloader = dict(
         metainfo=dict(classes=__classes),
         pipeline=[
             dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale=(64, 64), keep_ratio=True),  # tells the scale
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(
                 type="PackDetInputs",

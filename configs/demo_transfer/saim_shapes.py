@@ -9,9 +9,29 @@ model = dict(
         ),
     ),
     neck=dict(depth=2),  # half the paper's share leaves time for more steps
+    head=dict(smoothing=dict(kernel_size=9, sigma=1.0)),
 )
 train_dataloader = dict(
-    batch_size=64,
-    dataset=dict(data_root="work_dirs/demo_transfer/data/unlabelled"),
+    # Small batches: in minutes, the number of steps counts.
+    batch_size=32,
+    dataset=dict(
+        data_root="work_dirs/demo_transfer/data/unlabelled",
+        pipeline=[
+            dict(type="LoadImage"),
+            # The objects keep their shape and most of their size.
+            dict(
+                type="RandomResizedCrop",
+                scale=64,
+                crop_ratio_range=(0.6, 1.0),
+                aspect_ratio_range=(1.0, 1.0),
+                backend="pillow",
+                interpolation="bicubic",
+            ),
+            dict(type="RandomFlip", prob=0.5),
+            dict(type="PackInputs"),
+        ],
+    ),
 )
-train_cfg = dict(max_iters=1000)
+train_cfg = dict(max_iters=1600)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+default_hooks = dict(logger=dict(interval=20))

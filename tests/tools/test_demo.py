@@ -199,6 +199,8 @@ def test_interrupt_leaves_no_mess(tmp_path: Path) -> None:
             command(*arguments, *options),
             cwd=tmp_path, env=environment(), stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A suite that runs in the background ignores Ctrl-C, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         try:
             deadline = time.monotonic() + 200

@@ -8,40 +8,27 @@ are the host's. Gradient accumulation is switched off: every step updates.
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
-import statistics
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from _benchmark import (
-    Clock,
-    Mark,
-    circumstances,
-    measured_peak,
-    most_allocated,
-    resident_bytes,
-)
+import torch._dynamo.utils
+from _benchmark import circumstances, measured_peak
+from _pretrain_trials import build_trials, measure
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, turn_on_activation_checkpointing
+from mmengine.utils.dl_utils import set_multi_processing
 from mmpretrain.registry import MODELS
-from torch import Tensor
 
 from saim_mm import launch
 from saim_mm.engine.flops import known_peak_tflops, saim_flops
 from saim_mm.models import SAIM
-from saim_mm.models.layers import StreamLayer
-from saim_mm.reference import reference_loss
 
-_PARTS = ("forward", "backward", "optimiser")
 _DTYPES = ("float32", "bfloat16", "float16")
 _AMP_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
 
@@ -96,9 +83,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-# --- what is measured ---------------------------------------------------------------
-
-
 def load_config(args: argparse.Namespace) -> Config:
     """The config, bent to the machine and the command line."""
     cfg = Config.fromfile(args.config)
@@ -128,15 +112,17 @@ def _dtype_of(wrapper: dict[str, Any]) -> str:
 
 
 def _made_up(cfg: Config, num_images: int) -> dict[str, Any]:
-    """Patterns a bit larger than the model's images; nothing is read or decoded."""
-    transforms = cfg.train_dataloader.dataset.pipeline
+    """Patterns instead of files, so nothing is read or decoded."""
+    transforms = [
+        transform
+        for transform in cfg.train_dataloader.dataset.pipeline
+        if not transform.type.startswith("LoadImage")
+    ]
+    size = _image_size(cfg)
+    if any(transform.type == "RandomResizedCrop" for transform in transforms):
+        size = (size[0] * 8 // 7, size[1] * 8 // 7)  # something to crop from
     return dict(
-        type="SyntheticImages",
-        num_images=num_images,
-        size=[side * 8 // 7 for side in _image_size(cfg)]
-        if any(t.type == "RandomResizedCrop" for t in transforms)
-        else _image_size(cfg),
-        pipeline=[t for t in transforms if not t.type.startswith("LoadImage")],
+        type="SyntheticImages", num_images=num_images, size=size, pipeline=transforms
     )
 
 
@@ -190,130 +176,6 @@ def _endless(loader: Iterable) -> Iterator:
         yield from loader
 
 
-def fast_loss(model: SAIM, data: dict[str, Any]) -> Tensor:
-    """The loss as it is trained with."""
-    return model(**data, mode="loss")["loss"]
-
-
-def slow_loss(model: SAIM, data: dict[str, Any]) -> Tensor:
-    """The loss of the same orders as the release would compute it."""
-    images, order = data["inputs"], model.order
-    steps = order.draw(len(images), images.device).argsort(dim=1)
-    steps = steps // order.segment_length * order.segment_length
-    return reference_loss(model, images, steps)
-
-
-@dataclass
-class Trial:
-    """A way to compute the loss, with its own copy of the weights, step by step."""
-
-    name: str
-    compute: Callable[[SAIM, dict[str, Any]], Tensor]
-    model: SAIM
-    optim_wrapper: OptimWrapper
-    autocast: AbstractContextManager
-    marks: list[tuple[Mark, ...]] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
-
-    def step(self, batch: dict[str, Any], clock: Clock) -> None:
-        """Trains a step, as ``BaseModel.train_step`` does."""
-        torch.manual_seed(len(self.losses))  # the same orders in all trials
-        marks = [clock.mark()]
-        with self.optim_wrapper.optim_context(self.model), self.autocast:
-            data = self.model.data_preprocessor(batch, True)
-            loss = self.compute(self.model, data)
-        marks.append(clock.mark())
-        self.optim_wrapper.backward(loss)
-        marks.append(clock.mark())
-        self.optim_wrapper.step()
-        self.optim_wrapper.zero_grad()
-        marks.append(clock.mark())
-        self.marks.append(tuple(marks))
-        self.losses.append(loss.detach())
-
-
-def build_trials(
-    cfg: Config, args: argparse.Namespace, device: torch.device
-) -> list[Trial]:
-    """The model, and beside it the reference with the same weights if asked for."""
-    torch.manual_seed(0)
-    models = [build_model(cfg, device)]
-    computes: list[tuple[str, Callable]] = [("saim_mm", fast_loss)]
-    if args.against:
-        models.append(copy.deepcopy(models[0]))
-        computes.append(("reference", slow_loss))
-    if args.compile:
-        for module in models[0].modules():
-            if isinstance(module, StreamLayer):
-                module.compile()
-    autocast: AbstractContextManager = nullcontext()
-    if args.dtype == "bfloat16" and cfg.optim_wrapper.type == "OptimWrapper":
-        autocast = torch.autocast(device.type, torch.bfloat16)
-    return [
-        Trial(*compute, model, build_optim_wrapper(model, cfg.optim_wrapper), autocast)
-        for compute, model in zip(computes, models, strict=True)
-    ]
-
-
-# --- how it is measured -------------------------------------------------------------
-
-
-def measure(
-    trials: list[Trial], data: Iterator, args: argparse.Namespace, device: torch.device
-) -> tuple[list[dict[str, Any]], float]:
-    """Steps the trials in turn on the same batches.
-
-    Returns:
-        A result for each trial, and the seconds of the very first step, in which
-        layers are compiled.
-    """
-    clock, waits = Clock(device), []
-    first = 0.0
-    for number in range(args.warm_up + args.steps):
-        start = clock.mark()
-        batch = next(data)
-        waits.append((start, clock.mark()))
-        for trial in trials:
-            trial.step(batch, clock)
-        if not number:
-            clock.wait()
-            first = clock.seconds(trials[0].marks[0][0], trials[0].marks[0][-1])
-    clock.wait()
-    waited = [clock.seconds(*wait) for wait in waits[args.warm_up :]]
-    results = []
-    for trial in trials:
-        result = _times(trial.marks[args.warm_up :], waited, clock, args.batch)
-        resident = resident_bytes(trial.model, trial.optim_wrapper)
-        extra = most_allocated(device, lambda t=trial: t.step(batch, clock))
-        result["peak_mib"] = round((resident + extra) / 2**20)
-        result["resident_mib"] = round(resident / 2**20)
-        result["losses"] = [round(loss.item(), 6) for loss in trial.losses[:-1]]
-        results.append(dict(variant=trial.name, **result))
-    return results, first
-
-
-def _times(
-    marks: list[tuple[Mark, ...]], waited: list[float], clock: Clock, batch: int
-) -> dict[str, Any]:
-    """Medians over the steps, in seconds."""
-    parts = {
-        name: [clock.seconds(step[i], step[i + 1]) for step in marks]
-        for i, name in enumerate(_PARTS)
-    }
-    computed = [sum(step) for step in zip(*parts.values(), strict=True)]
-    seconds = [sum(step) for step in zip(computed, waited, strict=True)]
-    split = {"loader": waited, **parts}
-    return dict(
-        images_per_second=round(batch / statistics.median(seconds), 3),
-        seconds_per_step=round(statistics.median(seconds), 5),
-        fastest=round(min(seconds), 5),
-        slowest=round(max(seconds), 5),
-        seconds_without_loader=round(statistics.median(computed), 5),
-        split={name: round(statistics.median(x), 5) for name, x in split.items()},
-        loader_share=round(sum(waited) / sum(seconds), 4),
-    )
-
-
 def peaks(args: argparse.Namespace, device: torch.device) -> dict[str, float | None]:
     """Peaks in TFLOP/s that the speed can be held against, by their source."""
     sheet = None
@@ -349,40 +211,26 @@ def compare(ours: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-# --- what is told -------------------------------------------------------------------
-
-
 def describe(record: dict[str, Any]) -> str:
     """The record as a table; what this machine cannot tell is "not measured"."""
     results = record["results"]
-
-    def row(name: str, *values: float | None, digits: int = 3) -> str:
-        cells = ("not measured" if v is None else f"{v:,.{digits}f}" for v in values)
-        return f"{name:32s}" + "".join(f"{cell:>16s}" for cell in cells)
-
     lines = [
         f"{record['config']} on {record['hardware']}: {record['dtype']}, batch "
         f"{record['batch']}, data {record['data']}, {record['steps']} steps after "
-        f"{record['warm_up']}, {record['gflop_per_image']:,.1f} GFLOP per image and step",
-        " " * 32 + "".join(f"{r['variant']:>16s}" for r in results),
-        row("images per second", *(r["images_per_second"] for r in results)),
-        row("seconds per step", *(r["seconds_per_step"] for r in results)),
-        *(
-            row(f"  {part}", *(r["split"][part] for r in results), digits=4)
-            for part in results[0]["split"]
-        ),
-        row("peak memory of tensors, MiB", *(r["peak_mib"] for r in results), digits=0),
-        row("TFLOP/s", *(r["tflops"] for r in results)),
-        *(
-            row(f"MFU, peak {source}", *(r["mfu"][source] for r in results))
-            for source in record["peak_tflops"]
-        ),
+        f"{record['warm_up']}, {record['gflop_per_image']:,.2f} GFLOP per image",
+        " " * 32 + "".join(f"{result['variant']:>16s}" for result in results),
+        _row("images per second", [r["images_per_second"] for r in results]),
+        _row("seconds per step", [r["seconds_per_step"] for r in results]),
     ]
+    for part in results[0]["split"]:
+        lines.append(_row(f"  {part}", [r["split"][part] for r in results], 4))
+    lines.append(_row("peak MiB of tensors", [r["peak_mib"] for r in results], 0))
+    lines.append(_row("TFLOP/s", [r["tflops"] for r in results]))
+    for source in record["peak_tflops"]:
+        lines.append(_row(f"MFU, peak {source}", [r["mfu"][source] for r in results]))
     if record["compile"]:
-        lines.append(
-            row("first step (compiles), seconds", record["compile"]["first_step"])
-            + f"   {record['compile']['graph_breaks']} graph breaks"
-        )
+        lines.append(_row("first step, compiles", [record["compile"]["first_step"]]))
+        lines.append(f"graph breaks: {record['compile']['graph_breaks'] or 'none'}")
     if record["ratio"]:
         lines.append(
             "against the reference: {speed:.2f} x the speed without loader, "
@@ -394,38 +242,47 @@ def describe(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _row(name: str, values: list[float | None], digits: int = 3) -> str:
+    cells = ["not measured" if x is None else f"{x:,.{digits}f}" for x in values]
+    return f"{name:32s}" + "".join(f"{cell:>16s}" for cell in cells)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures what the command line asks for; returns the record."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    record = circumstances(("torch", "mmengine", "mmcv", "mmpretrain"))
+    cfg = load_config(args)
+    set_multi_processing(**cfg.env_cfg.mp_cfg)
+    torch.backends.cudnn.benchmark = cfg.env_cfg.cudnn_benchmark
+    torch.manual_seed(0)
+    model = build_model(cfg, device)
+    flops = saim_flops(model).step
+    peak_tflops = peaks(args, device)
+    trials = build_trials(model, cfg, args)
+    results, first_step = measure(trials, batches(cfg, args, device), args, device)
+    for result in results:
+        utilise(result, flops, peak_tflops)
+    settings = ("config", "dtype", "batch", "data", "steps", "warm_up")
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    compiled = dict(first_step=round(first_step, 3), graph_breaks=dict(breaks))
+    return dict(
+        **record,
+        **{name: getattr(args, name) for name in settings},
+        image_size=_image_size(cfg),
+        gflop_per_image=round(flops / 1e9, 3),
+        memory="most bytes of tensors in a step: weights, optimiser, activations",
+        peak_tflops=peak_tflops,
+        compile=compiled if args.compile else None,
+        results=results,
+        ratio=compare(*results) if args.against else None,
+    )
+
+
 def main() -> None:
     """Measures, prints and records."""
     args = parse_args()
     MMLogger.get_current_instance().setLevel("WARNING")  # a line per parameter
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    record = circumstances(("torch", "mmengine", "mmcv", "mmpretrain"))
-    cfg = load_config(args)
-    trials = build_trials(cfg, args, device)
-    flops = saim_flops(trials[0].model).step
-    record.update(
-        config=args.config,
-        dtype=args.dtype,
-        batch=args.batch,
-        data=args.data,
-        steps=args.steps,
-        warm_up=args.warm_up,
-        image_size=_image_size(cfg),
-        gflop_per_image=round(flops / 1e9, 3),
-        peak_tflops=peaks(args, device),
-        memory="most bytes of tensors in a step: weights, optimiser, activations",
-    )
-    results, first_step = measure(trials, batches(cfg, args, device), args, device)
-    for result in results:
-        utilise(result, flops, record["peak_tflops"])
-    breaks = torch._dynamo.utils.counters["graph_break"] if args.compile else {}
-    record.update(
-        compile=dict(first_step=round(first_step, 3), graph_breaks=sum(breaks.values()))
-        if args.compile
-        else None,
-        results=results,
-        ratio=compare(*results) if args.against else None,
-    )
+    record = run(args)
     print(describe(record))
     if args.out:
         Path(args.out).write_text(json.dumps(record, indent=2) + "\n")

@@ -17,7 +17,7 @@ from pycocotools import mask as rle
 from .shapes import CLASSES, Scene, SceneMaker, Style
 
 #: One large object, for classification, and a few small ones.
-ONE = Style(count=(1, 1), radius=(20, 28))
+ONE = Style(count=(1, 1), radius=(24, 32))
 FEW = Style(count=(1, 3), radius=(12, 18))
 #: In a label map 0 is unlabelled, as in ADE20K, and then come these.
 SEGMENTS = ("background", *CLASSES)
@@ -50,8 +50,8 @@ def write_data(maker: SceneMaker, folder: Path, sizes: Sizes) -> None:
     """Makes and writes all images and labels; the same ones in every run."""
     (folder / "unlabelled").mkdir(parents=True)
     for i in range(sizes.unlabelled):
-        # Half of them of either kind that the labels are for.
-        scene = maker.make((_UNLABELLED, i), (ONE, FEW)[i % 2])
+        # Of both kinds that the labels are for, mostly of the one that shows more.
+        scene = maker.make((_UNLABELLED, i), FEW if i % 4 == 3 else ONE)
         _write_image(folder / "unlabelled" / f"{i:05d}.jpg", scene.image)
     _write_classes(maker, folder / "classes" / "train", 0, sizes.labelled)
     _write_classes(maker, folder / "classes" / "val", 1, sizes.judged)

@@ -30,7 +30,7 @@ class Results:
     def add(self, row: str, column: str, value: float) -> None:
         """Adds what one more seed gave."""
         columns = self.rows.setdefault(row, {RANDOM: [], PRETRAINED: []})
-        columns[column].append(value)
+        columns[column].append(round(float(value), 2))  # of NumPy, some of them
 
     def table(self) -> str:
         """Markdown: mean +- sample standard deviation over the seeds."""
