@@ -8,8 +8,9 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=10, max_keep_ckpts=3),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     throughput=dict(type="ThroughputHook"),
+    # Here and not in custom_hooks, which a config that adds one would replace.
+    broken_images=dict(type="BrokenImageHook"),
 )
-custom_hooks = [dict(type="BrokenImageHook")]
 
 env_cfg = dict(
     cudnn_benchmark=True,  # the image size never changes
