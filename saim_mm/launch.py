@@ -6,6 +6,7 @@ number of them. This file bends a config to the machine and says what follows.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.dist import init_dist
 from mmengine.runner import Runner
 
@@ -218,6 +219,36 @@ def _slurm_to_torch_environment() -> None:
     environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
 
 
-def default_work_dir(config: str) -> str:
-    """``work_dirs/NAME`` of a config file, as OpenMMLab users expect."""
-    return str(Path("work_dirs") / Path(config).stem)
+def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Reads a command line, with the options that training and testing share.
+
+    Args:
+        parser: Has an argument ``config``, and what else the tool needs.
+    """
+    parser.add_argument("--work-dir", help="where logs and results go")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config",
+    )
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
+    )
+    # torch.distributed.launch of old passes it; torchrun sets the variable.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    return args
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config, with what the shared options say; ``work_dirs/NAME`` by default."""
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    default = str(Path("work_dirs") / Path(args.config).stem)
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or default
+    return cfg

@@ -7,7 +7,7 @@ import argparse
 import os
 
 import mmengine
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -20,42 +20,21 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="checkpoint to evaluate")
-    parser.add_argument("--work-dir", help="where logs go")
     parser.add_argument("--out", help="write the metrics to this .json or .yml file")
     parser.add_argument("--dump", help="write the predictions to this .pkl file")
     parser.add_argument("--show-dir", help="write pictures of the predictions here")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
-    parser.add_argument(
-        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
-    )
-    # torch.distributed.launch of old passes it; torchrun sets the variable.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    return args
+    return launch.parse_args(parser)
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all that the command line says about it."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = launch.read_config(args)
     if not cfg.get("test_dataloader"):
         raise ValueError(
             f"{args.config} has no test_dataloader, so there is nothing to evaluate; "
             "pretraining is judged by a probe or by fine-tuning."
         )
-    cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint
-    cfg.work_dir = (
-        args.work_dir or cfg.get("work_dir") or launch.default_work_dir(args.config)
-    )
     if args.show_dir:
         draw_predictions(cfg, args.show_dir)
     return cfg

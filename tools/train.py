@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -17,7 +16,6 @@ def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("--work-dir", help="where logs and checkpoints go")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -34,32 +32,12 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="scale the learning rate by the effective batch over the config's base",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
-    parser.add_argument(
-        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
-    )
-    # torch.distributed.launch of old passes it; torchrun sets the variable.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    return args
+    return launch.parse_args(parser)
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all that the command line says about it."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    cfg.launcher = args.launcher
-    cfg.work_dir = (
-        args.work_dir or cfg.get("work_dir") or launch.default_work_dir(args.config)
-    )
+    cfg = launch.read_config(args)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
