@@ -48,13 +48,17 @@ class Trial:
     marks: list[tuple[Mark, ...]] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
 
-    def step(self, batch: dict[str, Any], clock: Clock) -> None:
-        """Trains a step, as ``BaseModel.train_step`` does."""
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """The loss of a batch as the loader gives it."""
         torch.manual_seed(len(self.losses))  # the same orders in all trials
-        marks = [clock.mark()]
         with self.optim_wrapper.optim_context(self.model), self.autocast:
             data = self.model.data_preprocessor(batch, True)
-            loss = self.compute(self.model, data)
+            return self.compute(self.model, data)
+
+    def step(self, batch: dict[str, Any], clock: Clock) -> None:
+        """Trains a step, as ``BaseModel.train_step`` does."""
+        marks = [clock.mark()]
+        loss = self.forward(batch)
         marks.append(clock.mark())
         self.optim_wrapper.backward(loss)
         marks.append(clock.mark())
@@ -110,13 +114,28 @@ def measure(
     results = []
     for trial in trials:
         result = _times(trial.marks[args.warm_up :], waited, clock, args.batch)
-        resident = resident_bytes(trial.model, trial.optim_wrapper)
-        extra = most_allocated(device, lambda t=trial: t.step(batch, clock))
-        result["peak_mib"] = round((resident + extra) / 2**20)
-        result["resident_mib"] = round(resident / 2**20)
-        result["losses"] = [loss.item() for loss in trial.losses[:-1]]
-        results.append(dict(variant=trial.name, **result))
+        losses = [loss.item() for loss in trial.losses]
+        memory = _memory(trial, batch, clock, device)
+        results.append(dict(variant=trial.name, **result, **memory, losses=losses))
     return results, first
+
+
+def _memory(
+    trial: Trial, batch: dict[str, Any], clock: Clock, device: torch.device
+) -> dict[str, int]:
+    """MiB of tensors, in a forward pass and a step that are not timed.
+
+    With small batches the gradients outweigh what the forward pass keeps for them, and
+    the peak says little about it.
+    """
+    resident = resident_bytes(trial.model, trial.optim_wrapper)
+    forward = most_allocated(device, lambda: trial.forward(batch))
+    peak = resident + most_allocated(device, lambda: trial.step(batch, clock))
+    return dict(
+        resident_mib=round(resident / 2**20),
+        forward_mib=round(forward / 2**20),
+        peak_mib=round(peak / 2**20),
+    )
 
 
 def _times(
