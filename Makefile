@@ -10,7 +10,7 @@ INSTALL := $(PY) tools/install_stack.py
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-fast lint format clean
+.PHONY: help setup setup-test demo demo-transfer test test-fast lint format clean
 
 help:  ## Show this list
 	@echo "saim_mm: make TARGET [PYTHON=python3.12] [DATA=FOLDER] [PYTEST_ARGS=...]"
@@ -42,6 +42,9 @@ setup-test: venv  ## Set up .venv for tests, detection and segmentation (compile
 demo: venv  ## Pretrain a small SAIM on sample photographs, or on DATA=FOLDER
 	@$(INSTALL) --with demo
 	@$(PY) tools/demo.py --data "$(DATA)"
+
+demo-transfer: setup-test  ## Pretrain, then classify, detect, segment with and without
+	@$(PY) tools/demo_transfer.py
 
 test: setup-test  ## Lint, check types and run all tests
 	$(PY) -m ruff check .

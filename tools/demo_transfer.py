@@ -26,16 +26,16 @@ from demo import (
     removed_if_stopped,
     sample_photos,
 )
-from mmengine.config import DictAction
-
 from demo_transfer import tasks
 from demo_transfer.files import Sizes, choose_labels, write_data
 from demo_transfer.report import PRETRAINED, RANDOM, Results, Sheet
 from demo_transfer.shapes import SceneMaker
+from mmengine.config import DictAction
+
 from saim_mm.visualization import save_png
 
 #: Labels of each class that a classifier learns from.
-LABELS_PER_CLASS = 30
+LABELS_PER_CLASS = 60
 #: What a run leaves in the work dir besides a folder of its own.
 RESULTS = ("table.md", "results.json", "predictions.png", "encoder.pth")
 #: Everything that Runner and the libraries print.
@@ -82,7 +82,17 @@ def parse_args() -> argparse.Namespace:
             metavar="KEY=VALUE",
             help=f"override settings of the config of {name}",
         )
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in (*vars(Sizes()), "labels_per_class"):
+        if getattr(args, name) < 1:
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option}={getattr(args, name)} must be at least 1.")
+    if args.labels_per_class > args.labelled:
+        parser.error(
+            f"--labels-per-class={args.labels_per_class} must be at most --labelled="
+            f"{args.labelled}, the images of a class that they are drawn from."
+        )
+    return args
 
 
 def make_data(data: Path, args: argparse.Namespace) -> None:
@@ -98,7 +108,6 @@ def make_data(data: Path, args: argparse.Namespace) -> None:
     write_data(SceneMaker(photos), data, sizes)
 
 
-
 class Stopwatch:
     """Says what is being done, and how long it took.
 
@@ -108,16 +117,20 @@ class Stopwatch:
 
     def __init__(self, console: TextIO) -> None:
         self.console = console
-        self.seconds: dict[str, float] = {}
+        #: Name -> seconds that passed, and seconds of CPU time in this process.
+        self.seconds: dict[str, list[float]] = {}
 
     def run(self, name: str, work: Callable[..., T], *args: Any, note: str = "") -> T:
         """Calls ``work(*args)``; times of the same name add up."""
         print(f"{name}{note} ...", end=" ", file=self.console, flush=True)
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         result = work(*args)
-        seconds = time.perf_counter() - started
-        self.seconds[name] = self.seconds.get(name, 0) + seconds
-        print(f"{seconds:.0f} s", file=self.console, flush=True)
+        passed = time.perf_counter() - started[0], time.process_time() - started[1]
+        before = self.seconds.get(name, [0.0, 0.0])
+        self.seconds[name] = [
+            round(a + b, 2) for a, b in zip(before, passed, strict=True)
+        ]
+        print(f"{passed[0]:.0f} s", file=self.console, flush=True)
         return result
 
 
@@ -175,8 +188,8 @@ def run(args: argparse.Namespace, run_dir: Path, console: TextIO) -> Results:
     )  # fmt: skip
     encoders = {
         RANDOM: [
-            tasks.random_encoder(run_dir / f"random_{seed}", seed, args.pretrain_options)
-            for seed in args.seeds
+            tasks.random_encoder(run_dir / f"random_{s}", s, args.pretrain_options)
+            for s in args.seeds
         ],
         PRETRAINED: [pretrained] * len(args.seeds),
     }

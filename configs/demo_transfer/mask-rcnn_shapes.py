@@ -86,8 +86,13 @@ test_dataloader = dict(
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(
                 type="PackDetInputs",
-                meta_keys=("img_id", "img_path", "ori_shape", "img_shape",
-                           "scale_factor"),
+                meta_keys=(
+                    "img_id",
+                    "img_path",
+                    "ori_shape",
+                    "img_shape",
+                    "scale_factor",
+                ),
             ),
         ],
     ),
@@ -96,13 +101,9 @@ test_evaluator = dict(ann_file=__root + "instances_validation.json")
 val_dataloader = val_evaluator = val_cfg = None
 
 train_cfg = dict(max_iters=200)
-optim_wrapper = dict(
-    optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=1.0)
-)
+optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=1.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=20),
     dict(type="CosineAnnealingLR", eta_min=0.0, by_epoch=False, begin=20),
 ]
-default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=-1)
-)
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=-1))

@@ -67,13 +67,9 @@ test_dataloader = dict(
 val_dataloader = val_evaluator = val_cfg = None
 
 train_cfg = dict(max_iters=200)
-optim_wrapper = dict(
-    optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=1.0)
-)
+optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=1.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=20),
     dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=20),
 ]
-default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=-1)
-)
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=-1))

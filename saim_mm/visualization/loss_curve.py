@@ -88,7 +88,11 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average (L,) -> (L,); towards the ends it narrows.
+    """Moving average (L,) -> (L,).
+
+    It is centred. At the start, where a loss falls steeply, it narrows, or the curve
+    would begin below the first loss; at the end it looks back only, or the curve would
+    end in the noise of the last batch.
 
     Raises:
         ValueError: If the window is not positive.
@@ -97,9 +101,9 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
         raise ValueError(f"window={window} must be at least 1; 1 does not smooth.")
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
-    # As many neighbours on either side, or the ends would be drawn to the middle.
-    reach = np.minimum(np.minimum(index, index[::-1]), window // 2)
-    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+    before = np.minimum(index, window // 2)
+    after = np.minimum(before, index[::-1])
+    return (sums[index + after + 1] - sums[index - before]) / (before + after + 1)
 
 
 def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> np.ndarray:

@@ -118,7 +118,9 @@ class SceneMaker:
         self.photos = photos
         self.size = size
 
-    def make(self, seed: Sequence[int], style: Style, label: int | None = None) -> Scene:
+    def make(
+        self, seed: Sequence[int], style: Style, label: int | None = None
+    ) -> Scene:
         """Makes one scene.
 
         Args:

@@ -149,7 +149,8 @@ def fine_tune(
 def judge(task: Task, runner: Runner) -> dict[str, float]:
     """Row of the table -> the metric in percent."""
     found = runner.test()
-    return {row: task.scale * found[name] for row, name in task.metrics.items()}
+    # A detector that finds nothing at all gets no metrics from CocoMetric.
+    return {row: task.scale * found.get(name, 0) for row, name in task.metrics.items()}
 
 
 def num_heads(options: Options) -> int:
@@ -169,6 +170,8 @@ def _load(path: Path, folder: Path, options: Options) -> Config:
 
 def _set_data(cfg: Config, data: Path, seed: int) -> None:
     """Puts this run's folder in place of the configs' own."""
+    # Absolute, as data sets put their root before relative paths.
+    data = data.resolve()
     root = data / ("classes" if cfg.default_scope == "mmpretrain" else "scenes")
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         name = Path(loader.dataset.data_root).name
