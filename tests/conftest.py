@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
 from collections.abc import Iterator
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 # Tiny tensors: a second thread costs more than it brings.
 torch.set_num_threads(1)
+
+RUNS = itertools.count()
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +28,24 @@ def quiet_mmengine() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def runner_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives every Runner of this process a name of its own.
+
+    MMEngine names a run by the second it starts in, and runs of one name share their
+    logger and visualiser: the second writes into the folder of the first.
+    """
+    build = Runner.from_cfg.__func__
+
+    def from_cfg(cls: type[Runner], cfg: Config) -> Runner:
+        if "experiment_name" not in cfg:
+            cfg = copy.deepcopy(cfg)
+            cfg.experiment_name = f"test_{next(RUNS)}"
+        return build(cls, cfg)
+
+    monkeypatch.setattr(Runner, "from_cfg", classmethod(from_cfg))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,14 @@ its loss curve, its predictions and its encoder are copied to the work dir itsel
 place of those of the run before.
 """
 
+# ruff: noqa: E402  (the environment is set before torch reads it)
 from __future__ import annotations
+
+import os
+
+# OpenMP's threads wait for each other in a busy loop. With two cores and anything else
+# running, the data worker too, that made training seven times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import contextlib
