@@ -64,7 +64,7 @@ SAMPLES = {
     ),
     "sklearn": ("datasets/images", "china.jpg flower.jpg"),
 }
-#: Photographs that a run uses; a run takes 28,800 crops.
+#: Photographs that a run uses; a run takes 24,000 crops.
 MAX_PHOTOS = 1000
 #: Their shorter side in pixels. Decoding a camera's 12 megapixels for every crop of 64
 #: pixels would take longer than training on it.
