@@ -4,6 +4,7 @@
 PYTHON ?= python3
 DATA ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL := $(PY) tools/install_stack.py
@@ -13,7 +14,7 @@ SHELL := /bin/sh
 .PHONY: help setup setup-test demo demo-transfer test test-fast lint format clean
 
 help:  ## Show this list
-	@echo "saim_mm: make TARGET [PYTHON=python3.12] [DATA=FOLDER] [PYTEST_ARGS=...]"
+	@echo "saim_mm: make TARGET [PYTHON=python3.12] [DATA=FOLDER] [WORKERS=2] [PYTEST_ARGS=...]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | \
 	    awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
@@ -49,11 +50,11 @@ demo-transfer: setup-test  ## Pretrain, then classify, detect, segment with and 
 test: setup-test  ## Lint, check types and run all tests
 	$(PY) -m ruff check .
 	$(PY) -m mypy saim_mm
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-fast: venv  ## Run the fast tests
 	@$(INSTALL) --with test,demo,dev
-	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 lint: venv  ## Check style, formatting and types
 	@$(INSTALL) --with dev

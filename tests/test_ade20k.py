@@ -158,7 +158,8 @@ def test_labels_reach_the_model_reduced(tmp_path: Path) -> None:
     """0 becomes ignored, 1 to 150 become 0 to 149."""
     dataset = training_set(made_up_data(tmp_path))
     labels = dataset[0]["data_samples"].gt_sem_seg.data
-    assert labels.shape == (1, SIZE, SIZE)
+    # Smaller where RandomResize shrank the image; the model pads.
+    assert labels.shape[0] == 1 and max(labels.shape[1:]) <= SIZE
     assert set(labels.unique().tolist()) <= {*range(150), 255}
 
 

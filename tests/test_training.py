@@ -69,7 +69,10 @@ def with_synthetic_images(cfg: Config, num_images: int) -> Config:
     return cfg
 
 
-@pytest.mark.parametrize("letter", "sblh")
+@pytest.mark.parametrize(
+    "letter",
+    ["s", "b", *(pytest.param(letter, marks=pytest.mark.slow) for letter in "lh")],
+)
 def test_shrunk_recipe_trains(letter: str, tmp_path: Path) -> None:
     """31 epochs of one step: through the warm-up and into the cosine."""
     cfg = Config.fromfile(ROOT / f"configs/saim/saim_vit-{letter}_300e_in1k.py")

@@ -108,6 +108,7 @@ def tool() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_missing_folder_is_one_line(tmp_path: Path) -> None:
     run = demo(tmp_path, "--data", tmp_path / "data", "--work-dir", tmp_path / "out")
     assert run.returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -31,10 +32,18 @@ def launch(
     )  # fmt: skip
 
 
+def free_port() -> str:
+    """A port that nobody listens on, at least at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def losses(text: str) -> list[str]:
     return re.findall(r"loss: (\d+\.\d+)", text)
 
 
+@pytest.mark.slow
 def test_more_gpus_than_the_node_has_shows_how_to_start_nodes() -> None:
     config = "configs/saim/saim_vit-b_800e_in1k.py"
     run = launch("tools/dist_train.sh", config, "32", "--amp")
@@ -89,11 +98,11 @@ def test_two_processes_on_gloo(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_nodes_find_each_other(tmp_path: Path) -> None:
     """NNODES, NODE_RANK, MASTER_ADDR and PORT, as OpenMMLab users know them."""
-    nodes = []
+    nodes, port = [], free_port()
     for rank in range(2):
         environment = dict(
             os.environ, PYTHON=sys.executable, CUDA_VISIBLE_DEVICES="", NNODES="2",
-            NODE_RANK=str(rank), MASTER_ADDR="127.0.0.1", PORT="29631",
+            NODE_RANK=str(rank), MASTER_ADDR="127.0.0.1", PORT=port,
         )  # fmt: skip
         command = ["tools/dist_train.sh", DEBUG, "1", "--work-dir", str(tmp_path)]
         nodes.append(
@@ -117,7 +126,8 @@ def test_slurm(tmp_path: Path) -> None:
         "#!/usr/bin/env bash\n"
         'echo "srun $*" >&2\n'
         'while [[ $1 == -* ]]; do [[ $1 == -p ]] && shift; shift; done\n'
-        "export SLURM_NTASKS=2 SLURM_NODELIST=localhost MASTER_PORT=29632\n"
+        "export SLURM_NTASKS=2 SLURM_NODELIST=localhost "
+        f"MASTER_PORT={free_port()}\n"
         'SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &\n'
         'SLURM_PROCID=0 SLURM_LOCALID=0 "$@"; status=$?\n'
         "wait; exit $status\n"
@@ -140,6 +150,7 @@ def test_slurm(tmp_path: Path) -> None:
     assert (tmp_path / "work" / "epoch_1.pth").exists()
 
 
+@pytest.mark.slow
 def test_test_tool_says_that_pretraining_has_no_test_set(tmp_path: Path) -> None:
     run = launch(sys.executable, "tools/test.py", DEBUG, "none.pth")
     assert run.returncode != 0

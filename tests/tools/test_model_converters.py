@@ -176,6 +176,7 @@ def test_a_failed_certificate_writes_nothing(convert, tmp_path, monkeypatch) -> 
     assert not dst.exists()
 
 
+@pytest.mark.slow
 def test_launched_by_a_user(tmp_path: Path) -> None:
     state = random_state(tiny_config(image_size=(12, 12)))
     write_state_dict(tmp_path / "a.pth", saim_to_release(state).state_dict, "model")
