@@ -35,13 +35,13 @@ venv:
 	        "apt-get install python3-venv" >&2; exit 1; fi
 
 setup: venv  ## Set up .venv for pretraining (mmcv without compiled ops)
-	@$(INSTALL)
+	@$(INSTALL) --with speed
 
 setup-test: venv  ## Set up .venv for tests, detection and segmentation (compiles mmcv once)
-	@$(INSTALL) --ops --with test,downstream,demo,convert,dev
+	@$(INSTALL) --ops --with speed,test,downstream,demo,convert,dev
 
 demo: venv  ## Pretrain a small SAIM on sample photographs, or on DATA=FOLDER
-	@$(INSTALL) --with demo
+	@$(INSTALL) --with speed,demo
 	@$(PY) tools/demo.py --data "$(DATA)"
 
 demo-transfer: setup-test  ## Pretrain, then classify, detect, segment with and without
@@ -53,7 +53,7 @@ test: setup-test  ## Lint, check types and run all tests
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-fast: venv  ## Run the fast tests
-	@$(INSTALL) --with test,demo,dev
+	@$(INSTALL) --with speed,test,demo,dev
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 lint: venv  ## Check style, formatting and types

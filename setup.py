@@ -60,6 +60,7 @@ setup(
             "regex",
         ],
         "convert": ["safetensors", "timm", "transformers>=4.53,<5"],
+        "speed": ["simplejpeg>=1.9,<2"],
         "test": ["pytest", "scipy"],
     },
 )

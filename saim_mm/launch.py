@@ -21,9 +21,6 @@ from mmengine.runner import Runner
 #: Options of ``AmpOptimWrapper`` that ``OptimWrapper`` does not know.
 _AMP_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
 _DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-#: Norms that count over all processes; they train on CUDA only, and the second one
-#: cannot even be built in a single process.
-_SYNC_NORMS = ("SyncBN", "MMSyncBN")
 
 
 @dataclass(frozen=True)
@@ -126,17 +123,14 @@ def scale_learning_rate(cfg: Config, processes: int) -> None:
 def fit_to_machine(cfg: Config) -> list[str]:
     """Bends a config to the machine, in place.
 
-    It replaces norms that need several processes with CUDA where there are none, and
-    without CUDA all else that needs it.
+    Without CUDA it replaces what needs it.
 
     Returns:
         What was changed, a sentence each.
     """
-    cuda, changes = torch.cuda.is_available(), []
-    if not (cuda and world_size() > 1) and _replace_sync_norms(cfg.get("model")):
-        changes.append("No CUDA, or one process: BN instead of SyncBN and MMSyncBN.")
-    if cuda:
-        return changes
+    if torch.cuda.is_available():
+        return []
+    changes = []
     wrapper = cfg.get("optim_wrapper")
     if wrapper and wrapper.get("type") == "AmpOptimWrapper":
         wrapper.type = "OptimWrapper"
@@ -156,20 +150,6 @@ def fit_to_machine(cfg: Config) -> list[str]:
         )
         changes.append("No CUDA: processes talk over gloo.")
     return changes
-
-
-def _replace_sync_norms(node: Any) -> int:
-    """Puts BN for every synchronised norm of a config; returns for how many."""
-    count = 0
-    if isinstance(node, dict):
-        if node.get("type") in _SYNC_NORMS:
-            node["type"] = "BN"
-            node.pop("stats_mode", None)
-            count = 1
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        count += sum(_replace_sync_norms(value) for value in node)
-    return count
 
 
 def check_training_data(runner: Runner) -> None:

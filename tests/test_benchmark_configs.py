@@ -72,6 +72,7 @@ def test_finetuning_is_table_7() -> None:
     ]
     pipeline = cfg.train_dataloader.dataset.pipeline
     assert [transform.type for transform in pipeline] == [
+        "SeedSample",
         "LoadImage",
         "RandomResizedCrop",
         "RandomFlip",
@@ -79,7 +80,7 @@ def test_finetuning_is_table_7() -> None:
         "RandomErasing",
         "PackInputs",
     ]
-    crop, _, randaug, erasing = pipeline[1:5]
+    crop, _, randaug, erasing = pipeline[2:6]
     assert tuple(crop.crop_ratio_range) == (0.08, 1.0)
     assert (crop.backend, crop.interpolation) == ("pillow", "bicubic")
     assert (randaug.magnitude_level, randaug.magnitude_std) == (9, 0.5)
@@ -98,7 +99,9 @@ def test_linear_probing_is_the_release() -> None:
     assert cfg.train_cfg.max_epochs == 90
     assert [s.type for s in cfg.param_scheduler] == ["CosineAnnealingLR"]  # no warm-up
     types = [transform.type for transform in cfg.train_dataloader.dataset.pipeline]
-    assert types == ["LoadImage", "RandomResizedCrop", "RandomFlip", "PackInputs"]
+    assert types == [
+        "SeedSample", "LoadImage", "RandomResizedCrop", "RandomFlip", "PackInputs"
+    ]  # fmt: skip
     assert "train_cfg" not in cfg.model
     assert "drop_path_rate" not in cfg.model.backbone
 

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from saim_mm.datasets import without_files
 from saim_mm.launch import fit_to_machine
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +54,7 @@ def shrink(cfg: Config, size: int = 64, patch: int = 16) -> Config:
     loader = cfg.train_dataloader
     loader.update(batch_size=4, num_workers=0, persistent_workers=False)
     for transform in loader.dataset.pipeline:
-        if transform["type"] == "RandomResizedCrop":
+        if transform["type"] == "LoadRandomResizedCrop":
             transform["scale"] = size
     return cfg
 
@@ -64,7 +65,7 @@ def with_synthetic_images(cfg: Config, num_images: int) -> Config:
         type="SyntheticImages",
         num_images=num_images,
         size=(80, 80),
-        pipeline=dataset.pipeline[1:],  # no file to load
+        pipeline=without_files(dataset.pipeline),
     )
     return cfg
 

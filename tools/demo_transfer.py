@@ -35,7 +35,7 @@ from mmengine.config import DictAction
 from saim_mm.visualization import save_png
 
 #: Labels of each class that a classifier learns from.
-LABELS_PER_CLASS = 60
+LABELS_PER_CLASS = 40
 #: What a run leaves in the work dir besides a folder of its own.
 RESULTS = ("table.md", "results.json", "predictions.png", "encoder.pth")
 #: Everything that Runner and the libraries print.

@@ -9,7 +9,14 @@
 #   NODE_RANK    number of this node, from 0
 #   MASTER_ADDR  address of node 0
 #   PORT         a free port on node 0 (default 29500)
+# MAX_RESTARTS=N starts all processes anew when one of them fails, up to N times; training
+# goes on from the newest good checkpoint, the first time, too: --resume auto, unless
+# --resume is given. With NNODES give it on all nodes; who is node 0 then does not matter.
 # Without CUDA the processes run on the CPU and talk over gloo.
+#
+# torchrun passes SIGTERM and SIGINT on to the processes (SIGUSR1 too where it can be told
+# to), so that training finishes its step and saves. It kills what is left of them after
+# 30 seconds, and itself ends with code 1, whatever theirs is.
 set -euo pipefail
 
 caller=$1 script=$2 usage=$3
@@ -29,12 +36,31 @@ if ! [[ $gpus =~ ^[1-9][0-9]*$ ]]; then
   echo "$caller: GPUS must be a positive number, not '$gpus'." >&2
   exit 2
 fi
+restarts=${MAX_RESTARTS:-0}
+if ! [[ $restarts =~ ^[0-9]+$ ]]; then
+  echo "$caller: MAX_RESTARTS must be a number, not '$restarts'." >&2
+  exit 2
+fi
+if [ "$restarts" -gt 0 ] && [ "$script" = train.py ] &&
+  [[ " ${options[*]:-} " != *" --resume"* ]]; then
+  # First, as --cfg-options takes all that follows it.
+  options=(--resume auto "${options[@]}")
+fi
+
+read -r cuda hears_usr1 < <("$python" -c '
+import torch
+from torch.distributed.launcher import LaunchConfig
+print(torch.cuda.device_count(), hasattr(LaunchConfig, "signals_to_handle"))')
+signals=()
+if [ "$hears_usr1" = True ]; then
+  signals=(--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1)
+fi
 
 if [ -z "${NNODES:-}" ]; then
-  cuda=$("$python" -c 'import torch; print(torch.cuda.device_count())')
   have=$cuda what=GPUs
   if [ "$cuda" -eq 0 ]; then
-    have=$(nproc) what="CPU cores and no GPU"
+    # nproc would answer with OMP_NUM_THREADS.
+    have=$(env -u OMP_NUM_THREADS nproc) what="CPU cores and no GPU"
   fi
   if [ "$gpus" -gt "$have" ]; then
     per_node=$((cuda > 0 ? cuda : 8))
@@ -59,7 +85,15 @@ if [ -n "${NNODES:-}" ] || [ -n "${PORT:-}" ]; then
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}"
   )
 fi
+if [ -n "${NNODES:-}" ] && [ "$restarts" -gt 0 ]; then
+  # All nodes have to start anew together, which this kind alone can arrange.
+  rendezvous=(
+    --nnodes="$NNODES" --rdzv_backend=c10d --rdzv_id=saim
+    --rdzv_endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}"
+  )
+fi
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # as torchrun would, without its warning
 exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$gpus" \
+  --max_restarts="$restarts" "${signals[@]}" \
   "$tools/$script" "${positionals[@]}" --launcher pytorch "${options[@]}"

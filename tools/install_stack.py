@@ -1,6 +1,6 @@
 """Install what saim_mm needs into the environment of the Python that runs this.
 
-    python tools/install_stack.py [--ops] [--with demo,test,downstream,convert,dev]
+    python tools/install_stack.py [--ops] [--with speed,demo,test,...]
 
 It is safe to repeat. A stamp in the environment tells what was installed last, so
 that a second call with nothing new to do returns at once. Only the standard library
@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 TESTED = REQUIREMENTS / "tested.txt"
-EXTRAS = ("demo", "test", "downstream", "convert", "dev")
+EXTRAS = ("speed", "demo", "test", "downstream", "convert", "dev")
 MMCV = "onedl-mmcv"
 
 # These declare opencv-python (imaug: beside opencv-python-headless, over which it

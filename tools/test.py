@@ -13,6 +13,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from saim_mm import launch
+from saim_mm.checkpoint.whole_model import CompleteLoadHook
+from saim_mm.engine.knn_loop import KNNLoop
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,6 +68,8 @@ def main() -> None:
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     for line in changes:
         runner.logger.info(line)
+    if not isinstance(runner.test_loop, KNNLoop):  # it loads an encoder, and checks it
+        runner.register_hook(CompleteLoadHook())
     if args.dump:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.dump))
     metrics = runner.test()

@@ -1,5 +1,9 @@
 #!/usr/bin/env python
-"""Trains any config of this project: pretraining, classifier, detector, segmentor."""
+"""Trains any config of this project: pretraining, classifier, detector, segmentor.
+
+A run that SIGTERM, SIGINT or SIGUSR1 ended ends with exit code 75 and has saved itself;
+the same command with --resume goes on. It is 74 if it could not save.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from saim_mm import launch
+from saim_mm.checkpoint.resume import resume_from_newest
+from saim_mm.checkpoint.whole_model import forget_pretrained
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,8 +27,8 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from this checkpoint, or without a value from the latest one in "
-        "the work dir",
+        help="go on from this checkpoint; 'auto', or no value, is the newest one in "
+        "the work dir that verifies, or the beginning if there is none",
     )
     parser.add_argument(
         "--amp", action="store_true", help="train in automatic mixed precision"
@@ -38,9 +44,8 @@ def parse_args() -> argparse.Namespace:
 def load_config(args: argparse.Namespace) -> Config:
     """The config with all that the command line says about it."""
     cfg = launch.read_config(args)
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == "auto" else args.resume
+    if args.resume and args.resume != "auto":
+        cfg.resume, cfg.load_from = True, args.resume
     if args.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
@@ -62,6 +67,10 @@ def main() -> None:
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     for line in [*changes, batch.describe()]:
         runner.logger.info(line)
+    if args.resume == "auto":
+        resume_from_newest(runner)
+    if runner._resume and runner._load_from:
+        forget_pretrained(runner.model)
     launch.check_training_data(runner)
     runner.train()
 

@@ -2,14 +2,19 @@ custom_imports = dict(imports=["saim_mm"], allow_failed_imports=False)
 default_scope = "mmpretrain"
 
 default_hooks = dict(
+    runtime_info=dict(type="DeferredRuntimeInfoHook"),
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=100),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", interval=10, max_keep_ckpts=3),
+    checkpoint=dict(type="SafeCheckpointHook", interval=10, max_keep_ckpts=3),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     throughput=dict(type="ThroughputHook"),
     # Here and not in custom_hooks, which a config that adds one would replace.
     broken_images=dict(type="BrokenImageHook"),
+    exact_resume=dict(type="ExactResumeHook"),
+    finite_guard=dict(type="FiniteGuardHook"),
+    preemption=dict(type="PreemptionHook"),
+    compile=dict(type="CompileLayersHook", enabled=False),
 )
 
 env_cfg = dict(

@@ -6,5 +6,4 @@ _base_ = [
 ]
 
 # The schedule counts iterations.
-train_dataloader = dict(sampler=dict(type="InfiniteSampler"))
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2000))

@@ -2,10 +2,7 @@
 # tools/demo_transfer.py gives the encoder, the seed and the data.
 _base_ = "../coco/vitdet_saim-vit-b_100e_coco.py"
 
-__classes = (
-    "striped_disc", "checked_disc", "checked_triangle", "dotted_triangle",
-    "dotted_cross", "zigzag_cross", "zigzag_star", "striped_star",
-)  # fmt: skip
+__classes = ("dotted_cross", "striped_disc")
 __root = "work_dirs/demo_transfer/data/scenes/"
 __strides = [2, 4, 8, 16]  # of patches of 8 pixels, not 16
 
@@ -38,11 +35,11 @@ model = dict(
             in_channels=32,
             conv_out_channels=32,
             fc_out_channels=128,
-            num_classes=8,
+            num_classes=2,
         ),
         mask_roi_extractor=dict(out_channels=32, featmap_strides=__strides),
         mask_head=dict(
-            in_channels=32, conv_out_channels=32, num_convs=2, num_classes=8
+            in_channels=32, conv_out_channels=32, num_convs=2, num_classes=2
         ),
     ),
     train_cfg=dict(
@@ -64,6 +61,7 @@ train_dataloader = dict(
         metainfo=dict(classes=__classes),
         filter_cfg=dict(min_size=0),
         pipeline=[
+            dict(type="SeedSample"),
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(type="RandomFlip", prob=0.5),
@@ -100,8 +98,8 @@ test_dataloader = dict(
 test_evaluator = dict(ann_file=__root + "instances_validation.json")
 val_dataloader = val_evaluator = val_cfg = None
 
-train_cfg = dict(max_iters=200)
-optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=1.0))
+train_cfg = dict(max_iters=150)
+optim_wrapper = dict(optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=1.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=20),
     dict(type="CosineAnnealingLR", eta_min=0.0, by_epoch=False, begin=20),

@@ -17,17 +17,14 @@ train_dataloader = dict(
     dataset=dict(
         data_root="work_dirs/demo_transfer/data/unlabelled",
         pipeline=[
-            dict(type="LoadImage"),
             # The objects keep their shape and most of their size.
             dict(
-                type="RandomResizedCrop",
+                type="LoadRandomResizedCrop",
                 scale=64,
                 crop_ratio_range=(0.6, 1.0),
                 aspect_ratio_range=(1.0, 1.0),
-                backend="pillow",
-                interpolation="bicubic",
+                flip_prob=0.5,
             ),
-            dict(type="RandomFlip", prob=0.5),
             dict(type="PackInputs"),
         ],
     ),

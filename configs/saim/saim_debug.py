@@ -25,7 +25,11 @@ train_dataloader = dict(
         type="SyntheticImages",
         num_images=640,
         size=(32, 32),
-        pipeline=[dict(type="RandomFlip", prob=0.5), dict(type="PackInputs")],
+        pipeline=[
+            dict(type="SeedSample"),
+            dict(type="RandomFlip", prob=0.5),
+            dict(type="PackInputs"),
+        ],
     ),
 )
 optim_wrapper = dict(

@@ -35,31 +35,28 @@ train_dataloader = dict(
     batch_size=16,  # small: in so short a time steps are worth more than images in them
     num_workers=1,  # crops cost a tenth of a training step, which wants both cores
     persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
+    sampler=dict(type="ExactSampler", shuffle=True),
     collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="UnlabeledImages",
         data_root="work_dirs/demo/photographs",
         pipeline=[
-            dict(type="LoadImage"),
             # ImageNet's recipe starts at 0.67; from a tenth of the area, a dozen
             # photographs give enough different crops that they are not learnt by heart.
             dict(
-                type="RandomResizedCrop",
+                type="LoadRandomResizedCrop",
                 scale=64,
                 crop_ratio_range=(0.1, 1.0),
                 aspect_ratio_range=(3 / 4, 4 / 3),
-                backend="pillow",
-                interpolation="bicubic",
+                flip_prob=0.5,
             ),
-            dict(type="RandomFlip", prob=0.5),
             dict(type="PackInputs"),
         ],
     ),
 )
 
 # Schedule: few steps, so a high rate and a short warm-up.
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=1500)
+train_cfg = dict(type="ExactIterLoop", max_iters=1500)
 optim_wrapper = dict(
     type="OptimWrapper",  # float32: there is no mixed precision on a CPU
     constructor="SAIMOptimWrapperConstructor",

@@ -1,6 +1,10 @@
 """Checkpoints: reading and writing files, key maps between layouts, loading.
 
-* :mod:`files` reads and writes; nothing in a file is ever executed.
+* :mod:`files` reads and writes; nothing in a file is ever executed. :mod:`safe_loader`
+  makes that true of all that MMEngine loads, too.
+* :mod:`verified_backend` writes a run's checkpoints: with a checksum (:mod:`seal`),
+  whole or not at all (:mod:`atomic`), of :mod:`plain` values. :mod:`resume` finds the
+  newest good one.
 * :mod:`conversions` renames keys, as pure functions on state dicts, by the tables in
   :mod:`layouts`; :mod:`keymap` applies a table and accounts for every key.
 * :mod:`loading` puts an encoder into a task model, or stops.
@@ -28,6 +32,7 @@ from .files import (
 )
 from .keymap import Conversion
 from .loading import LoadReport, load_encoder
+from .resume import verify_checkpoint
 
 __all__ = [
     "CheckpointError",
@@ -46,5 +51,6 @@ __all__ = [
     "saim_to_encoder",
     "saim_to_release",
     "timm_to_encoder",
+    "verify_checkpoint",
     "write_state_dict",
 ]

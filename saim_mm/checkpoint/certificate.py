@@ -85,7 +85,8 @@ def certify_pretraining(
     images, noise = _images(arch), _noise(arch)
     order = noise.argsort(dim=1)
     model = build_saim(ours, arch, smoothing)
-    theirs = release_pretraining(release, images, noise, arch.num_heads)
+    decoder_depth = count_layers(ours, "neck.layers.") or arch.num_layers
+    theirs = release_pretraining(release, images, noise, arch.num_heads, decoder_depth)
     content = model.backbone(images, order)[-1]
     patches = unsort_tokens(content[:, 1:], order)
     loss = model.loss(images, order=order)["loss"]
@@ -193,16 +194,18 @@ def certify_classifier(
     ours: Mapping[str, Tensor],
     num_heads: int | None = None,
 ) -> Certificate:
-    """Compares the release's fine-tuned model with mmpretrain's ``ImageClassifier``."""
+    """Compares the release's classifier with mmpretrain's ``ImageClassifier``."""
     arch = infer_arch(ours, "backbone.", num_heads)
     plain = "head.fc.weight" in ours
     head = "LinearClsHead" if plain else "VisionTransformerClsHead"
     classes = len(ours["head.fc.weight" if plain else "head.layers.head.weight"])
     out_type = "cls_token" if arch.final_norm else "avg_featmap"
+    probe = dict(type="ClsBatchNormNeck", input_features=arch.embed_dims)
     model = MMPRETRAIN_MODELS.build(
         dict(
             type="ImageClassifier",
             backbone=dict(type="VisionTransformer", out_type=out_type, **arch.backbone),
+            neck=probe if "neck.bn.running_mean" in ours else None,
             head=dict(type=head, num_classes=classes, in_channels=arch.embed_dims),
         )
     )
@@ -210,7 +213,7 @@ def certify_classifier(
     images = _images(arch)
     features, logits = release_classifier(release, images, arch.num_heads)
     differences = {
-        "features": _difference(features, model.extract_feat(images)[-1]),
+        "features": _difference(features, model.extract_feat(images, "backbone")[-1]),
         "logits": _difference(logits, model(images)),
     }
     return Certificate(

@@ -7,49 +7,66 @@ raises :class:`CheckpointError` and lists it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
+from . import keymap
 from .blur import Smoothing, check_blur, gaussian_kernel
 from .files import CheckpointError
 from .keymap import Conversion, Row, account, count_layers, to_ours, to_theirs
 from .layouts import HUGGING_FACE, RELEASE, TIMM, Layout, weight_and_bias
+from .loading import shown
+from .shared_decoder import own_decoder_layers, shares_weights
 
 _BLUR = "gaussian_blur.weight"
-_PRETRAINING = "a SAIM pretraining checkpoint of ours"
-_RELEASE = "a pretraining checkpoint of the authors' release"
-_ENCODER = "a bare encoder"
+_HEAD = "prediction_head"
 
 
 def release_to_saim(
-    state: Mapping[str, Tensor], smoothing: Smoothing | None = (9, 1.0)
+    state: Mapping[str, Tensor],
+    smoothing: Smoothing | None = (9, 1.0),
+    decoder_depth: int | None = None,
 ) -> Conversion:
     """The release's pretraining checkpoint -> ours.
+
+    A decoder that shares the encoder's layers becomes a coupled one of ours if it runs
+    through all of them. The release runs a shallower one through the *first* layers and
+    ours through every k-th, so that one becomes a decoder with layers of its own: the
+    same values, but from there on trained apart from the encoder.
 
     Args:
         state: What the release's file holds under ``model``.
         smoothing: Kernel size and sigma that the file's blur must have, as the model
             will; ``None`` if it must have none.
+        decoder_depth: How many layers a decoder of shared layers runs through, which
+            the release does not save; by default all. Of any other decoder the file
+            tells it.
 
     Returns:
         The conversion. The blur is used for the comparison only: ours follows from the
         config and is no weight.
 
     Raises:
-        CheckpointError: If a key is missing or unexpected, or the blur is another.
+        CheckpointError: If a key is missing or unexpected, the blur or the decoder's
+            depth is another, or the projector is neither an MLP nor a linear layer.
     """
-    coupled = _shares_weights(state)
-    rows = _pretraining_rows(
-        depth=count_layers(state, "blocks."),
-        decoder_depth=0 if coupled else max(count_layers(state, "query_blocks."), 1),
-        mlp="prediction_head.fc1.weight" in state,
-    )
-    allowed = {"query_blocks, shared with blocks": r"query_blocks\."} if coupled else {}
+    _check_projector(state)
+    depth = count_layers(state, "blocks.")
+    own_layers = own_decoder_layers(state, decoder_depth)
+    rows = _pretraining_rows(depth, own_layers, f"{_HEAD}.fc1.weight" in state)
+    allowed = {}
+    if shares_weights(state):
+        name = (
+            f"query_blocks beyond the {own_layers} that run"
+            if own_layers
+            else f"query_blocks, shared with all {depth} blocks"
+        )
+        allowed = {name: r"query_blocks\."}
     weights = {key: tensor for key, tensor in state.items() if key != _BLUR}
-    conversion = to_ours(rows, weights, _RELEASE, allowed)
+    conversion = to_ours(rows, weights, keymap.RELEASE, allowed)
     if (_BLUR in state) != (smoothing is not None):
         found = "no" if smoothing else "a"
         raise CheckpointError(
@@ -76,7 +93,8 @@ def saim_to_release(
         blur: The release's own ``gaussian_blur.weight``, if the checkpoint was once
             converted from it. Ours differs in the last bit.
         coupled: Must be set for a checkpoint without decoder layers: the keys do not
-            tell a coupled decoder from none, for which the release has no layout.
+            tell a coupled decoder of all layers from a shallower one or from none, and
+            for these the release has no layout.
 
     Returns:
         The conversion.
@@ -90,13 +108,19 @@ def saim_to_release(
         raise CheckpointError(
             f"The checkpoint has {decoder_depth} decoder layers and coupled={coupled}. "
             "Set coupled=True (--coupled) if, and only if, its decoder runs through "
-            "the encoder's layers; the release has no layout for a model without "
-            "decoder."
+            "all of the encoder's layers; the release has no layout for a model "
+            "without decoder."
+        )
+    if any(key.startswith("head.projector.layers.") for key in state):
+        raise CheckpointError(
+            "The checkpoint has a transformer projector (head.projector.layers.*). The "
+            "release has an MLP and a linear layer only, so there is no layout for it; "
+            "tools/model_converters/saim_to_encoder.py takes the encoder out."
         )
     mlp = "head.projector.to_pixels.0.weight" in state
     rows = _pretraining_rows(depth, decoder_depth, mlp)
     allowed = {"data_preprocessor": r"data_preprocessor\."}
-    conversion = to_theirs(rows, state, _PRETRAINING, allowed)
+    conversion = to_theirs(rows, state, keymap.PRETRAINING, allowed)
     result = conversion.state_dict
     if coupled:
         shared = {f"query_{k}": v for k, v in result.items() if k.startswith("blocks.")}
@@ -139,7 +163,7 @@ def saim_to_encoder(
         "head": r"head\.",
         "data_preprocessor": r"data_preprocessor\.",
     }
-    dropped = account(state, renamed, _PRETRAINING, allowed)
+    dropped = account(state, renamed, keymap.PRETRAINING, allowed)
     result = {new: state[old] for old, new in renamed.items()}
     return Conversion(result, tuple(renamed), dropped)
 
@@ -147,13 +171,13 @@ def saim_to_encoder(
 def encoder_to_timm(state: Mapping[str, Tensor]) -> Conversion:
     """Bare encoder -> timm's ``vit_*``; without ``ln1``, for ``final_norm=False``."""
     rows = _encoder_rows(TIMM, count_layers(state, "layers."), "ln1.weight" in state)
-    return to_theirs(rows, state, _ENCODER)
+    return to_theirs(rows, state, keymap.ENCODER)
 
 
 def timm_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     """A ``vit_*`` of timm -> bare encoder; a classifier on top is dropped."""
     rows = _encoder_rows(TIMM, count_layers(state, "blocks."), "norm.weight" in state)
-    return to_ours(rows, state, "a timm ViT", {"classifier": r"head\.(weight|bias)$"})
+    return to_ours(rows, state, keymap.TIMM, {"classifier": r"head\.(weight|bias)$"})
 
 
 def encoder_to_hf(state: Mapping[str, Tensor]) -> Conversion:
@@ -166,7 +190,7 @@ def encoder_to_hf(state: Mapping[str, Tensor]) -> Conversion:
     return to_theirs(
         _encoder_rows(HUGGING_FACE, count_layers(state, "layers."), True),
         state,
-        _ENCODER,
+        keymap.ENCODER,
     )
 
 
@@ -175,29 +199,30 @@ def hf_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     state = {key.removeprefix("vit."): tensor for key, tensor in state.items()}
     rows = _encoder_rows(HUGGING_FACE, count_layers(state, "encoder.layer."), True)
     allowed = {"pooler": r"pooler\.", "classifier": r"classifier\."}
-    return to_ours(rows, state, "a Hugging Face ViTModel", allowed)
+    return to_ours(rows, state, keymap.HUGGING_FACE, allowed)
 
 
 def release_to_finetuned(state: Mapping[str, Tensor]) -> Conversion:
-    """The release's fine-tuned classifier -> an ``ImageClassifier`` of mmpretrain.
+    """The release's classifier -> an ``ImageClassifier`` of mmpretrain.
 
     Its final norm becomes ``ln1`` if it classifies by the class token (``norm``), and
-    ``ln2``, which follows the pooling, if by the mean of the patches (``fc_norm``).
+    ``ln2``, which follows the pooling, if by the mean of the patches (``fc_norm``). The
+    batch norm of a linear probe becomes a ``ClsBatchNormNeck``.
     """
     depth = count_layers(state, "blocks.")
-    pooled = "fc_norm.weight" in state
-    rows = _finetuned_rows(depth, pooled, "head.fc")
-    return to_ours(rows, state, "a fine-tuned checkpoint of the authors' release")
+    pooled, probe = "fc_norm.weight" in state, "head.0.running_mean" in state
+    rows = _classifier_rows(depth, pooled, probe, "head.fc")
+    return to_ours(rows, state, keymap.RELEASE_CLASSIFIER)
 
 
 def finetuned_to_release(state: Mapping[str, Tensor]) -> Conversion:
-    """An ``ImageClassifier`` of mmpretrain -> the release; both kinds, both heads."""
+    """An ``ImageClassifier`` of mmpretrain -> the release; all kinds, both heads."""
     depth = count_layers(state, "backbone.layers.")
-    pooled = "backbone.ln2.weight" in state
+    pooled, probe = "backbone.ln2.weight" in state, "neck.bn.running_mean" in state
     # LinearClsHead and VisionTransformerClsHead.
     head = "head.layers.head" if "head.layers.head.weight" in state else "head.fc"
     return to_theirs(
-        _finetuned_rows(depth, pooled, head),
+        _classifier_rows(depth, pooled, probe, head),
         state,
         "an ImageClassifier of mmpretrain with a plain ViT and one linear layer",
         {"data_preprocessor": r"data_preprocessor\."},
@@ -212,12 +237,12 @@ def _encoder_rows(layout: Layout, depth: int, final_norm: bool) -> list[Row]:
 
 def _pretraining_rows(depth: int, decoder_depth: int, mlp: bool) -> list[Row]:
     """The table of a whole SAIM model; ``mlp`` or linear head."""
-    pixels, head = "head.projector.to_pixels", "prediction_head"
-    projector = weight_and_bias(pixels, head)
+    pixels = "head.projector.to_pixels"
+    projector = weight_and_bias(pixels, _HEAD)
     if mlp:
         projector = [
-            *weight_and_bias(f"{pixels}.0", f"{head}.fc1"),
-            *weight_and_bias(f"{pixels}.2", f"{head}.fc2"),
+            *weight_and_bias(f"{pixels}.0", f"{_HEAD}.fc1"),
+            *weight_and_bias(f"{pixels}.2", f"{_HEAD}.fc2"),
         ]
     return [
         *RELEASE.encoder(max(depth, 1), "backbone."),
@@ -227,21 +252,26 @@ def _pretraining_rows(depth: int, decoder_depth: int, mlp: bool) -> list[Row]:
     ]
 
 
-def _finetuned_rows(depth: int, pooled: bool, head: str) -> list[Row]:
+def _classifier_rows(depth: int, pooled: bool, probe: bool, head: str) -> list[Row]:
+    """The table of a classifier; ``probe``: with a batch norm before the last layer."""
     norm = ("backbone.ln2", "fc_norm") if pooled else ("backbone.ln1", "norm")
+    statistics = ("running_mean", "running_var", "num_batches_tracked") if probe else ()
     return [
         *RELEASE.encoder(max(depth, 1), "backbone."),
         *weight_and_bias(*norm),
-        *weight_and_bias(head, "head"),
+        *((f"neck.bn.{kind}", (f"head.0.{kind}",)) for kind in statistics),
+        *weight_and_bias(head, "head.1" if probe else "head"),
     ]
 
 
-def _shares_weights(state: Mapping[str, Tensor]) -> bool:
-    """Whether the release's decoder is its encoder: then it saves the weights twice."""
-    blocks = {k: v for k, v in state.items() if k.startswith("blocks.")}
-    query = {k: v for k, v in state.items() if k.startswith("query_blocks.")}
-    if not blocks or {f"query_{key}" for key in blocks} != set(query):
-        return False
-    return all(
-        torch.equal(tensor, query[f"query_{key}"]) for key, tensor in blocks.items()
-    )
+def _check_projector(state: Mapping[str, Tensor]) -> None:
+    known = re.compile(rf"{_HEAD}\.(?:fc[12]\.)?(?:weight|bias)$")
+    head = [key for key in state if key.startswith(f"{_HEAD}.")]
+    unknown = [key for key in head if not known.match(key)]
+    if unknown:
+        raise CheckpointError(
+            f"The checkpoint's {_HEAD} is neither an MLP (fc1, fc2) nor a linear layer "
+            f"(weight, bias), the two of the published release: it has "
+            f"{shown(unknown)}. The release has no transformer projector (Table 4), so "
+            "no layout of it is known; only a checkpoint with one of the two converts."
+        )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .atomic import write_atomically
 
 StateDict = dict[str, Tensor]
 
@@ -53,6 +54,10 @@ _DISCARDED_NAMES = (
 )
 
 
+#: The above with their stand-ins, as :func:`read_torch` takes them.
+DISCARDED = tuple((_Discarded, name) for name in _DISCARDED_NAMES)
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a whole checkpoint file on the CPU.
 
@@ -72,7 +77,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: there is no such checkpoint file; give the path of a local file "
             "(.pth, .pt or .safetensors; download it first if it is on the net)."
         )
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+    read = _read_safetensors if path.suffix == ".safetensors" else read_torch
     content = read(path)
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -153,47 +158,46 @@ def write_state_dict(
         )
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file beside its place, flushes it to disk and moves it there.
-
-    So a reader, or a run that is killed, never sees half a file.
+def read_torch(
+    path: Path,
+    map_location: Any = "cpu",
+    known: Sequence[tuple[Any, str]] = DISCARDED,
+    mmap: bool = False,
+) -> Any:
+    """Reads a file of ``torch.save``; what its pickle names is never looked up.
 
     Args:
-        path: Where the file belongs; missing folders are made.
-        write: Writes the content to an open file.
+        path: The file.
+        map_location: As for ``torch.load``.
+        known: What may stand in the file beside tensors and plain values: stand-ins,
+            each with the full name it has in a pickle. By default names seen in
+            checkpoints, which are all left out of what is returned.
+        mmap: Leave the tensors on the disk until they are used.
+
+    Raises:
+        CheckpointError: If the file is damaged, is no checkpoint or wants to run code.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        with _discarding(), warnings.catch_warnings():
+        with allowing(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(
+                path, map_location=map_location, weights_only=True, mmap=mmap
+            )
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # a damaged file can make the reader raise anything
-        raise CheckpointError(_explain(path, str(error))) from None
+        raise CheckpointError(explain(path, str(error))) from None
 
 
-def _discarding() -> AbstractContextManager[Any]:
-    """Lets torch read past the names in ``_DISCARDED_NAMES``."""
+def allowing(known: Sequence[tuple[Any, str]]) -> AbstractContextManager[Any]:
+    """Lets torch read past some names; ``known`` is as for :func:`read_torch`."""
     safe_globals = getattr(torch.serialization, "safe_globals", None)
     if safe_globals is None:  # before torch 2.5; such files are then refused
         return nullcontext()
-    return safe_globals([(_Discarded, name) for name in _DISCARDED_NAMES])
+    return safe_globals(list(known))
 
 
-def _explain(path: Path, error: str) -> str:
+def explain(path: str | Path, error: str) -> str:
     """One line for why torch would not read a file."""
     refused = re.search(r"GLOBAL (\S+)", error)
     if refused is not None:
@@ -218,7 +222,7 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         return library.load_file(path, device="cpu")
     except SafetensorError as error:
-        raise CheckpointError(_explain(path, str(error))) from None
+        raise CheckpointError(explain(path, str(error))) from None
 
 
 def _safetensors(path: Path) -> Any:

@@ -70,7 +70,7 @@ def to_theirs(
     dropped = account(source, used, what, allowed)
     result: StateDict = {}
     for ours, theirs in rows:
-        result.update(zip(theirs, source[ours].chunk(len(theirs)), strict=True))
+        result.update(zip(theirs, _split(source[ours], len(theirs)), strict=True))
     return Conversion(result, used, dropped)
 
 
@@ -104,8 +104,9 @@ def account(
         if matched:
             dropped[name] = matched
     if missing or rest:
+        hint = f" {describe(source)}" if sign_of(source)[0] != what else ""
         raise CheckpointError(
-            f"The checkpoint is not {what}. {describe(source)} "
+            f"The checkpoint is not {what}.{hint} "
             f"Missing keys ({len(missing)}): {missing}; "
             f"unexpected keys ({len(rest)}): {rest}."
         )
@@ -119,37 +120,44 @@ def count_layers(state: Iterable[str], prefix: str) -> int:
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
+#: What a source can be, in errors.
+RELEASE = "a pretraining checkpoint of the authors' release"
+RELEASE_CLASSIFIER = "a classifier of the authors' release"
+TIMM = "a timm ViT"
+HUGGING_FACE = "a Hugging Face ViTModel"
+PRETRAINING = "a SAIM pretraining checkpoint of ours"
+ENCODER = "a bare encoder"
 # Sign in the keys, what it means, what to do. The first that matches counts.
 _SIGNS = (
     (
         r"query_blocks\.\d+\.",
-        "the authors' pretraining release",
+        RELEASE,
         "tools/model_converters/official_to_saim.py converts it",
     ),
     (
         r"blocks\.\d+\.attn\.q\.",
-        "the authors' fine-tuned release",
+        RELEASE_CLASSIFIER,
         "tools/model_converters/official_finetuned_to_mmpretrain.py converts it",
     ),
     (
         r"blocks\.\d+\.attn\.qkv\.",
-        "a timm ViT",
+        TIMM,
         "tools/model_converters/encoder_to_timm.py --reverse converts it",
     ),
     (
         r"(?:vit\.)?encoder\.layer\.\d+\.attention\.",
-        "a Hugging Face ViT",
+        HUGGING_FACE,
         "tools/model_converters/encoder_to_hf.py --reverse converts it",
     ),
     (
         r"neck\.(?:norm|layers\.\d+\.ln1)\.",
-        "a SAIM pretraining checkpoint",
+        PRETRAINING,
         "its encoder has the prefix 'backbone.', and "
         "tools/model_converters/saim_to_encoder.py takes it out",
     ),
     (
         r"layers\.\d+\.ln1\.",
-        "a bare encoder",
+        ENCODER,
         "it needs no prefix",
     ),
 )
@@ -158,9 +166,9 @@ _SIGNS = (
 def describe(keys: Iterable[str]) -> str:
     """What a state dict looks like, and what to do about it, in a sentence or two."""
     keys = list(keys)
-    for pattern, name, remedy in _SIGNS:
-        if any(re.match(pattern, key) for key in keys):
-            return f"It looks like {name}: {remedy}."
+    foreign = describe_foreign(keys)
+    if foreign:
+        return foreign
     for key in keys:
         inner = re.match(r"(.+?\.)layers\.\d+\.ln1\.", key)
         if inner:
@@ -176,5 +184,24 @@ def describe(keys: Iterable[str]) -> str:
     )
 
 
+def describe_foreign(keys: Iterable[str]) -> str:
+    """As :func:`describe`, or '' where the keys have none of the known signs."""
+    name, remedy = sign_of(keys)
+    return f"It looks like {name}: {remedy}." if name else ""
+
+
+def sign_of(keys: Iterable[str]) -> tuple[str, str]:
+    """What the keys say they are, such as :data:`RELEASE`, and what to do; or ''."""
+    keys = list(keys)
+    for pattern, name, remedy in _SIGNS:
+        if any(re.match(pattern, key) for key in keys):
+            return name, remedy
+    return "", ""
+
+
 def _stack(source: Mapping[str, Tensor], keys: tuple[str, ...]) -> Tensor:
     return source[keys[0]] if len(keys) == 1 else torch.cat([source[k] for k in keys])
+
+
+def _split(tensor: Tensor, parts: int) -> tuple[Tensor, ...]:
+    return (tensor,) if parts == 1 else tensor.chunk(parts)

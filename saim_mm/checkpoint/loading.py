@@ -24,9 +24,10 @@ MAY_BE_MISSING = {
 MAY_BE_UNUSED = {
     "final norm": r"ln[12]\.",
     "class token, of a model with with_cls_token=False": r"cls_token$",
+    "mask token, of masked image modelling": r"mask_token$",
 }
 #: What may lie beside the encoder in a checkpoint of a whole model.
-BESIDE_ENCODER = r"neck\.|data_preprocessor\.|\w*head\."
+BESIDE_ENCODER = r"neck\.|data_preprocessor\.|\w*head\.|momentum_encoder\."
 _SHOWN = 8
 
 
@@ -55,7 +56,7 @@ class LoadReport:
         return (
             f"Loaded {len(self.loaded)} of {total} encoder tensors from {self.path} "
             f"(prefix {self.prefix!r}). Left as initialised: "
-            f"{_shown(self.as_initialised)}. Not used: {_shown(self.unused)}."
+            f"{shown(self.as_initialised)}. Not used: {shown(self.unused)}."
             + "".join(f" {note}." for note in self.notes)
         )
 
@@ -148,7 +149,7 @@ def _resolve_prefix(
             return candidate
     asked = f"prefix={prefix!r}" if prefix else "no prefix or 'backbone.'"
     raise CheckpointError(
-        f"{path}: no encoder with {asked}. {describe(state)} Its keys: {_shown(state)}."
+        f"{path}: no encoder with {asked}. {describe(state)} Its keys: {shown(state)}."
     )
 
 
@@ -217,10 +218,10 @@ def _not_allowed(keys: Iterable[str], allowed: Iterable[str]) -> list[str]:
 
 def _refuse(path: str | Path, reason: str, keys: Collection[str]) -> None:
     if keys:
-        raise CheckpointError(f"{path}: {_shown(keys)} {reason}.")
+        raise CheckpointError(f"{path}: {shown(keys)} {reason}.")
 
 
-def _shown(keys: Collection[str]) -> str:
+def shown(keys: Collection[str]) -> str:
     """The first few keys, and how many there are."""
     if not keys:
         return "nothing"

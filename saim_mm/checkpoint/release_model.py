@@ -35,7 +35,11 @@ class ReleaseOutputs:
 
 
 def release_pretraining(
-    state: Mapping[str, Tensor], images: Tensor, noise: Tensor, num_heads: int
+    state: Mapping[str, Tensor],
+    images: Tensor,
+    noise: Tensor,
+    num_heads: int,
+    decoder_depth: int,
 ) -> ReleaseOutputs:
     """Runs the release's pretraining model, with normalised pixels and L2 loss.
 
@@ -44,6 +48,8 @@ def release_pretraining(
         images: (B, C, H, W), normalised.
         noise: (B, N) without ties; a patch with less noise comes earlier.
         num_heads: Number of attention heads.
+        decoder_depth: Number of query layers that run. A decoder that shares the
+            encoder's layers has all of them in the file, and may run the first few.
     """
     h = _embed(state, images)
     g = state["pos_embed"].expand(len(images), -1, -1)
@@ -55,7 +61,7 @@ def release_pretraining(
     mask_g = _mask(sees)
 
     depth = count_layers(state, "blocks.")
-    step = depth // count_layers(state, "query_blocks.")
+    step = depth // decoder_depth
     for i in range(depth):
         h = _block(state, f"blocks.{i}.", h, h, num_heads, mask_h)
         if (i + 1) % step == 0:
@@ -68,10 +74,10 @@ def release_pretraining(
 def release_classifier(
     state: Mapping[str, Tensor], images: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """Runs the release's fine-tuned classifier.
+    """Runs the release's classifier, fine-tuned or a linear probe.
 
     Returns:
-        Features (B, D) after the last norm, and logits (B, classes).
+        Features (B, D) after the last norm of the ViT, and logits (B, classes).
     """
     x = _embed(state, images)
     for i in range(count_layers(state, "blocks.")):
@@ -80,7 +86,7 @@ def release_classifier(
         features = _norm(state, "fc_norm", x[:, 1:].mean(dim=1))
     else:
         features = _norm(state, "norm", x)[:, 0]
-    return features, _linear(state, "head", features)
+    return features, _classify(state, features)
 
 
 def _embed(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -118,6 +124,14 @@ def _predict(state: Mapping[str, Tensor], g: Tensor) -> Tensor:
     if "prediction_head.fc1.weight" in state:
         return _mlp(state, "prediction_head", g)
     return _linear(state, "prediction_head", g)
+
+
+def _classify(state: Mapping[str, Tensor], features: Tensor) -> Tensor:
+    """The logits; in a linear probe a batch norm without weights comes first."""
+    if "head.0.running_mean" not in state:
+        return _linear(state, "head", features)
+    mean, var = state["head.0.running_mean"], state["head.0.running_var"]
+    return _linear(state, "head.1", (features - mean) / (var + 1e-6).sqrt())
 
 
 def _target(state: Mapping[str, Tensor], images: Tensor) -> Tensor:

@@ -11,6 +11,30 @@ from mmengine.dataset import BaseDataset
 from ..registry import register
 
 
+def without_files(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The transforms of a config's pipeline, for images that need no loader.
+
+    Args:
+        pipeline: Configs of transforms. Those that only load are left out, and
+            ``LoadRandomResizedCrop`` leaves a crop and a flip behind.
+    """
+    kept: list[dict[str, Any]] = []
+    for transform in pipeline:
+        options = dict(transform)
+        kind = options.pop("type")
+        if kind == "LoadRandomResizedCrop":
+            flip = options.pop("flip_prob", 0.0)
+            options.pop("reduce", None)
+            crop = dict(backend="pillow", interpolation="bicubic", **options)
+            kept += [
+                dict(type="RandomResizedCrop", **crop),
+                dict(type="RandomFlip", prob=flip),
+            ]
+        elif not kind.startswith("LoadImage"):
+            kept.append(dict(transform))
+    return kept
+
+
 @register("dataset")
 class SyntheticImages(BaseDataset):
     """Smooth random colour patterns, the same ones on every machine.

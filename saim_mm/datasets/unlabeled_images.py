@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from mmpretrain.datasets import BaseDataset
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from saim_mm.registry import register
 
 from .image_files import IMAGE_SUFFIXES, list_images, read_image_list
 from .load_image import BrokenImageError
+from .sample_index import generators_of, seed_from
 
 #: Lines of a list whose files are looked up when it is read. A wrong prefix shows in
 #: the first; looking up all 1.28 M takes minutes on a network file system.
@@ -41,6 +43,8 @@ class UnlabeledImages(BaseDataset):
     When the first transform of the pipeline, the loader, raises or returns None, the
     image is broken and the next one upward that loads is served in its place. That
     depends on the files alone, so every rank and every resumed run serves the same.
+    With :class:`ExactSampler`, the random transforms repeat themselves too: they draw
+    from what follows from (seed, epoch, index), whichever process they run in.
     A failure of a later transform is an error of the pipeline and is raised as such.
 
     Args:
@@ -162,6 +166,11 @@ class UnlabeledImages(BaseDataset):
             raise IndexError(f"no image {idx} in a dataset of {len(self)}")
         if not self.pipeline.transforms:
             return self.get_data_info(idx)
+        # In the main process the model draws from the same generators.
+        with generators_of(idx, restore=get_worker_info() is None):
+            return self._run_pipeline(idx)
+
+    def _run_pipeline(self, idx: int) -> Any:
         sample = self._load(idx) if self.test_mode else self._load_or_replace(idx)
         for transform in self.pipeline.transforms[1:]:
             sample = transform(sample)
@@ -191,14 +200,17 @@ class UnlabeledImages(BaseDataset):
         for idx in indices:
             self.broken[idx] = 1
 
-    def describe_broken(self, idx: int) -> str:
-        """Returns the path of a broken image and why it does not load."""
+    def broken_reason(self, idx: int) -> str:
+        """Returns why a broken image does not load; it is tried once more."""
         try:
             self._load(idx)
         except BrokenImageError as error:
-            return str(error)
-        path = self.get_data_info(idx)["img_path"]
-        return f"{path!r}: loads now; it failed before, or was marked by hand"
+            return error.reason
+        return "loads now; it failed before, or was marked by hand"
+
+    def describe_broken(self, idx: int) -> str:
+        """Returns the path of a broken image and why it does not load."""
+        return f"{self.get_data_info(idx)['img_path']!r}: {self.broken_reason(idx)}"
 
     def check_broken_share(self, count: int, last: str) -> None:
         """Ends the run if too many images are broken.
@@ -238,6 +250,10 @@ class UnlabeledImages(BaseDataset):
             candidate = (idx + step) % len(self)
             if self.broken[candidate]:
                 continue
+            if step:
+                # A loader that crops may have drawn before it failed. Once the image is
+                # known to be broken, that one is not tried, and draws nothing.
+                seed_from(candidate)
             try:
                 return self._load(candidate)
             except BrokenImageError as error:

@@ -19,6 +19,8 @@ from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..datasets.deaf_workers import deafen
+
 #: ``avg``: mean of the patches; ``cls``: class token.
 Pool = Literal["avg", "cls"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
@@ -93,6 +95,9 @@ class FeatureExtractor:
             collate_fn=default_collate,
             generator=torch.Generator(),
         )
+        deafen(
+            loader
+        )  # an evaluation in training must outlast a preempted job's signal
         return self.extract_loader(loader)
 
     def extract_loader(self, loader: DataLoader) -> Features:

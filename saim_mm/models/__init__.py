@@ -5,6 +5,8 @@ from .saim import SAIM
 from .saim_head import SAIMHead
 from .saim_neck import SAIMNeck
 from .saim_vit import SAIMViT
+from .simmim_vit import SimMIMViT
+from .sync_bn import SyncBNOrBN
 from .vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 
 __all__ = [
@@ -14,5 +16,7 @@ __all__ = [
     "SAIMHead",
     "SAIMNeck",
     "SAIMViT",
+    "SimMIMViT",
     "SimpleFeaturePyramid",
+    "SyncBNOrBN",
 ]

@@ -25,6 +25,8 @@ import torch
 from mmengine.dist import get_rank
 from torch import Tensor, nn
 
+from .sample_keys import hash_keys
+
 OrderKind = Literal["stochastic", "raster", "segments"]
 #: What a token sees: all others, those at or before its own place, or what a mask says:
 #: boolean, or a float bias that is added to the scores.
@@ -126,6 +128,7 @@ class PatchOrder(nn.Module):
         batch_size: int,
         device: torch.device,
         generator: torch.Generator | None = None,
+        keys: Tensor | None = None,
     ) -> Tensor:
         """Draws one order per image.
 
@@ -134,6 +137,8 @@ class PatchOrder(nn.Module):
             device: Where the order is needed.
             generator: Source of randomness on that device. By default one that follows
                 from torch's global CPU seed and differs between ranks and steps.
+            keys: (B,) long, on the device. An image's order is a function of its key
+                then, whatever it is drawn together with, and no generator is used.
 
         Returns:
             Order (B, N), long.
@@ -142,6 +147,8 @@ class PatchOrder(nn.Module):
         if self.kind == "raster":
             segments = torch.arange(num_segments, device=device)
             segments = segments.expand(batch_size, num_segments)
+        elif keys is not None:
+            segments = hash_keys(keys, num_segments).argsort(dim=1, stable=True)
         else:
             if generator is None:
                 generator = _step_generator(device)
@@ -154,6 +161,7 @@ class PatchOrder(nn.Module):
         share: float,
         device: torch.device,
         generator: torch.Generator | None = None,
+        key: Tensor | None = None,
     ) -> Tensor | None:
         """Draws the steps whose patches are predicted, all subsets equally likely.
 
@@ -161,6 +169,7 @@ class PatchOrder(nn.Module):
             share: Share of the N steps, in (0, 1].
             device: Where the steps are needed.
             generator: As in :meth:`draw`.
+            key: (1,) long, on the device; the steps are a function of it then.
 
         Returns:
             Steps (K,), rising, or ``None`` for all of them.
@@ -168,10 +177,13 @@ class PatchOrder(nn.Module):
         count = max(1, round(share * self.num_patches))
         if count == self.num_patches:
             return None
-        if generator is None:
-            generator = _step_generator(device)
-        r = torch.rand(self.num_patches, device=device, generator=generator)
-        return r.argsort()[:count].sort().values
+        if key is not None:
+            r = hash_keys(key, self.num_patches)[0]
+        else:
+            if generator is None:
+                generator = _step_generator(device)
+            r = torch.rand(self.num_patches, device=device, generator=generator)
+        return r.argsort(stable=True)[:count].sort().values
 
     def check(self, order: Tensor, batch_size: int) -> Tensor:
         """Returns an order that somebody else made, if it is one.

@@ -13,9 +13,11 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from ..datasets.sample_index import Stream
 from ..registry import register
 from .order import OrderKind, PatchOrder, unsort_tokens
 from .saim_vit import SAIMViT
+from .sample_keys import keys_of, sample_indices
 
 ModuleConfig: TypeAlias = "dict[str, Any] | BaseModule"
 
@@ -107,7 +109,9 @@ class SAIM(BaseSelfSupervisor):
 
         Args:
             inputs: Images (B, C, H, W), after the data preprocessor.
-            data_samples: If each has a field ``order`` (N,), those orders are used.
+            data_samples: If each has a field ``order`` (N,), those orders are used. If
+                an :class:`ExactSampler` drew them, an order is a function of seed,
+                epoch and sample.
             order: Patch order (B, N), used before any other; ``order[b, t]`` is the
                 raster index of the patch predicted at step t. By default drawn.
 
@@ -115,7 +119,7 @@ class SAIM(BaseSelfSupervisor):
             ``dict(loss=...)``, a float32 scalar.
         """
         order = self._resolve_order(inputs, data_samples, order)
-        steps = self.order.draw_steps(self.query_share, inputs.device)
+        steps = self._draw_steps(inputs.device, data_samples)
         queries = self._queries(inputs, order, steps)
         asked = order if steps is None else order[:, steps]
         loss = self.head.loss(queries, inputs, asked, self.order.query_visible)
@@ -163,9 +167,23 @@ class SAIM(BaseSelfSupervisor):
             )
         if order is None:
             order = _order_of_samples(data_samples)
-        if order is None:
-            return self.order.draw(len(inputs), inputs.device)
-        return self.order.check(order.to(inputs.device), len(inputs))
+        if order is not None:
+            return self.order.check(order.to(inputs.device), len(inputs))
+        indices, keys = sample_indices(data_samples), None
+        if indices is not None:
+            keys = keys_of(indices, Stream.ORDER, inputs.device)
+        return self.order.draw(len(inputs), inputs.device, keys=keys)
+
+    def _draw_steps(
+        self, device: torch.device, data_samples: Sequence[DataSample] | None
+    ) -> Tensor | None:
+        """The steps that are asked for; the first sample of a batch decides for all."""
+        if self.query_share == 1:
+            return None
+        indices, key = sample_indices(data_samples), None
+        if indices is not None:
+            key = keys_of(indices[:1], Stream.QUERY_STEPS, device)
+        return self.order.draw_steps(self.query_share, device, key=key)
 
 
 def _order_of_samples(data_samples: Sequence[DataSample] | None) -> Tensor | None:

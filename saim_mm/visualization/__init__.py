@@ -1,16 +1,63 @@
-"""Pictures of what a model has learnt, and of how a run went."""
+"""Pictures of what a model has learnt, and of how a run went.
 
-from .figure import save_png
+* :mod:`reconstruction`, :mod:`mae` and :mod:`position_error`: predictions (Figure 3).
+* :mod:`attention`: what a patch attends to (Figures 2 and 4).
+* :mod:`order_masks`: orders and the masks that follow from them (Figure 5).
+* :mod:`completion`, :mod:`kept_patches`, :mod:`completion_sheet`: any-order completion.
+* :mod:`loss_curve`, :mod:`scalars`, :mod:`report`: a run, from its work dir.
+
+It needs matplotlib, as MMEngine's visualiser does; the rest of the package does not
+import it.
+"""
+
+from .attention import attention_maps, attention_sheet, last_attention
+from .completion import Completion, complete, hidden_statistics
+from .completion_sheet import animation, completion_frames, completion_sheet
+from .figure import HIDDEN, save_gif, save_png, stack
+from .image_folder import read_images
+from .kept_patches import keep_box, keep_drawn, keep_share
+from .load_model import load_model
 from .loss_curve import LossCurve, draw_loss_curve, read_loss_curve
+from .mae import MAEReconstruction, reconstruct_with_mae
+from .order_masks import order_sheet
+from .position_error import draw_position_error, patch_errors, position_errors
 from .reconstruction import denormalise, reconstruction_sheet, step_maps, to_rgb
+from .report import write_report
+from .scalars import draw_scalars, read_scalars
 
 __all__ = [
+    "HIDDEN",
+    "Completion",
     "LossCurve",
+    "MAEReconstruction",
+    "animation",
+    "attention_maps",
+    "attention_sheet",
+    "complete",
+    "completion_frames",
+    "completion_sheet",
     "denormalise",
     "draw_loss_curve",
+    "draw_position_error",
+    "draw_scalars",
+    "hidden_statistics",
+    "keep_box",
+    "keep_drawn",
+    "keep_share",
+    "last_attention",
+    "load_model",
+    "order_sheet",
+    "patch_errors",
+    "position_errors",
+    "read_images",
     "read_loss_curve",
+    "read_scalars",
+    "reconstruct_with_mae",
     "reconstruction_sheet",
+    "save_gif",
     "save_png",
+    "stack",
     "step_maps",
     "to_rgb",
+    "write_report",
 ]

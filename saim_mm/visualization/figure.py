@@ -6,15 +6,24 @@ keeps every figure alive and picks a window system.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from PIL import Image
 
 #: Pixels per inch; sizes of figures are given in inches.
 DPI = 160
+#: Width of one image on a sheet, in inches: 256 pixels, a multiple of small sizes.
+CELL = 1.6
+#: Grey of what is not known yet, or hidden.
+HIDDEN = 128
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -32,6 +41,31 @@ def render(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def show(cell: Axes, image: np.ndarray, **options: Any) -> AxesImage:
+    """Shows an image without axes around it; options are those of ``imshow``."""
+    cell.set_axis_off()
+    return cell.imshow(image, **options)
+
+
+def plain_axes(axes: Axes) -> None:
+    """A light grid and no box around a plot."""
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.margins(x=0.01)
+
+
+def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts pictures (H, W, 3) uint8 below each other, each centred on white."""
+    width = max(picture.shape[1] for picture in pictures)
+    rows = []
+    for picture in pictures:
+        missing = width - picture.shape[1]
+        sides = (missing // 2, missing - missing // 2)
+        rows.append(np.pad(picture, ((0, 0), sides, (0, 0)), constant_values=255))
+    return np.concatenate(rows)
+
+
 def save_png(image: np.ndarray, path: str | Path) -> None:
     """Writes a picture (H, W, 3) uint8 RGB; missing folders are made.
 
@@ -40,3 +74,26 @@ def save_png(image: np.ndarray, path: str | Path) -> None:
     """
     if not mmcv.imwrite(np.ascontiguousarray(image[..., ::-1]), str(path)):
         raise OSError(f"cannot write the picture {str(path)!r}")
+
+
+def save_gif(
+    frames: Sequence[np.ndarray], path: str | Path, seconds: float, rest: float = 2.0
+) -> None:
+    """Writes an endless animation; missing folders are made.
+
+    Args:
+        frames: Pictures (H, W, 3) uint8 RGB of one size.
+        path: The file, ending in ``.gif``.
+        seconds: How long a frame is shown.
+        rest: How long the last one is shown, in seconds.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One palette for all frames, or colours would flicker: that of first and last.
+    ends = Image.fromarray(np.concatenate([frames[0], frames[-1]]))
+    palette = ends.quantize(256, method=Image.Quantize.MEDIANCUT)
+    images = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
+    durations = [round(1000 * seconds)] * (len(images) - 1) + [round(1000 * rest)]
+    images[0].save(
+        path, save_all=True, append_images=images[1:], duration=durations, loop=0
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from .figure import new_figure, render
+from .figure import new_figure, plain_axes, render
 
 _COLOUR = "tab:blue"
 
@@ -126,10 +126,7 @@ def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> np.nda
     lr.set_ylim(bottom=0)
     lr.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     for axes in (loss, lr):
-        axes.grid(alpha=0.25)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        axes.margins(x=0.01)
+        plain_axes(axes)
     figure.align_ylabels()
     return render(figure)
 

@@ -5,26 +5,22 @@ Shapes: B images, C channels, N patches of p x p pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from mmengine.model import BaseDataPreprocessor
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..evaluation.features import evaluation_mode
 from ..models import SAIM, PatchOrder, SAIMHead
 from ..models.saim_head import patch_statistics, patchify, unpatchify
-from .figure import new_figure, render
+from .figure import CELL, new_figure, render, show
 
-_CELL = 1.6  # inches; 256 pixels, a multiple of small image sizes
-_STEP_COLOURS = "viridis"  # ordered in lightness too: readable in print
+STEP_COLOURS = "viridis"  # ordered in lightness too: readable in print
 
 
 @torch.no_grad()
@@ -103,7 +99,10 @@ def step_maps(order: Tensor, family: PatchOrder, grid: tuple[int, int]) -> np.nd
 
 @torch.no_grad()
 def reconstruction_sheet(
-    model: SAIM, images: Tensor, order: Tensor | None = None
+    model: SAIM,
+    images: Tensor,
+    order: Tensor | None = None,
+    rivals: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """A row per image: original, smoothed, prediction, and the step of each patch.
 
@@ -112,13 +111,15 @@ def reconstruction_sheet(
         images: Images as the model reads them, after its data preprocessor
             (B, C, H, W), on the device of the model.
         order: Patch order (B, N); by default drawn.
+        rivals: Further columns by title, (B, H, W, 3) uint8 RGB each, such as the mask
+            and the reconstruction of an MAE. They come after the original.
 
     Returns:
         The picture, (height, width, 3), uint8, RGB.
     """
     if order is None:
         order = model.order.draw(len(images), images.device)
-    with _evaluating(model):
+    with evaluation_mode(model):
         prediction = model.predict_patches(images, order)
     pictures = {
         "original": images,
@@ -126,6 +127,7 @@ def reconstruction_sheet(
         "SAIM's prediction": denormalise(prediction, images, model.head),
     }
     shown = {t: to_rgb(i, model.data_preprocessor) for t, i in pictures.items()}
+    shown = {"original": shown.pop("original"), **(rivals or {}), **shown}
     steps = step_maps(order, model.order, tuple(model.backbone.patch_resolution))
     note = "Each patch is predicted from the patches of earlier steps alone."
     if model.head.norm_pix:
@@ -141,32 +143,27 @@ def _draw_sheet(
 ) -> Figure:
     """Lays out columns of pictures (B, H, W, 3) and one of step maps, with a legend."""
     num_rows, height, width = next(iter(pictures.values())).shape[:3]
-    cell_height = _CELL * height / width
+    cell_height = CELL * height / width
     num_columns = len(pictures) + 1
     # Above: titles of two lines; beside: the legend; below: a note of two lines.
     figure = new_figure(
-        num_columns * (_CELL + 0.06) + 0.65, num_rows * (cell_height + 0.06) + 0.95
+        num_columns * (CELL + 0.06) + 0.65, num_rows * (cell_height + 0.06) + 0.95
     )
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for column, (title, images) in zip(axes.T, pictures.items(), strict=False):
         column[0].set_title(title, fontsize=9)
         for cell, image in zip(column, images, strict=True):
-            _show(cell, image)
+            show(cell, image)
     last_step = int(steps.max())
     axes[0, -1].set_title("predicted at step", fontsize=9)
     for cell, step in zip(axes[:, -1], steps, strict=True):
         extent = (0, width, height, 0)  # a map as large as the pictures
-        shown = _show(
-            cell, step, extent=extent, cmap=_STEP_COLOURS, vmin=1, vmax=last_step
+        shown = show(
+            cell, step, extent=extent, cmap=STEP_COLOURS, vmin=1, vmax=last_step
         )
     _add_legend(figure, axes[:, -1], shown, last_step)
     figure.supxlabel(note, fontsize=8, color="0.35")
     return figure
-
-
-def _show(cell: Axes, image: np.ndarray, **options: Any) -> AxesImage:
-    cell.set_axis_off()
-    return cell.imshow(image, **options)
 
 
 def _add_legend(
@@ -182,14 +179,3 @@ def _add_legend(
     bar.ax.invert_yaxis()  # time runs downwards, as reading does
     bar.ax.tick_params(labelsize=8)
     bar.ax.spines["outline"].set_visible(False)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from saim_mm.datasets import (
     BrokenImageError,
     LoadImage,
+    SampleIndex,
     TooManyBrokenImages,
     UnlabeledImages,
     image_files,
@@ -577,3 +578,59 @@ def test_warnings_of_mmengine_do_not_show(
     with caplog.at_level(logging.WARNING):
         len(UnlabeledImages(str(tmp_path), pipeline=LOAD))
     assert not re.search("fully_initialized", caplog.text)
+
+
+# --- randomness that follows from the sample ----------------------------------------
+
+FLIP = [*LOAD, dict(type="RandomFlip", prob=0.5)]
+
+
+def flips(dataset: UnlabeledImages, indices: list[int]) -> list[bool]:
+    return [dataset[index]["flip"] for index in indices]
+
+
+def test_flip_is_a_function_of_the_sample(tmp_path: Path) -> None:
+    """Whatever was drawn before, and the generators stay as they were."""
+    folder_with_broken(tmp_path, 30, set())
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        dataset = UnlabeledImages(str(tmp_path), pipeline=FLIP)
+    indices = [SampleIndex(i, seed=1, epoch=0) for i in range(30)]
+    first = flips(dataset, indices)
+    assert 5 < sum(first) < 25
+    np.random.seed(7)
+    expected = np.random.rand()
+    np.random.seed(7)
+    assert flips(dataset, indices[::-1])[::-1] == first
+    assert np.random.rand() == expected
+    assert flips(dataset, [SampleIndex(i, seed=1, epoch=1) for i in range(30)]) != first
+    assert flips(dataset, list(range(30))) != flips(dataset, list(range(30)))
+
+
+def test_replacement_is_cropped_alike_whether_or_not_it_is_known(
+    tmp_path: Path,
+) -> None:
+    """A loader that draws before it fails moves the generators on the first time."""
+
+    class Drawing(LoadImage):
+        def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+            results["drawn"] = np.random.rand()
+            return super().transform(results)
+
+    folder_with_broken(tmp_path, 5, {3})
+    dataset = UnlabeledImages(str(tmp_path), pipeline=[Drawing()])
+    index = SampleIndex(3, seed=1, epoch=0)
+    first = dataset[index]["drawn"]
+    assert dataset.broken_indices() == [3]
+    assert dataset[index]["drawn"] == first
+
+
+def test_replacement_is_flipped_as_the_broken_image(tmp_path: Path) -> None:
+    folder_with_broken(tmp_path, 30, {3})
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        dataset = UnlabeledImages(str(tmp_path), pipeline=FLIP)
+    for epoch in range(20):
+        sample = dataset[SampleIndex(3, seed=1, epoch=epoch)]
+        assert (width(sample), sample["sample_idx"]) == (5, 4)
+        assert sample["sample_idx"].requested == 3
+        same = dataset[SampleIndex(4, seed=1, epoch=epoch, requested=3)]
+        assert sample["flip"] == same["flip"]

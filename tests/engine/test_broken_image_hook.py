@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +188,8 @@ def test_all_ranks_judge_by_what_they_exchanged(
     hook = BrokenImageHook()
     lines: list[str] = []
     runner = SimpleNamespace(
+        iter=0,
+        work_dir=str(tmp_path),
         train_dataloader=SimpleNamespace(dataset=dataset),
         logger=SimpleNamespace(warning=lines.append),
     )
@@ -206,6 +210,129 @@ def test_all_ranks_judge_by_what_they_exchanged(
 def test_wrong_interval(interval: object) -> None:
     with pytest.raises(ValueError, match="interval=.* must be a positive number"):
         BrokenImageHook(interval)
+
+
+# --- the list in the work dir -------------------------------------------------------
+
+
+def quarantine(work_dir: Path) -> list[tuple[int, str, str]]:
+    entries = json.loads((work_dir / "broken_images.json").read_text())
+    assert all(entry["dataset"] == 0 for entry in entries)
+    return [(e["index"], Path(e["path"]).name, e["reason"]) for e in entries]
+
+
+def test_every_kind_of_damage_is_listed(tmp_path: Path) -> None:
+    """And what is merely odd is not; past the share, the run ends with the list."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    photo = Image.effect_noise((32, 32), 60).convert("RGB")
+    odd = {
+        "cmyk.jpg": photo.convert("CMYK"),
+        "deep.png": Image.new("I;16", (4, 4), 999),
+        "one.png": Image.new("RGB", (1, 1)),
+        "palette.png": photo.quantize(16),
+    }
+    for name, image in odd.items():
+        image.save(folder / name)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(folder / "exif.jpg", exif=exif)
+    whole = (folder / "exif.jpg").read_bytes()
+    (folder / "0byte.jpg").write_bytes(b"")
+    (folder / "dangling.jpg").symlink_to("nowhere.jpg")
+    (folder / "html.jpg").write_text("<html></html>")
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    expected = [
+        (0, "0byte.jpg", "empty file"),
+        (2, "dangling.jpg", "No such file or directory"),
+        (
+            5,
+            "html.jpg",
+            "truncated or no image: 13 bytes that begin with b'<html></html",
+        ),
+        (8, "truncated.jpg", "truncated JPEG: no end marker in"),
+    ]
+
+    def train(share: float) -> Path:
+        pipeline = [*LOAD, dict(type="Resize", scale=(4, 4))]
+        dataset = UnlabeledImages(
+            str(folder), pipeline=pipeline, max_broken_share=share
+        )
+        run = tmp_path / str(share) / "run"
+        build_runner(dataset, run, BrokenImageHook(1), epochs=1).train()
+        return run
+
+    listed = quarantine(train(share=0.5))
+    for (index, name, reason), (i, n, r) in zip(listed, expected, strict=True):
+        assert (index, name) == (i, n)
+        assert reason.startswith(r)
+    with pytest.raises(TooManyBrokenImages, match="2 of 9 images are broken"):
+        train(share=0.2)
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "file"])
+def test_resumed_run_replaces_the_same(tmp_path: Path, source: str) -> None:
+    """Even what loads again: image 3 was away for a moment."""
+    folder = make_folder(tmp_path / "images", 12, {3, 9})
+    run = tmp_path / "run"
+    dataset = UnlabeledImages(folder, pipeline=LOAD, max_broken_share=0.25)
+    runner = build_runner(dataset, run, BrokenImageHook(1), epochs=1)
+    runner.train()
+    runner.save_checkpoint(str(run), "one.pth", meta=dict(epoch=1, iter=6))
+    listed = quarantine(run)
+    assert [index for index, _, _ in listed] == [3, 9]
+    Image.new("RGB", (4, 4)).save(Path(folder, "003.png"))
+    if source == "checkpoint":
+        (run / "broken_images.json").unlink()
+    else:
+        checkpoint = torch.load(run / "one.pth", weights_only=False)
+        assert [entry["index"] for entry in checkpoint.pop("broken_images")] == [3, 9]
+        torch.save(checkpoint, run / "one.pth")
+
+    resumed = tmp_path / f"resumed_{source}" / "run"
+    resumed.mkdir(parents=True)
+    if source == "file":
+        shutil.copy(run / "broken_images.json", resumed)
+    dataset = UnlabeledImages(folder, pipeline=LOAD, max_broken_share=0.25)
+    options = dict(load_from=str(run / "one.pth"), resume=True)
+    runner = build_runner(dataset, resumed, BrokenImageHook(1), epochs=2, **options)
+    runner.train()
+    assert runner.train_dataloader.dataset.broken_indices() == [3, 9]
+    log = log_text(resumed)
+    assert "broken images: 2 known from before" in log
+    assert "WARNING - broken image" not in log
+    assert "broken images: 2 of 12" in log
+
+
+def test_listed_image_that_is_no_longer_there(tmp_path: Path) -> None:
+    """Files came and went: the list's numbers mean other images now."""
+    dataset = UnlabeledImages(make_folder(tmp_path / "images", 4, set()), pipeline=LOAD)
+    entry = dict(dataset=0, index=1, path="/data/gone.png", reason="empty file")
+    (tmp_path / "broken_images.json").write_text(json.dumps([entry]))
+    lines: list[str] = []
+    runner = SimpleNamespace(
+        iter=5,
+        work_dir=str(tmp_path),
+        train_dataloader=SimpleNamespace(dataset=dataset),
+        logger=SimpleNamespace(warning=lines.append, info=lines.append),
+    )
+    BrokenImageHook().before_train(runner)
+    assert dataset.broken_indices() == []
+    assert "'/data/gone.png' was broken, and is no longer image 1" in lines[0]
+    (tmp_path / "broken_images.json").write_text("[{")
+    with pytest.raises(ValueError, match=r"broken_images.json is no list.*remove it"):
+        BrokenImageHook().before_train(runner)
+    runner.iter = 0  # a new run knows nothing
+    BrokenImageHook().before_train(runner)
+
+
+def test_list_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "images", 6, {1})
+    run = tmp_path / "run"
+    (run / "broken_images.json").mkdir(parents=True)
+    dataset = UnlabeledImages(folder, pipeline=LOAD)
+    build_runner(dataset, run, BrokenImageHook(1), epochs=1).train()
+    assert "broken_images.json could not be written" in log_text(run)
 
 
 # --- two ranks ----------------------------------------------------------------------

@@ -12,9 +12,11 @@ from scipy.stats import chi2
 from tiny import tiny_images, tiny_saim
 from torch import Tensor
 
+from saim_mm.datasets.sample_index import GOLDEN, SampleIndex, Stream, mix64
 from saim_mm.models import SAIM, PatchOrder
 from saim_mm.models import order as order_module
 from saim_mm.models.order import sort_tokens, unsort_tokens
+from saim_mm.models.sample_keys import hash_keys, keys_of
 
 CPU = torch.device("cpu")
 FAMILY = {
@@ -254,3 +256,101 @@ def test_what_is_no_order_is_refused(order: Tensor, message: str) -> None:
         model.loss(images, order=order)
     with pytest.raises(ValueError, match=message):
         model.predict_patches(images, order=order)
+
+
+# Orders that follow from the sample.
+
+
+def _keys(count: int, seed: int = 0, epoch: int = 0) -> Tensor:
+    indices = [SampleIndex(i, seed, epoch) for i in range(count)]
+    return keys_of(indices, Stream.ORDER, CPU)
+
+
+def _drawn(samples: list[int], epoch: int = 0, requested: int | None = None) -> list:
+    return [
+        DataSample(metainfo=dict(sample_idx=SampleIndex(i, 0, epoch, requested)))
+        for i in samples
+    ]
+
+
+def test_keyed_orders_are_equally_likely() -> None:
+    """All 24 orders of 4 patches, of 24,000 samples; and the same of one sample."""
+    outcomes = list(itertools.permutations(range(4)))
+    order = PatchOrder("stochastic", (2, 2))
+    _assert_uniform(order.draw(24_000, CPU, keys=_keys(24_000)), outcomes)
+    keys = torch.cat([_keys(1, epoch=epoch) for epoch in range(24_000)])
+    _assert_uniform(order.draw(24_000, CPU, keys=keys), outcomes)
+
+
+def test_keyed_segments_are_equally_likely() -> None:
+    draws = PatchOrder("segments", (2, 4), (1, 2)).draw(24_000, CPU, keys=_keys(24_000))
+    tiles = [(0, 1), (2, 3), (4, 5), (6, 7)]
+    outcomes = [sum(tiling, ()) for tiling in itertools.permutations(tiles)]
+    _assert_uniform(draws, outcomes)
+
+
+def test_keyed_steps_are_equally_likely() -> None:
+    order = PatchOrder("stochastic", (2, 2))
+    draws = [order.draw_steps(0.5, CPU, key=key[None]) for key in _keys(6_000)]
+    _assert_uniform(torch.stack(draws), list(itertools.combinations(range(4), 2)))
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_keyed_orders_do_not_depend_on_the_batch(kind: str) -> None:
+    """Nor on the generator, which stays as it was."""
+    keys, state = _keys(12), torch.get_rng_state()
+    whole = FAMILY[kind].draw(12, CPU, keys=keys)
+    assert torch.equal(whole.sort(1).values, torch.arange(24).expand(12, -1))
+    parts = [FAMILY[kind].draw(4, CPU, keys=keys[r::3]) for r in range(3)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_hash_is_splitmix64() -> None:
+    """Word by word as Python's whole numbers have it, for keys of either sign."""
+    keys = [0, 1, 2**63 - 1, -(2**63), -1]
+    hashed = hash_keys(torch.tensor(keys), 5)
+    for key, row in zip(keys, hashed.tolist(), strict=True):
+        expected = [mix64(key + step * GOLDEN) for step in range(5)]
+        assert [number % 2**64 for number in row] == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_draws_the_orders_of_the_cpu() -> None:
+    keys, order = _keys(512), PatchOrder("stochastic", (14, 14))
+    on_gpu = order.to("cuda").draw(512, torch.device("cuda"), keys=keys.cuda())
+    assert torch.equal(on_gpu.cpu(), order.to("cpu").draw(512, CPU, keys=keys))
+
+
+def test_loss_takes_the_order_of_the_sample() -> None:
+    """Whatever the generator says; another epoch has another order."""
+    model = tiny_saim()
+    images = tiny_images(model, 3)
+    drawn = _loss(model, images, data_samples=_drawn([4, 0, 9]))
+    assert drawn == _loss(model, images, data_samples=_drawn([4, 0, 9]))
+    assert drawn != _loss(model, images, data_samples=_drawn([4, 0, 9], epoch=1))
+    indices = [SampleIndex(i, 0, 0) for i in (4, 0, 9)]
+    order = model.order.draw(3, CPU, keys=keys_of(indices, Stream.ORDER, CPU))
+    assert drawn == _loss(model, images, order=order)
+    samples = _drawn([4, 0, 9])
+    for sample, row in zip(samples, order.flip(1), strict=True):
+        sample.set_field(row, "order")  # given: it wins
+    assert _loss(model, images, data_samples=samples) == pytest.approx(
+        _loss(model, images, order=order.flip(1)), abs=0
+    )
+
+
+def test_replaced_image_keeps_the_order_that_was_asked_for() -> None:
+    model = tiny_saim()
+    images = tiny_images(model, 1)
+    asked = _loss(model, images, data_samples=_drawn([4]))
+    assert asked == _loss(model, images, data_samples=_drawn([5], requested=4))
+    assert asked != _loss(model, images, data_samples=_drawn([5]))
+
+
+def test_query_steps_follow_from_the_first_sample() -> None:
+    model = tiny_saim(query_share=0.5)
+    images = tiny_images(model, 3)
+    drawn = _loss(model, images, data_samples=_drawn([4, 0, 9]))
+    assert drawn == _loss(model, images, data_samples=_drawn([4, 0, 9]))

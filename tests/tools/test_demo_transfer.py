@@ -61,14 +61,14 @@ def test_boxes_are_tight_around_masks(scenes: list) -> None:
 def test_objects_do_not_overlap_and_differ_from_the_background(
     parts: SimpleNamespace, maker: ModuleType, scenes: list
 ) -> None:
-    counts = {len(scene.labels) for scene in scenes}
-    assert counts == {1, 2, 3}
+    counts = {len(scene.classes) for scene in scenes}
+    assert counts == {1, 2}
     for scene in scenes:
         assert scene.image.shape == (SIZE, SIZE, 3)
         assert scene.image.dtype == np.uint8
         assert scene.masks.sum(axis=0).max() == 1
         assert scene.masks.any(axis=(1, 2)).all()
-        assert len(scene.labels) == len(scene.masks)
+        assert len(scene.classes) == len(scene.masks)
 
 
 def test_the_same_seed_gives_the_same_scene(
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_scene(
     )
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.masks, again.masks)
-    assert np.array_equal(first.labels, again.labels)
+    assert first.classes == again.classes
     assert not np.array_equal(first.image, other.image)
 
 
@@ -98,20 +98,19 @@ def test_colours_tell_no_class(parts: SimpleNamespace, maker: ModuleType) -> Non
             [
                 scene.image[scene.masks[0]].mean(axis=0)
                 for seed in range(20)
-                for scene in [maker.make((label, seed), parts.files.ONE, label)]
+                for scene in [maker.make((label, seed), parts.files.ONE, name)]
             ]
-            for label in range(len(parts.shapes.CLASSES))
+            for label, name in enumerate(parts.shapes.CLASSES)
         ]
     )
     assert means.mean(axis=1).std(axis=0).max() < 0.5 * means.std(axis=1).mean()
 
 
-def test_a_given_label_is_that_of_all_objects(
+def test_a_given_class_is_that_of_all_objects(
     parts: SimpleNamespace, maker: ModuleType
 ) -> None:
-    for label in range(len(parts.shapes.CLASSES)):
-        scene = maker.make((0,), parts.files.FEW, label)
-        assert set(scene.labels) == {label}
+    for name in parts.shapes.CLASSES:
+        assert set(maker.make((0,), parts.files.FEW, name).classes) == {name}
 
 
 @pytest.mark.parametrize("side", [None, SIZE - 1])
@@ -133,8 +132,7 @@ def test_label_map_and_coco_say_what_the_scene_says(
     for i, scene in enumerate(scenes):
         segments = parts.files.label_map(scene)
         assert (segments[~scene.masks.any(axis=0)] == 1).all()
-        for label, mask in zip(scene.labels, scene.masks, strict=True):
-            name = list(parts.shapes.CLASSES)[label]
+        for name, mask in zip(scene.classes, scene.masks, strict=True):
             assert set(segments[mask]) == {parts.files.SEGMENTS.index(name) + 1}
             annotation = next(found)
             assert annotation["image_id"] == i
@@ -150,7 +148,7 @@ def test_class_names_of_the_configs(parts: SimpleNamespace) -> None:
 
     folder = ROOT / "configs/demo_transfer"
     for name, classes in {
-        "mask-rcnn_shapes.py": tuple(parts.shapes.CLASSES),
+        "mask-rcnn_shapes.py": parts.files.SCENE_CLASSES,
         "upernet_shapes.py": parts.files.SEGMENTS,
     }.items():
         cfg = Config.fromfile(folder / name, import_custom_modules=False)
@@ -182,6 +180,33 @@ def test_files_and_the_labels_of_a_seed(
         assert order[int(label)] == images[index].parent.name
     assert chosen == parts.files.choose_labels(tmp_path, seed=0, per_class=2)
     assert chosen != parts.files.choose_labels(tmp_path, seed=1, per_class=2)
+
+
+def test_train_and_test_set_number_the_classes_alike(
+    parts: SimpleNamespace, maker: ModuleType, tmp_path: Path
+) -> None:
+    """One reads a list, the other folders, which count in alphabetical order."""
+    from mmengine.config import Config
+    from mmengine.registry import DATASETS, DefaultScope
+
+    sizes = parts.files.Sizes(1, labelled=1, judged=1, scenes=1, judged_scenes=1)
+    parts.files.write_data(maker, tmp_path, sizes)
+    parts.files.choose_labels(tmp_path, seed=0, per_class=1)
+    cfg = Config.fromfile(ROOT / "configs/demo_transfer/classifier_shapes.py")
+    train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
+    train.data_root = str(tmp_path / "classes/train")
+    train.ann_file = str(tmp_path / "classes/labels_0.txt")
+    test.data_root = str(tmp_path / "classes/val")
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        numbers = [
+            {
+                Path(info["img_path"]).parent.name: info["gt_label"]
+                for info in map(dataset.get_data_info, range(len(dataset)))
+            }
+            for dataset in map(DATASETS.build, (train, test))
+        ]
+    assert numbers[0] == numbers[1]
+    assert len(set(numbers[0].values())) == len(parts.shapes.CLASSES)
 
 
 def test_table(parts: SimpleNamespace) -> None:

@@ -145,12 +145,67 @@ def test_slurm(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "--ntasks=2" in run.stderr
-    assert "--exclusive --mem=1G" in run.stderr
+    assert "--signal=USR1@120 --exclusive --mem=1G" in run.stderr
+    assert "--resume auto" in run.stderr
+    assert "holds no checkpoint yet: starting anew" in run.stdout + run.stderr
     assert "2 processes x 32" in run.stdout + run.stderr
     assert (tmp_path / "work" / "epoch_1.pth").exists()
 
 
 @pytest.mark.slow
+def fake_slurm(folder: Path, srun: str) -> dict[str, str]:
+    """Stand-ins for Slurm's commands, which tell what they were called with."""
+    folder.mkdir()
+    tools = dict(
+        srun=srun,
+        scontrol='echo "scontrol $*" >&2',
+        # What follows --wrap is the job.
+        sbatch='echo "sbatch $*" >&2; SLURM_JOB_ID=7 exec sh -c "${!#}"',
+    )
+    for name, body in tools.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    return dict(PATH=f"{folder}:{os.environ['PATH']}", GPUS="16", BATCH="1")
+
+
+@pytest.mark.parametrize(
+    ("srun", "code", "requeued"),
+    [
+        ("exit 75", 75, True),
+        ("exit 0", 0, False),
+        ("exit 1", 1, False),
+        # The batch shell is told; srun's code is that of a task which srun killed.
+        ("trap 'exit 137' USR1; kill -USR1 $PPID; sleep 0.3; exit 1", 137, True),
+        ("trap : USR1; kill -USR1 $PPID; sleep 0.3; exit 0", 0, False),
+    ],
+)
+def test_slurm_requeues(tmp_path: Path, srun: str, code: int, requeued: bool) -> None:
+    run = launch(
+        "tools/slurm_train.sh", "part", "job", "a config.py", str(tmp_path / "work"),
+        "--amp", env=fake_slurm(tmp_path / "bin", f'echo "srun $*" >&2; {srun}'),
+    )  # fmt: skip
+    assert run.returncode == code
+    batch, step = run.stderr.splitlines()[:2]
+    assert "--ntasks=16 --gres=gpu:8 --ntasks-per-node=8" in batch
+    assert "--requeue --open-mode=append --signal=B:USR1@120" in batch
+    assert "-p part --job-name=job --ntasks=16" in step
+    work_dir = tmp_path / "work"
+    end = f"a config.py --work-dir {work_dir} --resume auto --amp --launcher slurm"
+    assert step.endswith(end)
+    assert ("scontrol requeue 7" in run.stderr) == requeued
+
+
+def test_slurm_resumes_as_told(tmp_path: Path) -> None:
+    run = launch(
+        "tools/slurm_train.sh", "part", "job", "config.py", str(tmp_path / "work"),
+        "--resume", "epoch_3.pth",
+        env=fake_slurm(tmp_path / "bin", 'echo "srun $*" >&2') | {"BATCH": ""},
+    )  # fmt: skip
+    assert run.returncode == 0
+    assert "--resume epoch_3.pth" in run.stderr
+    assert "auto" not in run.stderr
+
+
 def test_test_tool_says_that_pretraining_has_no_test_set(tmp_path: Path) -> None:
     run = launch(sys.executable, "tools/test.py", DEBUG, "none.pth")
     assert run.returncode != 0

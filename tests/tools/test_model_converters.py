@@ -80,7 +80,15 @@ def assert_same(a: StateDict, b: StateDict) -> None:
 
 def random_state(config: dict) -> StateDict:
     state = MODELS.build(config).state_dict()
-    return {key: 0.3 * torch.randn_like(tensor) for key, tensor in state.items()}
+    return {
+        key: tensor if "num_batches" in key else random_like(key, tensor)
+        for key, tensor in state.items()
+    }
+
+
+def random_like(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    noise = 0.3 * torch.randn_like(tensor)
+    return 1 + noise.abs() if key.endswith("running_var") else noise
 
 
 def test_from_the_release_to_every_other_library(convert, tmp_path: Path) -> None:
@@ -129,14 +137,18 @@ def test_the_encoder_is_what_mm_projects_load(convert, tmp_path: Path) -> None:
     assert_same(read_state_dict(tmp_path / "b.pth"), prefixed)
 
 
+@pytest.mark.parametrize("probe", [False, True])
 @pytest.mark.parametrize("out_type", ["cls_token", "avg_featmap"])
-def test_finetuned_and_back(convert, tmp_path: Path, out_type: str) -> None:
+def test_finetuned_and_back(
+    convert, tmp_path: Path, out_type: str, probe: bool
+) -> None:
     final_norm = out_type == "cls_token"
     options = dict(out_type=out_type, final_norm=final_norm, image_size=(8, 8))
     ours = random_state(
         dict(
             type="ImageClassifier",
             backbone=tiny_backbone(**options),
+            neck=dict(type="ClsBatchNormNeck", input_features=16) if probe else None,
             head=dict(type="LinearClsHead", num_classes=3, in_channels=16),
         )
     )
@@ -147,6 +159,19 @@ def test_finetuned_and_back(convert, tmp_path: Path, out_type: str) -> None:
     assert_same(read_state_dict(dst), ours)
     passed(convert(tool, dst, back, "--reverse", *HEADS))
     assert_same(read_state_dict(back), read_state_dict(src))
+
+
+def test_a_shared_decoder_of_fewer_layers(convert, tmp_path: Path) -> None:
+    """The release does not save how many, so the user says it."""
+    model = random_state(tiny_config(image_size=(12, 12), coupled=True))
+    release = saim_to_release(model, coupled=True).state_dict
+    src, dst = tmp_path / "src.pth", tmp_path / "dst.pth"
+    write_state_dict(src, release, key="model")
+    report = passed(convert("official_to_saim", src, dst, *HEADS))
+    assert "query_blocks, shared with all" in report
+    assert_same(read_state_dict(dst), model)
+    passed(convert("official_to_saim", src, dst, "--decoder-depth", 1, *HEADS))
+    assert "neck.layers.0.ln1.weight" in read_state_dict(dst)
 
 
 def test_errors_are_one_line_and_leave_no_file(convert, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import Tensor
 
+from saim_mm.engine.compile_hook import compile_layers
 from saim_mm.models import SAIM
-from saim_mm.models.layers import StreamLayer
 from saim_mm.reference import reference_loss
 
 _PARTS = ("forward", "backward", "optimiser")
@@ -77,9 +77,7 @@ def build_trials(model: SAIM, cfg: Config, args: argparse.Namespace) -> list[Tri
         models.append(copy.deepcopy(models[0]))
         computes.append(("reference", slow_loss))
     if args.compile:
-        for module in models[0].modules():
-            if isinstance(module, StreamLayer):
-                module.compile()
+        compile_layers(models[0])
     autocast: AbstractContextManager = nullcontext()
     if args.dtype == "bfloat16" and cfg.optim_wrapper.type == "OptimWrapper":
         autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16)

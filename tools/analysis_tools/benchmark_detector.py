@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Times training steps of a detector, and measures their memory, against a plain ViT.
+"""Times training steps of a detector, and measures their memory, beside variants.
 
 Each variant lives in a process of its own, so that none profits from what another one
 allocated, and all see the same made-up images of the config's size. They step in turn.
@@ -11,23 +11,18 @@ import argparse
 import json
 import logging
 import multiprocessing
-import os
-import platform
 import resource
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from _benchmark import circumstances
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -40,21 +35,36 @@ _DENSE_OPTIONS = ("window_size", "global_attn_indexes", "use_rel_pos_bias")
 _INSTANCES = 10
 
 
-def without_bias(backbone: dict[str, Any]) -> None:
+def without_bias(model: ConfigDict) -> None:
     """Windows, but no relative position bias."""
-    backbone["use_rel_pos_bias"] = False
+    model.backbone.use_rel_pos_bias = False
 
 
-def plain(backbone: dict[str, Any]) -> None:
+def as_vitdet(model: ConfigDict) -> None:
+    """Windows, a pyramid from the last layer alone, and LayerNorm in the heads."""
+    norm = dict(type="mmpretrain.LN2d", eps=1e-6)
+    rescaling, fpn = model.neck
+    model.neck = dict(
+        type="SimpleFeaturePyramid",
+        embed_dims=rescaling.embed_dims,
+        out_channels=fpn.out_channels,
+        norm_cfg=norm,
+    )
+    model.backbone.update(use_rel_pos_bias=False, out_indices=[-1])
+    model.roi_head.bbox_head.norm_cfg = model.roi_head.mask_head.norm_cfg = norm
+
+
+def plain(model: ConfigDict) -> None:
     """The ViT of mmpretrain: every layer attends globally."""
-    backbone["type"] = "mmpretrain.VisionTransformer"
+    model.backbone.type = "mmpretrain.VisionTransformer"
     for option in _DENSE_OPTIONS:
-        backbone.pop(option, None)
+        model.backbone.pop(option, None)
 
 
-VARIANTS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "as configured": lambda backbone: None,
+VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
+    "as configured": lambda model: None,
     "without relative position bias": without_bias,
+    "as in ViTDet": as_vitdet,
     "plain global ViT": plain,
 }
 
@@ -62,7 +72,9 @@ VARIANTS: dict[str, Callable[[dict[str, Any]], None]] = {
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file of a detector with SAIMViT")
+    parser.add_argument(
+        "config", help="config of a detector with SAIMViT, FourLayerPyramid and FPN"
+    )
     parser.add_argument("--out", help="write the figures to this .json file")
     parser.add_argument("--batch-size", type=int, default=1, help="images per step")
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
@@ -103,7 +115,7 @@ class Trial:
         # It logs a line for each parameter.
         MMLogger.get_current_instance().setLevel(logging.WARNING)
         cfg = load_config(args)
-        VARIANTS[name](cfg.model.backbone)
+        VARIANTS[name](cfg.model)
         init_default_scope(cfg.default_scope)
         from mmdet.registry import MODELS
 
@@ -201,49 +213,19 @@ def made_up_batch(batch_size: int, size: int) -> dict[str, list]:
     return dict(inputs=inputs, data_samples=samples)
 
 
-def circumstances(args: argparse.Namespace) -> dict[str, Any]:
-    """What a figure means nothing without."""
-    names = packages_distributions()
-    parts = ("torch", "mmengine", "mmcv", "mmdet", "mmpretrain")
-    cuda = torch.cuda.is_available()
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    size = load_config(args).model.data_preprocessor.pad_size_divisor
-    return dict(
-        command=shlex.join(["python", *sys.argv]),
-        commit=commit.stdout.strip() or "unknown",
-        hardware=torch.cuda.get_device_name() if cuda else cpu_name(),
-        threads=torch.get_num_threads(),
-        versions={
-            "python": platform.python_version(),
-            **{part: f"{names[part][0]} {version(names[part][0])}" for part in parts},
-        },
-        load_average=os.getloadavg(),
-        image_size=size,
-        batch_size=args.batch_size,
-        memory="most allocated by tensors" if cuda else "peak resident set",
-        timed_steps=args.steps,
-    )
-
-
-def cpu_name() -> str:
-    """The processors, by number and kind."""
-    cpus = f"{os.cpu_count()} CPUs"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = {line.split(":")[1].strip() for line in lines if "model name" in line}
-    return f"{cpus}, {', '.join(sorted(names)) or platform.machine()}"
-
-
 def main() -> None:
     """Measures every variant, prints and records."""
     args = parse_args()
-    record = circumstances(args)
-    record["results"] = measure_all(args)
+    record = dict(
+        **circumstances(["torch", "mmengine", "mmcv", "mmdet", "mmpretrain"]),
+        image_size=load_config(args).model.data_preprocessor.pad_size_divisor,
+        batch_size=args.batch_size,
+        memory="most allocated by tensors"
+        if torch.cuda.is_available()
+        else "peak resident set",
+        timed_steps=args.steps,
+        results=measure_all(args),
+    )
     for result in record["results"]:
         print(
             f"{result['variant']:32s}{result['seconds_per_step']:9.3f} s/step"

@@ -26,6 +26,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from mmpretrain.registry import MODELS
 
 from saim_mm import launch
+from saim_mm.datasets import without_files
 from saim_mm.engine.flops import known_peak_tflops, saim_flops
 from saim_mm.models import SAIM
 
@@ -116,13 +117,9 @@ def _dtype_of(wrapper: dict[str, Any]) -> str:
 
 def _made_up(cfg: Config, num_images: int) -> dict[str, Any]:
     """Patterns instead of files, so nothing is read or decoded."""
-    transforms = [
-        transform
-        for transform in cfg.train_dataloader.dataset.pipeline
-        if not transform.type.startswith("LoadImage")
-    ]
+    transforms = without_files(cfg.train_dataloader.dataset.pipeline)
     size = _image_size(cfg)
-    if any(transform.type == "RandomResizedCrop" for transform in transforms):
+    if any(transform["type"] == "RandomResizedCrop" for transform in transforms):
         size = (size[0] * 8 // 7, size[1] * 8 // 7)  # something to crop from
     return dict(
         type="SyntheticImages", num_images=num_images, size=size, pipeline=transforms

@@ -44,12 +44,14 @@ TEXTURES: dict[str, Texture] = {
     "dotted": lambda u, v: np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.36,
     "zigzag": lambda u, v: (u + np.abs(v % 1 - 0.5)) % 1 < 0.5,
 }
-#: Class -> its shape and its texture.
-CLASSES: dict[str, tuple[str, str]] = {
-    f"{texture}_{shape}": (shape, texture)
-    for i, shape in enumerate(SHAPES)
-    for texture in (list(TEXTURES)[i], list(TEXTURES)[(i + 1) % len(TEXTURES)])
-}
+#: Class -> its shape and its texture. By name, as those who read folders number them.
+CLASSES: dict[str, tuple[str, str]] = dict(
+    sorted(
+        (f"{texture}_{shape}", (shape, texture))
+        for i, shape in enumerate(SHAPES)
+        for texture in (list(TEXTURES)[i], list(TEXTURES)[(i + 1) % len(TEXTURES)])
+    )
+)
 
 #: Pixels are drawn in so many rows and columns each, for smooth edges.
 _OVERSAMPLING = 2
@@ -69,12 +71,14 @@ class Style:
         radius: Smallest and largest radius.
         period: Finest and coarsest texture.
         turn: Largest turn of shape and texture, to either side, in radians.
+        classes: What the objects are drawn from.
     """
 
     count: tuple[int, int]
     radius: tuple[float, float]
     period: tuple[float, float] = (9, 14)
     turn: float = 0.4
+    classes: tuple[str, ...] = tuple(CLASSES)
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,12 @@ class Scene:
 
     Attributes:
         image: (S, S, 3) uint8, BGR.
-        labels: (K,) indices into :data:`CLASSES`.
+        classes: K names in :data:`CLASSES`.
         masks: (K, S, S) bool; no two overlap and none is empty.
     """
 
     image: np.ndarray
-    labels: np.ndarray
+    classes: tuple[str, ...]
     masks: np.ndarray
 
     def boxes(self) -> np.ndarray:
@@ -118,33 +122,32 @@ class SceneMaker:
         self.photos = photos
         self.size = size
 
-    def make(
-        self, seed: Sequence[int], style: Style, label: int | None = None
-    ) -> Scene:
+    def make(self, seed: Sequence[int], style: Style, only: str | None = None) -> Scene:
         """Makes one scene.
 
         Args:
             seed: Any integers that are not negative.
             style: What its objects look like.
-            label: Class of all its objects; by default drawn for each.
+            only: Class of all its objects; by default drawn for each.
         """
         rng = np.random.default_rng(seed)
         image = self._background(rng)
-        labels, masks = [], []
+        classes, masks = [], []
         taken = np.zeros(image.shape[:2], dtype=bool)
         for _ in range(rng.integers(style.count[0], style.count[1] + 1)):
-            index = rng.integers(len(CLASSES)) if label is None else label
-            shape, texture = list(CLASSES.values())[index]
+            drawn = style.classes[rng.integers(len(style.classes))]
+            name = drawn if only is None else only
+            shape, texture = CLASSES[name]
             where = self._place(rng, style, SHAPES[shape], taken)
             if where is None:  # too crowded
                 continue
             image[where] = self._paint(rng, style, TEXTURES[texture])[where]
             taken |= where
-            labels.append(index)
+            classes.append(name)
             masks.append(where)
         return Scene(
             image=self._shrink(image),
-            labels=np.array(labels, dtype=np.int64),
+            classes=tuple(classes),
             masks=self._shrink_masks(masks),
         )
 

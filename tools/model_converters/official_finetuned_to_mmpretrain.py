@@ -1,9 +1,12 @@
 #!/usr/bin/env python
-"""Converts the release's fine-tuned classifier to mmpretrain, or back with --reverse.
+"""Converts the release's classifier to mmpretrain, or back with --reverse.
+
+Fine-tuned models and linear probes alike.
 
 The result fits an ImageClassifier with a VisionTransformer (or SAIMViT) and a
 LinearClsHead: out_type='cls_token' and final_norm=True if the release classifies by the
 class token, out_type='avg_featmap' and final_norm=False if by the mean of the patches.
+A linear probe needs neck=dict(type='ClsBatchNormNeck', input_features=WIDTH) as well.
 """
 
 from __future__ import annotations

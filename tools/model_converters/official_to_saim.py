@@ -16,7 +16,7 @@ def convert(args: argparse.Namespace) -> Outcome:
     """Converts and certifies; writes nothing yet."""
     release = read_state_dict(args.src)
     smoothing = smoothing_of(args)
-    conversion = release_to_saim(release, smoothing)
+    conversion = release_to_saim(release, smoothing, args.decoder_depth)
     ours = conversion.state_dict
     certificate = certify_pretraining(
         conversion, release, ours, smoothing, args.num_heads
@@ -29,4 +29,10 @@ def convert(args: argparse.Namespace) -> Outcome:
 if __name__ == "__main__":
     parser = make_parser(__doc__)
     add_smoothing(parser)
+    parser.add_argument(
+        "--decoder-depth",
+        type=int,
+        help="layers that a decoder of shared layers runs through, which the release "
+        "does not save; by default all. With fewer it gets layers of its own",
+    )
     sys.exit(run(parser, convert))

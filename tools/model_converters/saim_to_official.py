@@ -33,6 +33,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--coupled",
         action="store_true",
-        help="the decoder has no layers of its own but runs through the encoder's",
+        help="the decoder has no layers of its own but runs through all of "
+        "the encoder's",
     )
     sys.exit(run(parser, convert))

@@ -5,7 +5,7 @@ train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
     pin_memory=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
+    sampler=dict(type="ExactSampler", shuffle=True),
     dataset=dict(
         type="ADE20KDataset",
         data_root="data/ade/ADEChallengeData2016",
@@ -13,6 +13,7 @@ train_dataloader = dict(
             img_path="images/training", seg_map_path="annotations/training"
         ),
         pipeline=[
+            dict(type="SeedSample"),
             dict(type="LoadImage"),
             dict(type="CheckLabels", num_classes=150),
             dict(type="LoadAnnotations", reduce_zero_label=True),

@@ -10,7 +10,7 @@ train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
     pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
+    sampler=dict(type="ExactSampler", shuffle=True),
     dataset=dict(
         type="CheckedCocoDataset",
         data_root=__root,
@@ -18,6 +18,7 @@ train_dataloader = dict(
         data_prefix=dict(img="train2017/"),
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
         pipeline=[
+            dict(type="SeedSample"),
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(

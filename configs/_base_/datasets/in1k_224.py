@@ -13,23 +13,21 @@ train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,  # every step sees a full batch, as in the release
-    sampler=dict(type="DefaultSampler", shuffle=True),
+    sampler=dict(type="ExactSampler", shuffle=True, round_up=False),
     collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="UnlabeledImages",
         data_root="data/imagenet",
         data_prefix="train",
         pipeline=[
-            dict(type="LoadImage"),
+            # LoadImage, RandomResizedCrop (Pillow, bicubic) and RandomFlip in one.
             dict(
-                type="RandomResizedCrop",
+                type="LoadRandomResizedCrop",
                 scale=224,
                 crop_ratio_range=(0.67, 1.0),
                 aspect_ratio_range=(3 / 4, 4 / 3),
-                backend="pillow",
-                interpolation="bicubic",
+                flip_prob=0.5,
             ),
-            dict(type="RandomFlip", prob=0.5),
             dict(type="PackInputs"),
         ],
     ),

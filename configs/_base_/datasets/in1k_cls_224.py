@@ -15,13 +15,14 @@ train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,  # every step sees a full batch, as in the release
-    sampler=dict(type="DefaultSampler", shuffle=True),
+    sampler=dict(type="ExactSampler", shuffle=True, round_up=False),
     collate_fn=dict(type="default_collate"),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
         split="train",
         pipeline=[
+            dict(type="SeedSample"),
             dict(type="LoadImage"),
             dict(
                 type="RandomResizedCrop",

@@ -2,10 +2,10 @@
 # Learning with Vision Transformers". Written out rather than inherited from mmdet, so
 # that it is the same with any version of it. Anchors, samplers and NMS are those that
 # mmdet and Detectron2 have in common.
-__norm = dict(type="SyncBN")
-# In the RoI heads a GPU may have no instance: only this one then counts right, in
-# mixed precision too. It needs several GPUs; saim_mm.launch puts BN in its place.
-__head_norm = dict(type="MMSyncBN", stats_mode="N")
+__norm = dict(type="SyncBNOrBN")
+# In the RoI heads a GPU may have no instance: only in this mode does it then count
+# right, in mixed precision too.
+__head_norm = dict(type="SyncBNOrBN", stats_mode="N")
 
 model = dict(
     type="MaskRCNN",

@@ -1,6 +1,5 @@
 # UperNet on ViT-B/16 at 512 px, as BEiT's: a pyramid from layers 4, 6, 8 and 12.
-# On one process, or without CUDA, SyncBN becomes BN (saim_mm.launch).
-__norm = dict(type="SyncBN")
+__norm = dict(type="SyncBNOrBN")
 
 model = dict(
     type="EncoderDecoder",

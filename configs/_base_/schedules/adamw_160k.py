@@ -14,6 +14,6 @@ param_scheduler = [
     dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=1500),
 ]
 
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=160_000, val_interval=16_000)
+train_cfg = dict(type="ExactIterLoop", max_iters=160_000, val_interval=16_000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")

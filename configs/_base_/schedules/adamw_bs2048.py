@@ -31,4 +31,4 @@ param_scheduler = [
     ),
 ]
 
-train_cfg = dict(type="EpochBasedTrainLoop")  # the recipe gives max_epochs
+train_cfg = dict(type="ExactEpochLoop")  # the recipe gives max_epochs

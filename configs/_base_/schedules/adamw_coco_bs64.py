@@ -24,4 +24,4 @@ param_scheduler = [
 ]
 
 # The recipe gives max_epochs.
-train_cfg = dict(type="EpochBasedTrainLoop", val_interval=10)
+train_cfg = dict(type="ExactEpochLoop", val_interval=10)

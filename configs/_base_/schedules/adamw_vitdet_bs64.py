@@ -20,5 +20,5 @@ param_scheduler = [
     ),
 ]
 
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=184375, val_interval=20000)
+train_cfg = dict(type="ExactIterLoop", max_iters=184375, val_interval=20000)
 log_processor = dict(by_epoch=False)

@@ -33,4 +33,4 @@ param_scheduler = [
     ),
 ]
 
-train_cfg = dict(type="EpochBasedTrainLoop", val_interval=1)  # recipes: max_epochs
+train_cfg = dict(type="ExactEpochLoop", val_interval=1)  # recipes: max_epochs

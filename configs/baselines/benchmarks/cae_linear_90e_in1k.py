@@ -1,0 +1,4 @@
+# Linear probe of CAE's encoder, which has an absolute position embedding and no table.
+_base_ = "beit_linear_90e_in1k.py"
+
+model = dict(backbone=dict(use_abs_pos_emb=True, use_rel_pos_bias=False))

@@ -1,0 +1,134 @@
+"""A sampler whose order does not depend on the number of processes, nor on restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from ..registry import register
+from .sample_index import SampleIndex, Stream, mix64
+
+
+@register("data_sampler")
+class ExactSampler(Sampler):
+    """Shuffles by (seed, epoch) alone, and can begin anywhere without loading.
+
+    Of W processes, process r takes the positions r, r + W, ... of one global order. As
+    long as W times the batch size stays the same, every training step sees the same
+    images, whatever W is.
+
+    It yields :class:`SampleIndex`, from which crops, flips and patch orders follow.
+
+    Args:
+        dataset: What to draw from.
+        shuffle: Permute the samples in each epoch.
+        seed: The same in all processes; by default they agree on a random one.
+        round_up: Where the samples do not divide by W: begin the order again until they
+            do, or (``False``) leave out its last ones. Choose the latter together with
+            ``drop_last`` of the loader: then the number of full batches of an epoch
+            does not depend on W either.
+        num_repeats: How often a sample comes in a row, each time with other crops and
+            flips (repeated augmentation, Hoffer et al. 2020, as DeiT has it). An epoch
+            keeps its length and so shows one in ``num_repeats`` samples.
+
+    Attributes:
+        seed: Seed of the run. A resumed run sets it to that of the run before.
+        endless: Go from epoch to epoch without end, for a loop that counts iterations;
+            batches then cross the border between epochs, and none is short. Set by
+            :class:`ExactIterLoop`.
+
+    Raises:
+        ValueError: If the dataset is empty or ``num_repeats`` is not positive.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        shuffle: bool = True,
+        seed: int | None = None,
+        round_up: bool = True,
+        num_repeats: int = 1,
+    ) -> None:
+        if num_repeats < 1:
+            raise ValueError(
+                f"num_repeats={num_repeats} must be positive; 1 repeats nothing, DeiT "
+                "has 3"
+            )
+        if len(dataset) == 0:
+            raise ValueError(
+                f"{type(dataset).__name__} holds no image to draw from; check "
+                "data_root, data_prefix and ann_file of train_dataloader.dataset."
+            )
+        self.dataset = dataset
+        self.rank, self.world_size = get_dist_info()
+        self.shuffle = shuffle
+        self.seed = sync_random_seed() if seed is None else seed
+        self.round_up = round_up
+        self.num_repeats = num_repeats
+        self.endless = False
+        self.epoch = 0
+        self._start = 0
+
+    def __len__(self) -> int:
+        """Samples of this process in a whole epoch, wherever the next one begins."""
+        return self._rounds(len(self.dataset))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order that the next iteration goes through."""
+        self.epoch = epoch
+
+    def start_at(self, position: int) -> None:
+        """Makes the next iteration, and only that one, begin later in the order.
+
+        Args:
+            position: Samples of all processes to leave out; from the beginning of the
+                epoch, or if :attr:`endless` of the stream.
+        """
+        self._start = position
+
+    def __iter__(self) -> Iterator[SampleIndex]:
+        """Yields the samples of this process."""
+        start, self._start = self._start, 0
+        return self._stream(start) if self.endless else self._rest_of_epoch(start)
+
+    def _rest_of_epoch(self, start: int) -> Iterator[SampleIndex]:
+        size = len(self.dataset)
+        rounds = self._rounds(size - start)
+        positions = start + self.rank + self.world_size * torch.arange(max(rounds, 0))
+        yield from self._samples(self.epoch, positions % size)
+
+    def _stream(self, start: int) -> Iterator[SampleIndex]:
+        size = len(self.dataset)
+        position = start + self.rank
+        while True:
+            epoch, offset = divmod(position, size)
+            positions = torch.arange(offset, size, self.world_size)
+            yield from self._samples(self.epoch + epoch, positions)
+            position += len(positions) * self.world_size
+
+    def _rounds(self, samples: int) -> int:
+        """How often each of the W processes takes one."""
+        extra = self.world_size - 1 if self.round_up else 0
+        return (samples + extra) // self.world_size
+
+    def _samples(self, epoch: int, positions: Tensor) -> Iterator[SampleIndex]:
+        """The samples at some positions (K,) of an epoch's order."""
+        # Not .tolist() of the whole order: that is a list of a million for ImageNet.
+        indices = self._order(epoch)[positions // self.num_repeats].tolist()
+        repeats = (positions % self.num_repeats).tolist()
+        for index, repeat in zip(indices, repeats, strict=True):
+            # Each repeat has a key of its own, as if the dataset were that much longer.
+            requested = index + repeat * len(self.dataset)
+            yield SampleIndex(index, self.seed, epoch, requested)
+
+    def _order(self, epoch: int) -> Tensor:
+        size = len(self.dataset)
+        if not self.shuffle:
+            return torch.arange(size)
+        generator = torch.Generator()
+        generator.manual_seed(mix64(self.seed, epoch, Stream.PERMUTATION))
+        return torch.randperm(size, generator=generator)

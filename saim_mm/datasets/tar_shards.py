@@ -1,0 +1,249 @@
+"""Packs of images: plain tar files, and an index by which they are read at random.
+
+A million small files are slow to list, copy and open on network disks. A pack is a
+folder of a few large ones:
+
+    pack.json           what the pack holds and how it was made
+    images-00000.tar    an uncompressed tar; `tar tf` lists it
+    images-00000.json   name, offset, size and SHA-256 of each of its members
+    ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from ..checkpoint.atomic import write_atomically
+
+FORMAT = 1
+MANIFEST = "pack.json"
+
+
+class PackError(ValueError):
+    """A pack, or what should become one, cannot be used."""
+
+
+class Member(NamedTuple):
+    """An image in a tar file.
+
+    Attributes:
+        name: Path relative to the folder that was packed, class folders included.
+        offset: Where its bytes begin.
+        size: How many there are.
+        sha256: Their checksum, in hexadecimal digits.
+    """
+
+    name: str
+    offset: int
+    size: int
+    sha256: str
+
+
+class Manifest(NamedTuple):
+    """What a pack holds and how it was made.
+
+    Attributes:
+        images: Number of images.
+        images_per_shard: Number of images in every tar file but the last.
+        names_sha256: Checksum of all names in their order.
+        short_side: Shorter side to which larger images were reduced, if they were.
+        quality: JPEG quality of the reduced images, if they are JPEGs.
+        uncompressed: Whether all images were decoded, and are bitmaps now.
+        complete: Whether all tar files are there.
+        psnr: What the changes of the images cost: PSNR in dB, mean and least.
+    """
+
+    images: int
+    images_per_shard: int
+    names_sha256: str
+    short_side: int | None = None
+    quality: int | None = None
+    uncompressed: bool = False
+    complete: bool = False
+    psnr: dict[str, float] | None = None
+
+    @property
+    def shards(self) -> int:
+        """Number of tar files."""
+        return -(-self.images // self.images_per_shard)
+
+    def write(self, folder: Path) -> None:
+        """Writes ``pack.json``, whole or not at all."""
+        _write_json(folder / MANIFEST, dict(format=FORMAT, **self._asdict()))
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Reads ``pack.json``.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            PackError: If it is none of this version.
+        """
+        fields = _read_json(folder / MANIFEST, tuple(cls._fields))
+        manifest = cls(**{field: fields[field] for field in cls._fields})
+        if not (_is_count(manifest.images) and _is_count(manifest.images_per_shard)):
+            raise PackError(
+                f"{folder / MANIFEST} gives images={manifest.images!r} and "
+                f"images_per_shard={manifest.images_per_shard!r}; both must be "
+                "positive integers"
+            )
+        return manifest
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a tar file of a pack lies."""
+    return folder / f"images-{number:05d}.tar"
+
+
+def names_checksum(names: Iterable[str]) -> str:
+    """Returns the SHA-256 of names in their order."""
+    checksum = hashlib.sha256()
+    for name in names:
+        checksum.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return checksum.hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that would lead out of the folder it is unpacked into.
+
+    Raises:
+        PackError: If it is absolute, or has an empty part, ``.`` or ``..``.
+    """
+    if not isinstance(name, str) or {"", ".", ".."}.intersection(name.split("/")):
+        raise PackError(
+            f"the member name {name!r} is refused; names must be relative, and without "
+            "empty parts, '.' or '..'"
+        )
+
+
+def write_tar(
+    file: BinaryIO, names: Iterable[str], read: Callable[[str], bytes]
+) -> list[Member]:
+    """Writes images into a tar file, with the same bytes whenever they are the same.
+
+    Args:
+        file: An open, empty file.
+        names: Names of the members.
+        read: Returns what a member is to hold.
+
+    Returns:
+        Where each of them lies.
+    """
+    members = []
+    with _open_tar(file, "w:") as tar:
+        for name in names:
+            check_name(name)
+            content = read(name)
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(content), 0o644
+            tar.addfile(info, io.BytesIO(content))
+            blocks = -(-info.size // tarfile.BLOCKSIZE)
+            offset = tar.offset - blocks * tarfile.BLOCKSIZE
+            checksum = hashlib.sha256(content).hexdigest()
+            members.append(Member(name, offset, info.size, checksum))
+    return members
+
+
+def verify_tar(path: Path, members: list[Member]) -> None:
+    """Reads a whole tar file and compares it with its index.
+
+    Raises:
+        PackError: If a member is not where, or what, the index says.
+        OSError: If it cannot be read.
+    """
+    position = 0
+    try:
+        with path.open("rb") as file, _open_tar(file, "r:") as tar:
+            for info in tar:
+                wanted = members[position] if position < len(members) else None
+                found = Member(info.name, info.offset_data, info.size, "")
+                if wanted is None or found != wanted._replace(sha256=""):
+                    raise PackError(f"{path}: {found} was found, not {wanted}")
+                content = os.pread(file.fileno(), info.size, info.offset_data)
+                if hashlib.sha256(content).hexdigest() != wanted.sha256:
+                    raise PackError(f"{path}: {info.name!r} has another checksum")
+                position += 1
+    except tarfile.TarError as error:
+        raise PackError(f"{path}: no whole tar file ({error})") from error
+    if position != len(members):
+        raise PackError(f"{path}: {position} members instead of {len(members)}")
+
+
+def write_index(shard: Path, members: list[Member]) -> None:
+    """Writes the index of a tar file, whole or not at all."""
+    content = dict(format=FORMAT, bytes=shard.stat().st_size, members=members)
+    _write_json(shard.with_suffix(".json"), content)
+
+
+def read_index(shard: Path) -> list[Member]:
+    """Reads the index of a tar file, and compares the two as far as is quickly done.
+
+    Raises:
+        FileNotFoundError: If one of them does not exist.
+        PackError: If the index is of another version or tar file, or an entry of it
+            has a bad name or lies outside the tar file.
+    """
+    index = shard.with_suffix(".json")
+    fields = _read_json(index, ("bytes", "members"))
+    length = shard.stat().st_size
+    if fields["bytes"] != length:
+        raise PackError(
+            f"{shard} has {length} bytes and should have {fields['bytes']}; copy it "
+            "again, or remove it and repeat the packing"
+        )
+    try:
+        members = [Member(*entry) for entry in fields["members"]]
+    except TypeError:
+        raise PackError(f"{index}: an entry is no name, offset, size, sha256") from None
+    for member in members:
+        check_name(member.name)
+        inside = _is_count(member.offset) and type(member.size) is int
+        if not (inside and 0 <= member.size <= length - member.offset):
+            raise PackError(
+                f"{index}: {member.name!r} is said to be {member.size!r} bytes at "
+                f"{member.offset!r}, outside of the {length} bytes of {shard.name}"
+            )
+    return members
+
+
+def _open_tar(file: BinaryIO, mode: Literal["r:", "w:"]) -> tarfile.TarFile:
+    # The names of files need not be UTF-8.
+    return tarfile.open(
+        fileobj=file,
+        mode=mode,
+        format=tarfile.GNU_FORMAT,
+        encoding="utf-8",
+        errors="surrogateescape",
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise PackError(f"{path} is no whole JSON file ({error})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PackError(
+            f"{path} is not of format {FORMAT}; pack the images again with "
+            "tools/dataset_converters/pack_images.py"
+        )
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise PackError(f"{path} has no {', '.join(missing)}")
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))

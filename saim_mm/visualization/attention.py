@@ -1,0 +1,135 @@
+"""What a patch attends to, as in Figures 2 and 4 of the paper.
+
+Shapes: B images, H heads, L tokens (class token first), N patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..evaluation.features import evaluation_mode
+from ..models import SAIMViT
+from .figure import CELL, new_figure, render, show
+
+#: Reference points (P, 2), as shares of the width and of the height, in [0, 1).
+Points = Sequence[tuple[float, float]]
+#: A colour per point, told apart by the colour-blind too.
+_POINT_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#d55e00", "#f0e442")
+
+
+@torch.no_grad()
+def last_attention(backbone: SAIMViT, images: Tensor) -> Tensor:
+    """Attention of the last layer when the encoder sees the whole image.
+
+    No mask is set: it is the encoder as it is used after pretraining, whatever the
+    order was that it was trained in.
+
+    Args:
+        backbone: The encoder; it is used in evaluation mode and left as it was.
+        images: As the model reads them, after its data preprocessor (B, C, H, W).
+
+    Returns:
+        (B, H, L, L), float32; row i is what token i attends to, and sums to one.
+    """
+    inputs: list[Tensor] = []
+    layer = backbone.layers[-1]
+    handle = layer.register_forward_pre_hook(lambda _layer, x: inputs.append(x[0]))
+    try:
+        with evaluation_mode(backbone):
+            backbone(images)
+            attn = layer.attn
+            x = attn.qkv(layer.ln1(inputs[0]))
+    finally:
+        handle.remove()
+    x = x.float().unflatten(-1, (3, attn.num_heads, attn.head_dims))
+    q, k, _ = x.permute(2, 0, 3, 1, 4).unbind(0)
+    scores = q @ k.transpose(-2, -1) * attn.head_dims**-0.5
+    return scores.softmax(dim=-1)
+
+
+def attention_maps(backbone: SAIMViT, images: Tensor, points: Points) -> np.ndarray:
+    """How much the patch at each point attends to all others, the mean over heads.
+
+    Args:
+        backbone: As for :func:`last_attention`.
+        images: As for :func:`last_attention`.
+        points: Reference points.
+
+    Returns:
+        (B, P, rows, columns), float32.
+
+    Raises:
+        ValueError: If a point lies outside of the image.
+    """
+    rows, columns = backbone.patch_resolution
+    patches = [patch_at(point, (rows, columns)) for point in points]
+    extra = backbone.num_extra_tokens
+    attention = last_attention(backbone, images).mean(dim=1)
+    maps = attention[:, [extra + patch for patch in patches], extra:]
+    return maps.unflatten(2, (rows, columns)).cpu().numpy()
+
+
+def patch_at(point: tuple[float, float], grid: tuple[int, int]) -> int:
+    """Raster index of the patch at a point (x, y) of [0, 1) x [0, 1).
+
+    Raises:
+        ValueError: If the point lies outside.
+    """
+    x, y = point
+    if not (0 <= x < 1 and 0 <= y < 1):
+        raise ValueError(
+            f"point {x:g},{y:g} lies outside of the image; shares of width and height "
+            "must be at least 0 and less than 1."
+        )
+    return int(y * grid[0]) * grid[1] + int(x * grid[1])
+
+
+def attention_sheet(
+    originals: np.ndarray, maps: Mapping[str, np.ndarray], points: Points
+) -> np.ndarray:
+    """A row per image: the original with its points, then a map per point and model.
+
+    Args:
+        originals: The images (B, H, W, 3), uint8, RGB.
+        maps: By the title of a model, its :func:`attention_maps`. The models may have
+            patches of different sizes.
+        points: The reference points.
+
+    Returns:
+        The picture, (height, width, 3), uint8, RGB. Each map has a colour scale of its
+        own, from zero to its largest value.
+    """
+    count, height, width = originals.shape[:3]
+    num_columns = 1 + len(points) * len(maps)
+    figure = new_figure(
+        num_columns * (CELL + 0.06), count * (CELL * height / width + 0.06) + 0.75
+    )
+    cells = figure.subplots(count, num_columns, squeeze=False)
+    cells[0, 0].set_title("original", fontsize=9)
+    extent = (0, width, height, 0)
+    for row, image in zip(cells, originals, strict=True):
+        show(row[0], image)
+        for number, (x, y) in enumerate(points):
+            colour = _POINT_COLOURS[number % len(_POINT_COLOURS)]
+            for cell in (row[0], *row[1 + number * len(maps) :][: len(maps)]):
+                cell.plot(
+                    x * width, y * height, "o", ms=7, mfc=colour, mec="white", mew=1.5
+                )
+    for number in range(len(points)):
+        for offset, (title, values) in enumerate(maps.items()):
+            column = cells[:, 1 + number * len(maps) + offset]
+            heading = f"point {number + 1}\n{title}" if len(points) > 1 else title
+            column[0].set_title(heading, fontsize=9)
+            for cell, value in zip(column, values[:, number], strict=True):
+                show(cell, value, extent=extent, cmap="inferno", vmin=0)
+    figure.supxlabel(
+        "Attention of the last layer from the marked patch, mean over heads; bright: "
+        "attended to.\nThe encoder sees the whole image.",
+        fontsize=8,
+        color="0.35",
+    )
+    return render(figure)

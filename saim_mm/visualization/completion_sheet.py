@@ -1,0 +1,99 @@
+"""An image that appears step by step: a contact sheet, or frames of an animation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from mmengine.model import BaseDataPreprocessor
+
+from .completion import Completion
+from .figure import CELL, HIDDEN, new_figure, render, show
+from .reconstruction import to_rgb
+
+#: An image in an animation is enlarged to about so many pixels.
+_FRAME_SIZE = 192
+_GAP = 4  # pixels between images of a frame
+
+
+def completion_frames(
+    steps: Iterable[Completion], preprocessor: BaseDataPreprocessor
+) -> list[np.ndarray]:
+    """The images after each step, unknown patches in grey.
+
+    Args:
+        steps: Of :func:`saim_mm.visualization.complete`.
+        preprocessor: What normalised the images.
+
+    Returns:
+        (B, H, W, 3) uint8 RGB for each step.
+    """
+    frames = []
+    for step in steps:
+        frame = to_rgb(step.images, preprocessor)
+        frame[~step.known.cpu().numpy()] = HIDDEN
+        frames.append(frame)
+    return frames
+
+
+def completion_sheet(
+    originals: np.ndarray,
+    frames: list[np.ndarray],
+    known: list[int],
+    note: str,
+    columns: int = 6,
+) -> np.ndarray:
+    """A row per image: the original, what is kept, and the way to the whole image.
+
+    Args:
+        originals: (B, H, W, 3), uint8, RGB.
+        frames: Of :func:`completion_frames`.
+        known: Number of known patches in each frame.
+        note: What the reader must know, below the pictures.
+        columns: At most so many frames, evenly spread, first and last included.
+
+    Returns:
+        The picture, (height, width, 3), uint8, RGB.
+    """
+    chosen = np.unique(
+        np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+    )
+    count, height, width = originals.shape[:3]
+    num_columns = 1 + len(chosen)
+    figure = new_figure(
+        num_columns * (CELL + 0.06), count * (CELL * height / width + 0.06) + 0.85
+    )
+    cells = figure.subplots(count, num_columns, squeeze=False)
+    pictures = [originals, *(frames[i] for i in chosen)]
+    titles = ["original", f"kept\n({known[0]} of {known[-1]} patches)"]
+    titles += [f"{known[i]} patches" for i in chosen[1:]]
+    titles[-1] = "completed"
+    for column, title, images in zip(cells.T, titles, pictures, strict=True):
+        column[0].set_title(title, fontsize=9)
+        for cell, image in zip(column, images, strict=True):
+            show(cell, image)
+    figure.supxlabel(note, fontsize=8, color="0.35")
+    return render(figure)
+
+
+def animation(originals: np.ndarray, frames: list[np.ndarray]) -> list[np.ndarray]:
+    """Pictures for a GIF: the originals above, the images that appear below.
+
+    Args:
+        originals: (B, H, W, 3), uint8, RGB.
+        frames: Of :func:`completion_frames`.
+
+    Returns:
+        (height, width, 3) uint8 RGB for each frame, enlarged without smoothing.
+    """
+    factor = max(1, round(_FRAME_SIZE / max(originals.shape[1:3])))
+    above = _side_by_side(originals, factor)
+    gap = np.full((_GAP, *above.shape[1:]), 255, np.uint8)
+    return [np.concatenate([above, gap, _side_by_side(f, factor)]) for f in frames]
+
+
+def _side_by_side(images: np.ndarray, factor: int) -> np.ndarray:
+    """(B, H, W, 3) -> one row of enlarged images with white gaps."""
+    large = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    large = np.pad(large, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
+    return np.concatenate(list(large), axis=1)[:, :-_GAP]

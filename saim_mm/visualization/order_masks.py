@@ -1,0 +1,146 @@
+"""The order of a grid and the attention masks that follow from it, as in Figure 5."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from torch import Tensor
+
+from ..models import PatchOrder
+from ..models.order import Visible
+from .figure import new_figure, render
+from .reconstruction import STEP_COLOURS, step_maps
+
+#: Hidden, visible.
+_MASK_COLOURS = ListedColormap(["#f2f2f2", "#3b6ea5"])
+#: Above so many tokens a mask has no lines or numbers; they would cover it.
+_MAX_LABELLED = 40
+
+
+def sorted_masks(family: PatchOrder) -> tuple[np.ndarray, np.ndarray]:
+    """The masks as the model uses them, with the tokens sorted by the order.
+
+    Args:
+        family: The family of orders; the masks are the same for all of them.
+
+    Returns:
+        Content mask (1 + N, 1 + N), class token first, and query mask (N, 1 + N): what
+        each query sees of the content tokens. Boolean; ``True`` means "sees".
+    """
+    n = family.num_patches
+    content = _dense(family.content_visible, n + 1)
+    # The model leaves out the last content token, as no query may see it.
+    query = np.zeros((n, n + 1), bool)
+    query[:, :n] = _dense(family.memory_visible, n)
+    return content, query
+
+
+def _dense(visible: Visible, size: int) -> np.ndarray:
+    if isinstance(visible, Tensor):
+        return visible.cpu().numpy()
+    assert visible == "causal"
+    return np.tril(np.ones((size, size), bool))
+
+
+def raster_masks(family: PatchOrder, order: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The masks as the paper draws them, with the tokens in raster order.
+
+    Args:
+        family: The family of orders.
+        order: One order of it (N,).
+
+    Returns:
+        As :func:`sorted_masks`, with patches in raster order; the class token stays
+        first.
+    """
+    step = order.argsort().cpu().numpy()  # of each patch
+    content, query = sorted_masks(family)
+    tokens = np.concatenate([[0], 1 + step])
+    return content[np.ix_(tokens, tokens)], query[np.ix_(step, tokens)]
+
+
+def order_sheet(family: PatchOrder, order: Tensor, grid: tuple[int, int]) -> np.ndarray:
+    """The order on the grid and its masks: in raster order above, sorted below.
+
+    Args:
+        family: The family of orders.
+        order: One order of it (N,).
+        grid: Rows and columns of the patch grid.
+
+    Returns:
+        The picture, (height, width, 3), uint8, RGB.
+    """
+    figure = new_figure(9.6, 8.2)
+    cells = figure.subplots(2, 3, width_ratios=[1, 1, 1])
+    steps = step_maps(order[None], family, grid)[0]
+    _draw_steps(cells[0, 0], steps)
+    _draw_path(cells[1, 0], steps, order.cpu().numpy(), grid)
+    raster = torch.arange(family.num_patches)
+    for row, masks, tokens, title in (
+        (cells[0], raster_masks(family, order), raster, "patches in raster order"),
+        (cells[1], sorted_masks(family), order, "patches sorted by step"),
+    ):
+        names = [str(int(token) + 1) for token in tokens]
+        _draw_mask(row[1], masks[0], ["cls", *names], ["cls", *names])
+        row[1].set_title(f"content mask\n{title}", fontsize=9)
+        _draw_mask(row[2], masks[1], names, ["cls", *names])
+        row[2].set_title(f"query mask\n{title}", fontsize=9)
+    figure.supxlabel(
+        "Blue: the token of the row sees that of the column. Patches are numbered row "
+        "by row, from 1.\nSorted by step, the masks are plain triangles"
+        + (", with blocks for segments." if family.segment_length > 1 else "."),
+        fontsize=8,
+        color="0.35",
+    )
+    return render(figure)
+
+
+def _draw_steps(cell: Axes, steps: np.ndarray) -> None:
+    """The step of each patch, as number and colour."""
+    cell.set_title("predicted at step", fontsize=9)
+    cell.imshow(steps, cmap=STEP_COLOURS, vmin=1, vmax=steps.max())
+    cell.set_axis_off()
+    size = min(12.0, 90 / max(steps.shape))
+    for (row, column), step in np.ndenumerate(steps):
+        dark = step < 0.6 * steps.max()
+        cell.text(column, row, str(step), ha="center", va="center", fontsize=size,
+                  color="white" if dark else "black")  # fmt: skip
+
+
+def _draw_path(
+    cell: Axes, steps: np.ndarray, order: np.ndarray, grid: tuple[int, int]
+) -> None:
+    """The way that the order takes over the grid, from patch to patch."""
+    cell.set_title("way over the grid", fontsize=9)
+    cell.imshow(np.ones(grid), cmap="gray", vmin=0, vmax=1)
+    rows, columns = np.divmod(order, grid[1])
+    cell.plot(columns, rows, color="0.75", lw=0.8, zorder=1)
+    colours = steps[rows, columns]
+    size = min(60.0, 2400 / len(order))
+    cell.scatter(columns, rows, c=colours, cmap=STEP_COLOURS, s=size, zorder=2)
+    _draw_lines(cell, grid)
+
+
+def _draw_mask(cell: Axes, mask: np.ndarray, rows: list, columns: list) -> None:
+    cell.imshow(mask, cmap=_MASK_COLOURS, vmin=0, vmax=1, interpolation="nearest")
+    if max(mask.shape) > _MAX_LABELLED:
+        cell.set_xticks([])
+        cell.set_yticks([])
+        return
+    _draw_lines(cell, mask.shape)
+    size = min(8.0, 130 / max(mask.shape))
+    cell.set_xticks(range(len(columns)), columns, fontsize=size, rotation=90)
+    cell.set_yticks(range(len(rows)), rows, fontsize=size)
+    cell.tick_params(length=0)
+
+
+def _draw_lines(cell: Axes, shape: tuple[int, ...]) -> None:
+    """Lines between the fields of a grid."""
+    cell.set_xticks([])
+    cell.set_yticks([])
+    for number in range(shape[0] + 1):
+        cell.axhline(number - 0.5, color="white" if shape[0] > 30 else "0.8", lw=0.5)
+    for number in range(shape[1] + 1):
+        cell.axvline(number - 0.5, color="white" if shape[0] > 30 else "0.8", lw=0.5)

@@ -1,0 +1,108 @@
+"""How well a patch is predicted, by how many patches the model has seen before it.
+
+Shapes: B images, N patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..evaluation.features import evaluation_mode
+from ..models import SAIM, PatchOrder
+from ..models.order import sort_tokens
+from .figure import new_figure, plain_axes, render
+
+
+@torch.no_grad()
+def patch_errors(
+    prediction: Tensor, images: Tensor, order: Tensor, model: SAIM
+) -> Tensor:
+    """The error of each patch, in the units of the training loss.
+
+    Args:
+        prediction: (B, N, p*p*C) in raster order, of ``SAIM.predict_patches``.
+        images: What was predicted (B, C, H, W).
+        order: The order that it was predicted in (B, N).
+        model: The model that predicted it.
+
+    Returns:
+        (B, N), sorted by the order. Its mean is the training loss of these images in
+        this order.
+    """
+    error = prediction.float() - model.head.target(images)
+    error = error.abs() if model.head.loss_kind == "l1" else error.square()
+    return sort_tokens(error.mean(dim=2, keepdim=True), order)[..., 0]
+
+
+@torch.no_grad()
+def position_errors(
+    model: SAIM, batches: Iterable[Tensor], generator: torch.Generator
+) -> Tensor:
+    """The errors of all patches of many images, each in an order of its own.
+
+    Args:
+        model: The model; it is used in evaluation mode and left as it was.
+        batches: Images as the model reads them, (B, C, H, W) each, on its device.
+        generator: Draws the orders, on that device.
+
+    Returns:
+        (images, N), sorted, on the CPU.
+    """
+    errors = []
+    with evaluation_mode(model):
+        for images in batches:
+            order = model.order.draw(len(images), images.device, generator)
+            prediction = model.predict_patches(images, order)
+            errors.append(patch_errors(prediction, images, order, model).cpu())
+    return torch.cat(errors)
+
+
+def visible_counts(family: PatchOrder) -> np.ndarray:
+    """How many patches the model sees before each step: (N,), int.
+
+    Patches of one segment are predicted from the same ones.
+    """
+    length = family.segment_length
+    return np.arange(family.num_patches) // length * length
+
+
+def draw_position_error(errors: Tensor, family: PatchOrder, loss: str) -> np.ndarray:
+    """Error against the number of visible patches, with a 95 % interval of the mean.
+
+    Args:
+        errors: (images, N), of :func:`position_errors`.
+        family: The orders that they were predicted in.
+        loss: The training loss, ``l1`` or ``l2``, for the label.
+
+    Returns:
+        The picture, (height, width, 3), uint8, RGB.
+    """
+    counts, groups = np.unique(visible_counts(family), return_inverse=True)
+    values = errors.numpy().astype(float)
+    # Patches of a segment are no independent samples; images are.
+    per_image = np.stack(
+        [values[:, groups == group].mean(axis=1) for group in range(len(counts))],
+        axis=1,
+    )
+    mean = per_image.mean(axis=0)
+    figure = new_figure(6.5, 3)
+    axes = figure.subplots()
+    if len(errors) > 1:
+        half = 1.96 * per_image.std(axis=0, ddof=1) / len(errors) ** 0.5
+        axes.fill_between(counts, mean - half, mean + half, alpha=0.2, lw=0)
+    axes.plot(counts, mean, lw=1.5, marker="." if len(counts) < 30 else "")
+    axes.axhline(mean.mean(), color="0.5", lw=0.8, ls="--")
+    axes.set_xlabel("visible patches")
+    axes.set_ylabel(f"{loss.upper()} error of the next patch")
+    axes.set_ylim(bottom=0)
+    plural = "image" if len(errors) == 1 else "images"
+    band = ", band: 95 % interval of the mean" if len(errors) > 1 else ""
+    axes.set_title(
+        f"{len(errors)} {plural}; dashed: mean over all steps{band}", fontsize=9
+    )
+    plain_axes(axes)
+    return render(figure)

@@ -1,0 +1,122 @@
+#!/usr/bin/env python
+"""Reproduces the paper's ablations and rivals in the small, on CIFAR-10 as a folder.
+
+  small_scale.py run --data FOLDER --out DIR     trains and judges what is not yet done
+  small_scale.py report --out DIR --name FILE    writes FILE.json and FILE.md
+  small_scale.py page --record FILE.json --page FILE.md    puts its tables into a page
+
+Every row has the same encoder, data, crops, schedule and number of images seen, and its
+learning rate is chosen from the same grid on images held out. ``run`` may be stopped at
+any time; the same command goes on where it stopped. Seeds are paired across the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from small_scale.results import Records, write_json
+from small_scale.rows import PRESETS, ROWS
+from small_scale.scheduling import Place, plan, run_all
+from small_scale.table import fill_page, markdown, summarise
+
+sys.path.append(str(Path(__file__).parent / "analysis_tools"))
+
+from _benchmark import circumstances  # noqa: E402  (of a tool beside this one)
+
+_PACKAGES = ("torch", "mmengine", "mmcv", "mmpretrain", "saim_mm")
+#: Below --out: hardware, versions and command of every invocation.
+_CIRCUMSTANCES = "circumstances"
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; argparse ends on its own with exit code 2."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train and judge what is not yet done")
+    run.add_argument("--data", type=Path, required=True, help="with train/ and test/")
+    run.add_argument("--preset", choices=PRESETS, default="cpu")
+    run.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other settings than the preset's, such as pretrain_epochs=20",
+    )
+    run.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    run.add_argument(
+        "--seeds",
+        type=int,
+        help="number of seeds for every row (default: 3 where a claim of the paper "
+        "hangs on the row, else 1)",
+    )
+    run.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    run.add_argument(
+        "--minutes", type=float, default=float("inf"), help="begin no run after these"
+    )
+    run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    report = commands.add_parser("report", help="sum up what is done")
+    report.add_argument(
+        "--name", type=Path, required=True, help="of the files, without suffix"
+    )
+    for command in (run, report):
+        command.add_argument("--out", type=Path, required=True, help="the records")
+    page = commands.add_parser("page", help="put the tables of a record into a page")
+    page.add_argument("--record", type=Path, required=True, help="JSON of `report`")
+    page.add_argument("--page", type=Path, default=Path("docs/experiments.md"))
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does all that is not yet done; returns the number of runs that failed."""
+    scale = PRESETS[args.preset].changed(args.set)
+    records = Records(args.out, scale)
+    place = Place(args.data, args.device, args.out)
+    notes = args.out / _CIRCUMSTANCES
+    notes.mkdir(exist_ok=True)
+    begun = time.strftime("%Y-%m-%d_%H-%M-%S")
+    write_json(notes / f"{begun}.json", circumstances(_PACKAGES))
+    todo = [r for r in plan(args.rows, args.seeds, scale) if not records.has(r)]
+    return run_all(todo, scale, place, args.jobs, args.minutes)
+
+
+def report(args: argparse.Namespace) -> int:
+    """Writes the summary of what is done, and prints its tables."""
+    records = Records.open(args.out)
+    notes = sorted((args.out / _CIRCUMSTANCES).glob("*.json"))
+    begun = [json.loads(path.read_text()) for path in notes]
+    runs, settings = records.read(), records.scale.as_json()
+    args.name.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.name.with_suffix(".json"), summarise(runs, settings, begun))
+    text = markdown(runs, settings)
+    args.name.with_suffix(".md").write_text(text)
+    print(text)
+    return 0
+
+
+def page(args: argparse.Namespace) -> int:
+    """Puts the tables of a record into a page."""
+    fill_page(args.page, args.record)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code."""
+    args = parse_args(arguments)
+    commands = dict(run=run, report=report, page=page)
+    try:
+        return 1 if commands[args.command](args) else 0
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

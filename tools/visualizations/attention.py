@@ -1,0 +1,112 @@
+#!/usr/bin/env python
+"""Draws what chosen patches attend to in the last layer (Figures 2 and 4).
+
+With --raster, a model of raster order stands beside each map. A point is X,Y: with a
+decimal point a share of width and height (0.5,0.5 is the centre), without one a pixel
+of the picture that the model reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from _arguments import add_model, images_for, load_saim, make_parser, run
+
+from saim_mm.models import SAIM
+from saim_mm.visualization import attention_maps, attention_sheet, save_png, to_rgb
+
+Point = tuple[float, float]
+
+
+def parse_point(text: str) -> tuple[str, str]:
+    """X and Y as written; whether they are pixels shows in how they are."""
+    parts = text.split(",")
+    try:
+        x, y = (float(part) for part in parts)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no point; write 0.5,0.5 or 112,112"
+        ) from None
+    if x < 0 or y < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} lies outside of the image")
+    return parts[0], parts[1]
+
+
+def to_shares(point: tuple[str, str], size: tuple[int, int]) -> Point:
+    """A point as written -> shares of width and height of an image (rows, columns)."""
+    x, y = (
+        float(text) if "." in text else (int(text) + 0.5) / length
+        for text, length in zip(point, reversed(size), strict=True)
+    )
+    return x, y
+
+
+def click_points(image: np.ndarray) -> list[Point]:
+    """Lets the user click on an image, until the middle button or Enter."""
+    import matplotlib
+
+    if matplotlib.get_backend().lower() == "agg":
+        raise ValueError("--click needs a display; give --points X,Y X,Y instead.")
+    from matplotlib import pyplot as plt
+
+    plt.imshow(image)
+    plt.title("click on points; Enter ends")
+    clicks = plt.ginput(n=-1, timeout=0)
+    plt.close()
+    if not clicks:
+        raise ValueError("No point was clicked.")
+    height, width = image.shape[:2]
+    # imshow puts the centre of the first pixel at 0.
+    return [((x + 0.5) / width, (y + 0.5) / height) for x, y in clicks]
+
+
+def draw(args: argparse.Namespace) -> Path:
+    """Writes the picture and returns where it is."""
+    model = load_saim(args.config, args.checkpoint, args.device)
+    models: dict[str, SAIM] = {}
+    if args.raster:
+        models["raster order"] = load_saim(*args.raster, args.device)
+    models[f"{model.order.kind} order"] = model
+
+    images = images_for(model, args.images, args.number)
+    originals = to_rgb(images, model.data_preprocessor)
+    size = tuple(model.backbone.img_size)
+    if args.click:
+        points = click_points(originals[0])
+    else:
+        points = [to_shares(point, size) for point in args.points]
+    maps = {
+        title: attention_maps(
+            m.backbone, images_for(m, args.images, args.number), points
+        )
+        for title, m in models.items()
+    }
+    save_png(attention_sheet(originals, maps, points), args.out)
+    return args.out
+
+
+if __name__ == "__main__":
+    parser = make_parser(__doc__, "attention.png")
+    add_model(parser)
+    parser.add_argument(
+        "--points",
+        nargs="+",
+        type=parse_point,
+        metavar="X,Y",
+        default=[("0.5", "0.5")],
+        help="reference points (default: the centre)",
+    )
+    parser.add_argument(
+        "--click", action="store_true", help="click the points in a window instead"
+    )
+    parser.add_argument(
+        "--raster",
+        nargs=2,
+        type=Path,
+        metavar=("CONFIG", "CHECKPOINT"),
+        help="a model of raster order to compare with",
+    )
+    sys.exit(run(parser, draw))
