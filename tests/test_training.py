@@ -91,9 +91,7 @@ def test_debug_recipe_repeats_its_losses(tmp_path: Path) -> None:
 
     ``python tests/test_training.py`` writes the file anew.
     """
-    _, losses = train(
-        Config.fromfile(ROOT / "configs/saim/saim_debug.py"), tmp_path
-    )
+    _, losses = train(Config.fromfile(ROOT / "configs/saim/saim_debug.py"), tmp_path)
     recorded = json.loads(RECORDED.read_text())["losses"]
     assert len(losses) == 20
     assert losses == pytest.approx(recorded, rel=1e-4)
@@ -103,9 +101,7 @@ def test_debug_recipe_repeats_its_losses(tmp_path: Path) -> None:
 def test_real_photographs_through_the_unmodified_recipe(tmp_path: Path) -> None:
     """Only sizes and root are overridden; 100 photographs of ImageNet."""
     cfg = shrink(Config.fromfile(ROOT / "configs/saim/saim_vit-b_300e_in1k.py"))
-    cfg.train_dataloader.update(
-        batch_size=50, num_workers=2, persistent_workers=True
-    )
+    cfg.train_dataloader.update(batch_size=50, num_workers=2, persistent_workers=True)
     cfg.train_dataloader.dataset.data_root = f"{DATA}/imagenet"
     cfg.train_cfg.max_epochs = 31
     runner, losses = train(cfg, tmp_path)

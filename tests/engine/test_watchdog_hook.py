@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -240,7 +241,9 @@ def run_ranks(tmp_path: Path, kind: str, troubled: int) -> tuple[list[Child], Pa
         pytest.param(
             "stopped", 0, "rank 0 shows no sign of life", marks=pytest.mark.slow
         ),
-        ("step", 1, "rank 1 got no further for 1.5 s"),
+        pytest.param(
+            "step", 1, "rank 1 got no further for 1.5 s", marks=pytest.mark.slow
+        ),
         pytest.param("step", 0, "rank 0 got no further", marks=pytest.mark.slow),
         pytest.param("loader", 0, "rank 0 got no further", marks=pytest.mark.slow),
         pytest.param("loader", 1, "rank 1 got no further", marks=pytest.mark.slow),
@@ -263,7 +266,8 @@ def test_a_stuck_rank_ends_all(
         assert f"rank {troubled}: in the step of iteration 3, test_watchdog" in text
         assert "(hang)" in text
     if kind == "loader":
-        assert f"rank {troubled}: loading the batch of iteration 4" in text
+        where = rf"rank {troubled}: loading the batch of iteration [456], forked_runs"
+        assert re.search(where, text), text
         assert "(__getitem__)" in text
 
 

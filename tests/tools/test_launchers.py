@@ -107,8 +107,12 @@ def test_two_nodes_find_each_other(tmp_path: Path) -> None:
         command = ["tools/dist_train.sh", DEBUG, "1", "--work-dir", str(tmp_path)]
         nodes.append(
             subprocess.Popen(
-                [*command, *SHORT], cwd=ROOT, env=environment, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                [*command, *SHORT],
+                cwd=ROOT,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
             )  # fmt: skip
         )
     logs = [node.communicate(timeout=120)[0] for node in nodes]
@@ -125,7 +129,7 @@ def test_slurm(tmp_path: Path) -> None:
     srun.write_text(
         "#!/usr/bin/env bash\n"
         'echo "srun $*" >&2\n'
-        'while [[ $1 == -* ]]; do [[ $1 == -p ]] && shift; shift; done\n'
+        "while [[ $1 == -* ]]; do [[ $1 == -p ]] && shift; shift; done\n"
         "export SLURM_NTASKS=2 SLURM_NODELIST=localhost "
         f"MASTER_PORT={free_port()}\n"
         'SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &\n'
