@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
@@ -161,6 +162,25 @@ def test_labels_reach_the_model_reduced(tmp_path: Path) -> None:
     # Smaller where RandomResize shrank the image; the model pads.
     assert labels.shape[0] == 1 and max(labels.shape[1:]) <= SIZE
     assert set(labels.unique().tolist()) <= {*range(150), 255}
+
+
+def test_images_without_labels_are_no_error(tmp_path: Path) -> None:
+    """All pixels unlabelled, as a photograph of something else is: nothing to learn."""
+    root = made_up_data(tmp_path)
+    for path in (root / "annotations/training").iterdir():
+        Image.fromarray(np.zeros((70, 90), np.uint8)).save(path)
+    dataset = training_set(root)
+    data = pseudo_collate([dataset[0], dataset[1]])
+    cfg = small_recipe(root)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(cfg.model).train()
+        data = model.data_preprocessor(data, training=True)
+        losses = model(**data, mode="loss")
+    assert (data["data_samples"][0].gt_sem_seg.data == 255).all()
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def write_id_151(path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, PARAM_SCHEDULERS, DefaultScope
 from mmengine.runner import turn_on_activation_checkpointing
+from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -217,11 +219,8 @@ def test_images_without_instances_are_no_error(
     )
 
 
-@pytest.mark.parametrize(
-    "path",
-    [LI2021, pytest.param(VITDET, marks=pytest.mark.slow)],
-    ids=config_id,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [LI2021, VITDET], ids=config_id)
 def test_mmdets_own_inference_runs_in_one_process(path: Path, tmp_path: Path) -> None:
     """From file to file, without anything of this package that bends the config."""
     from mmdet.apis import DetInferencer, inference_detector, init_detector
@@ -339,6 +338,28 @@ def test_memory_grows_linearly_with_windows(
     # The difference leaves out what does not depend on the image: the weights.
     growth = (larger - large) / (large - small)
     assert growth == pytest.approx(4, rel=0.02) if linear else growth > 12
+
+
+def test_benchmark_compares_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it calls ViTDet is our ViTDet, and its plain ViT has no windows."""
+    tools = REPO / "tools/analysis_tools"
+    monkeypatch.syspath_prepend(str(tools))
+    variants = runpy.run_path(str(tools / "benchmark_detector.py"))["VARIANTS"]
+
+    def parts(model: ConfigDict) -> list[Any]:
+        heads = model.roi_head.bbox_head, model.roi_head.mask_head
+        return [model.neck, *(head.norm_cfg for head in heads)]
+
+    models = {name: load(LI2021).model for name in variants}
+    for name, change in variants.items():
+        change(models[name])
+    assert models["as configured"] == load(LI2021).model
+    assert models["without relative position bias"] == load(NO_REL_POS).model
+    vitdet = models["as in ViTDet"]
+    assert parts(vitdet) == parts(load(VITDET).model)
+    assert [MODELS.build(vitdet.backbone).out_indices] == [[11]]
+    assert not vitdet.backbone.use_rel_pos_bias and vitdet.backbone.window_size
+    assert type(MODELS.build(models["plain global ViT"].backbone)) is VisionTransformer
 
 
 # Schedules ----------------------------------------------------------------------------

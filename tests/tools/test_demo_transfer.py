@@ -240,7 +240,7 @@ def test_everything_in_small(tmp_path: Path) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True,
-        timeout=600,
+        timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     out = tmp_path / "work_dirs/demo_transfer"
@@ -261,7 +261,7 @@ def test_more_labels_than_images_are_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/demo_transfer.py")]
     done = subprocess.run(
         [*command, "--labels-per-class", "5", "--labelled", "4"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 2
     assert "--labels-per-class=5" in done.stderr
