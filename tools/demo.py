@@ -31,21 +31,16 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dataset import default_collate
 from mmengine.runner import Runner
 
 from saim_mm import launch
 from saim_mm.checkpoint import saim_to_encoder, write_state_dict
-from saim_mm.datasets import (
-    IMAGE_SUFFIXES,
-    LoadImage,
-    UnlabeledImages,
-    list_images,
-)
+from saim_mm.datasets import IMAGE_SUFFIXES, LoadImage, list_images
 from saim_mm.models import SAIM
 from saim_mm.visualization import (
     LossCurve,
     draw_loss_curve,
+    read_images,
     read_loss_curve,
     reconstruction_sheet,
     save_png,
@@ -191,21 +186,9 @@ def load_config(args: argparse.Namespace, run_dir: Path, photos: Path) -> Config
 def predictions_sheet(model: SAIM, photos: Path) -> np.ndarray:
     """Predictions beside originals for some of the photographs, cut to the centre."""
     size = tuple(model.backbone.img_size)
-    dataset = UnlabeledImages(
-        str(photos),
-        pipeline=[
-            dict(type="LoadImage"),
-            dict(type="ResizeEdge", scale=max(size), edge="short", backend="pillow"),
-            dict(type="CenterCrop", crop_size=size),
-            dict(type="PackInputs"),
-        ],
-    )
-    rows = min(SHEET_ROWS, len(dataset))
-    chosen = np.linspace(0, len(dataset) - 1, rows).round().astype(int)
-    batch = default_collate([dataset[i] for i in chosen.tolist()])
-    images = model.data_preprocessor(batch)["inputs"]
+    images = read_images(photos, size, model.data_preprocessor, SHEET_ROWS)
     generator = torch.Generator(images.device).manual_seed(0)
-    order = model.order.draw(rows, images.device, generator)
+    order = model.order.draw(len(images), images.device, generator)
     return reconstruction_sheet(model, images, order)
 
 

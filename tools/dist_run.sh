@@ -85,12 +85,17 @@ if [ -n "${NNODES:-}" ] || [ -n "${PORT:-}" ]; then
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}"
   )
 fi
-if [ -n "${NNODES:-}" ] && [ "$restarts" -gt 0 ]; then
-  # All nodes have to start anew together, which this kind alone can arrange.
-  rendezvous=(
-    --nnodes="$NNODES" --rdzv_backend=c10d --rdzv_id=saim
-    --rdzv_endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}"
-  )
+if [ "$restarts" -gt 0 ]; then
+  # Else the new processes would find the addresses of the old ones in torchrun's store,
+  # and sometimes try those.
+  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+  if [ -n "${NNODES:-}" ] || [ -n "${PORT:-}" ]; then
+    # All nodes have to start anew together, which this kind alone can arrange.
+    rendezvous=(
+      --nnodes="${NNODES:-1}" --rdzv_backend=c10d --rdzv_id=saim
+      --rdzv_endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}"
+    )
+  fi
 fi
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # as torchrun would, without its warning

@@ -14,6 +14,7 @@ default_hooks = dict(
     exact_resume=dict(type="ExactResumeHook"),
     finite_guard=dict(type="FiniteGuardHook"),
     preemption=dict(type="PreemptionHook"),
+    watchdog=dict(type="WatchdogHook"),
     compile=dict(type="CompileLayersHook", enabled=False),
 )
 

@@ -20,7 +20,7 @@ from ..models import SAIM
 from ..registry import register
 
 #: Parts of the order whose losses are logged, from its first to its last steps.
-QUARTERS = ("first_quarter", "second_quarter", "third_quarter", "last_quarter")
+QUARTERS = ("quarter_1", "quarter_2", "quarter_3", "quarter_4")
 
 
 @register("hook")
@@ -32,7 +32,7 @@ class PictureHook(Hook):
 
     * ``reconstruction``: the images, their targets, the predictions and the steps.
     * ``loss_by_step``: a curve of the loss against the number of visible patches.
-    * ``loss_by_step/first_quarter`` to ``last_quarter``: the same as four numbers, of
+    * ``loss_by_step/quarter_1`` to ``quarter_4``: the same as four numbers, of
       the first to the last quarter of the order.
 
     It leaves the training as it is: with and without the hook the losses are the same,

@@ -29,6 +29,7 @@ from .rank_progress import (
 EXIT_STUCK = 69
 #: Longest time in seconds between two beats, for connecting, and for writing the log.
 _INTERVAL, _CONNECT, _LOG = 2.0, 30.0, 3.0
+_SILENT = "shows no sign of life"
 
 
 @register("hook")
@@ -70,6 +71,7 @@ class WatchdogHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Begins to watch."""
+        self._watchdog = None
         if get_world_size() == 1:
             return
         store = _connect(runner)
@@ -101,7 +103,6 @@ class WatchdogHook(Hook):
         """Ceases to watch, also where a signal ended the run."""
         if self._watchdog is not None:
             self._watchdog.stop()
-            self._watchdog = None
 
 
 def _connect(runner: Runner) -> TCPStore | None:
@@ -121,7 +122,9 @@ def _connect(runner: Runner) -> TCPStore | None:
             store = _open(host, port[0], is_master=False)
     except RuntimeError as error:
         # Of other processes than the first, errors alone are logged.
-        runner.logger.error(f"rank {get_rank()} is not watched: {error}")
+        runner.logger.error(
+            f"no process is watched: rank {get_rank()} does not reach rank 0: {error}"
+        )
     return store
 
 
@@ -151,11 +154,13 @@ class _Watchdog:
         self._main = threading.get_ident()
         self._interval = min(_INTERVAL, timeout / 5, silence / 5)
         self._stopped = threading.Event()
-        self._number, self._since = 0, (0, time.monotonic())
-        #: By rank: the last beat, and when it came, by the clock of this process.
+        #: Seconds that this process ran: a scheduler may suspend a whole job.
+        self._clock = 0.0
+        self._number, self._since = 0, (0, self._clock)
+        #: By rank: the last beat, and when it came.
         self._heard: dict[int, tuple[Beat, float]] = {}
-        self._answered = time.monotonic()
-        self._tell()  # a process that has not is not expected to
+        self._answered = self._clock
+        self._tell()
         for task in (self._talk, self._watch):
             threading.Thread(target=task, name="watchdog", daemon=True).start()
 
@@ -171,7 +176,7 @@ class _Watchdog:
                     self._heard = {}
                 else:
                     self._listen()
-                self._answered = time.monotonic()
+                self._answered = self._clock
             self._store.set(f"{self.rank}", "")
         except RuntimeError:
             # The first process is gone: at the end of training, or for a reason that
@@ -185,13 +190,13 @@ class _Watchdog:
         position, since = self._since
         moved = position != self.position
         if moved or busy:
-            self._since = (self.position, time.monotonic())
+            self._since = (self.position, self._clock)
             position, since = self._since
         self._number += 1
         beat = Beat(
             self._number,
             position,
-            time.monotonic() - since,
+            self._clock - since,
             busy,
             is_waiting(frame),
             place_of(frame),
@@ -200,35 +205,41 @@ class _Watchdog:
         return moved
 
     def _listen(self) -> None:
-        """Reads the last beats of all who have had one."""
+        """Reads the last beat of each process."""
         names = [f"{rank}" for rank in range(self.world_size)]
-        known = [name for name in names if self._store.check([name])]
+        if not self._store.check(names):  # one is not there yet, or not watched
+            return
         heard = dict(self._heard)
-        for name, text in zip(known, self._store.multi_get(known), strict=True):
+        for rank, text in enumerate(self._store.multi_get(names)):
             if not text:  # it has finished, as all are about to
                 self._stopped.set()
                 return
-            rank, beat = int(name), Beat.decode(text)
+            beat = Beat.decode(text)
             if rank not in heard or heard[rank][0].number != beat.number:
-                heard[rank] = beat, time.monotonic()
+                heard[rank] = beat, self._clock
         self._heard = heard
 
     def _watch(self) -> None:
         """Ends this process if one of them is stuck."""
+        last = time.monotonic()
         while not self._stopped.wait(self._interval):
-            heard, now = self._heard, time.monotonic()
+            now = time.monotonic()
+            self._clock += min(now - last, 2 * self._interval)
+            last = now
+            if self._clock - self._answered > self.silence:
+                self._end([0], {}, _SILENT)
+            heard = self._heard
             beats = {rank: beat for rank, (beat, _) in heard.items()}
-            if now - self._answered > self.silence:
-                self._end([0], beats, "shows no sign of life")
-            silent = [r for r, (_, at) in heard.items() if now - at > self.silence]
+            silent = [
+                rank
+                for rank, (_, at) in heard.items()
+                if self._clock - at > self.silence
+            ]
             if silent:
-                self._end(silent, beats, "shows no sign of life")
-            stuck = stuck_ranks(beats, self.timeout) if self._is_complete(beats) else []
+                self._end(silent, beats, _SILENT)
+            stuck = stuck_ranks(beats, self.timeout) if beats else []
             if stuck:
                 self._end(stuck, beats, f"got no further for {self.timeout:g} s")
-
-    def _is_complete(self, beats: dict[int, Beat]) -> bool:
-        return len(beats) == self.world_size
 
     def _end(self, stuck: list[int], beats: dict[int, Beat], reason: str) -> None:
         """Ends this process at once; one of those that are not stuck says why."""

@@ -5,6 +5,7 @@ Shapes: B images, H heads, L tokens (class token first), N patches.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -106,7 +107,7 @@ def attention_sheet(
     count, height, width = originals.shape[:3]
     num_columns = 1 + len(points) * len(maps)
     figure = new_figure(
-        num_columns * (CELL + 0.06), count * (CELL * height / width + 0.06) + 0.75
+        num_columns * (CELL + 0.06), count * (CELL * height / width + 0.06) + 0.95
     )
     cells = figure.subplots(count, num_columns, squeeze=False)
     cells[0, 0].set_title("original", fontsize=9)
@@ -115,10 +116,12 @@ def attention_sheet(
         show(row[0], image)
         for number, (x, y) in enumerate(points):
             colour = _POINT_COLOURS[number % len(_POINT_COLOURS)]
-            for cell in (row[0], *row[1 + number * len(maps) :][: len(maps)]):
-                cell.plot(
-                    x * width, y * height, "o", ms=7, mfc=colour, mec="white", mew=1.5
-                )
+            at = (x * width - 0.5, y * height - 0.5)  # imshow centres pixels
+            row[0].plot(*at, "o", ms=7, mfc=colour, mec="white", mew=1.5)
+            for cell in row[1 + number * len(maps) :][: len(maps)]:
+                # A ring: the map shows through.
+                cell.plot(x * width, y * height, "o", ms=8, mfc="none", mec=colour,
+                          mew=2)  # fmt: skip
     for number in range(len(points)):
         for offset, (title, values) in enumerate(maps.items()):
             column = cells[:, 1 + number * len(maps) + offset]
@@ -126,10 +129,10 @@ def attention_sheet(
             column[0].set_title(heading, fontsize=9)
             for cell, value in zip(column, values[:, number], strict=True):
                 show(cell, value, extent=extent, cmap="inferno", vmin=0)
-    figure.supxlabel(
-        "Attention of the last layer from the marked patch, mean over heads; bright: "
-        "attended to.\nThe encoder sees the whole image.",
-        fontsize=8,
-        color="0.35",
+    note = (
+        "Attention of the last layer from the marked patch, mean over heads. Bright: "
+        "attended to. The encoder sees the whole image."
     )
+    note = textwrap.fill(note, 23 * num_columns)
+    figure.supxlabel(note, fontsize=8, color="0.35")
     return render(figure)

@@ -122,7 +122,6 @@ def predict_next(
     # The queries of known patches are as in training, for a projector that reads them.
     steps = torch.arange(stop, device=images.device)
     memory = family.memory_visible_at(steps)[:, : known + 1]
-    memory[known:] = True
     positions = model.backbone.sorted_positions(order[:, :stop])
     queries = model.neck(states, positions, model.backbone.layers, memory)
     segment = steps // family.segment_length

@@ -40,14 +40,18 @@ def patch_errors(
 
 @torch.no_grad()
 def position_errors(
-    model: SAIM, batches: Iterable[Tensor], generator: torch.Generator
+    model: SAIM,
+    batches: Iterable[Tensor],
+    generator: torch.Generator,
+    orders: int = 1,
 ) -> Tensor:
-    """The errors of all patches of many images, each in an order of its own.
+    """The errors of all patches of many images, each in orders of its own.
 
     Args:
         model: The model; it is used in evaluation mode and left as it was.
         batches: Images as the model reads them, (B, C, H, W) each, on its device.
         generator: Draws the orders, on that device.
+        orders: How many orders of each image; the errors are their mean.
 
     Returns:
         (images, N), sorted, on the CPU.
@@ -55,9 +59,12 @@ def position_errors(
     errors = []
     with evaluation_mode(model):
         for images in batches:
-            order = model.order.draw(len(images), images.device, generator)
-            prediction = model.predict_patches(images, order)
-            errors.append(patch_errors(prediction, images, order, model).cpu())
+            total = torch.zeros(len(images), model.order.num_patches)
+            for _ in range(orders):
+                order = model.order.draw(len(images), images.device, generator)
+                prediction = model.predict_patches(images, order)
+                total += patch_errors(prediction, images, order, model).cpu()
+            errors.append(total / orders)
     return torch.cat(errors)
 
 
@@ -70,13 +77,16 @@ def visible_counts(family: PatchOrder) -> np.ndarray:
     return np.arange(family.num_patches) // length * length
 
 
-def draw_position_error(errors: Tensor, family: PatchOrder, loss: str) -> np.ndarray:
+def draw_position_error(
+    errors: Tensor, family: PatchOrder, loss: str, orders: int = 1
+) -> np.ndarray:
     """Error against the number of visible patches, with a 95 % interval of the mean.
 
     Args:
         errors: (images, N), of :func:`position_errors`.
         family: The orders that they were predicted in.
         loss: The training loss, ``l1`` or ``l2``, for the label.
+        orders: In how many orders each image was predicted, for the title.
 
     Returns:
         The picture, (height, width, 3), uint8, RGB.
@@ -99,10 +109,9 @@ def draw_position_error(errors: Tensor, family: PatchOrder, loss: str) -> np.nda
     axes.set_xlabel("visible patches")
     axes.set_ylabel(f"{loss.upper()} error of the next patch")
     axes.set_ylim(bottom=0)
-    plural = "image" if len(errors) == 1 else "images"
+    sample = "1 image" if len(errors) == 1 else f"{len(errors)} images"
+    sample += "" if orders == 1 else f", {orders} orders each"
     band = ", band: 95 % interval of the mean" if len(errors) > 1 else ""
-    axes.set_title(
-        f"{len(errors)} {plural}; dashed: mean over all steps{band}", fontsize=9
-    )
+    axes.set_title(f"{sample}; dashed: mean over all steps{band}", fontsize=9)
     plain_axes(axes)
     return render(figure)

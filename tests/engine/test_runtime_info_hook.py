@@ -95,3 +95,13 @@ def test_no_loss_is_missing_from_a_checkpoint(tmp_path: Path, interval: int) -> 
     saved = history(Waiting(), "late")
     assert len(saved) == interval
     assert saved == history(RuntimeInfoHook(), "at_once")
+
+
+@pytest.mark.parametrize("hook", [Waiting, DeferredRuntimeInfoHook])
+def test_only_the_last_iterations_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: Any
+) -> None:
+    whole = train(tmp_path / "whole", hook())
+    monkeypatch.setattr("saim_mm.engine.runtime_info_hook.HISTORY", 5)
+    short = train(tmp_path / "short", hook())
+    assert short == {name: values[-5:] for name, values in whole.items()}

@@ -49,6 +49,7 @@ def beat(position: int, seconds: float = 100, busy: bool = False, waits: bool = 
         ([beat(5, waits=True), beat(5)], [1]),  # equally far
         ([beat(5, waits=True), beat(5, waits=True)], [0, 1]),
         ([beat(5), beat(4, seconds=49)], []),
+        ([beat(5, seconds=1), beat(4)], [1]),  # has just begun to wait
         ([beat(5), beat(4, busy=True)], []),  # saves, and the others wait
         ([beat(6, busy=True), beat(5)], [1]),  # waits in a hook
         ([beat(1), beat(0)], []),  # the first iteration
@@ -189,7 +190,7 @@ class Trouble(Hook):
             runner.model.module.forward = hang
         elif self.kind == "loader":
             runner.train_dataloader.dataset.seconds = 1000.0
-        else:
+        elif self.kind == "hook":
             time.sleep(3)
 
 
@@ -219,10 +220,12 @@ def rank(pipe: int, number: int, port: int, log: Path, config: dict[str, Any]) -
     runner.train()
 
 
-def run_ranks(tmp_path: Path, kind: str, troubled: int) -> tuple[list[Child], Path]:
+def run_ranks(
+    tmp_path: Path, kind: str, troubled: int, **options: Any
+) -> tuple[list[Child], Path]:
     port, log, ranks = free_port(), tmp_path / "log", []
     for number in range(2):
-        config = run_config(tmp_path, max_epochs=3)
+        config = run_config(tmp_path, **{"max_epochs": 3, **options})
         config["experiment_name"] = "two_ranks"
         config["custom_hooks"] = [dict(type="Trouble", kind=kind, rank=troubled)]
         config["default_hooks"]["watchdog"] = dict(
@@ -276,4 +279,17 @@ def test_a_hook_may_take_its_time(tmp_path: Path) -> None:
     ranks, log = run_ranks(tmp_path, "hook", 1)
     assert [child.join() for child in ranks] == [0, 0]
     assert [child.told.count(b"i") for child in ranks] == [9, 9]
+    assert "all processes end" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_job_may_be_suspended(tmp_path: Path) -> None:
+    ranks, log = run_ranks(tmp_path, "none", 0, seconds=0.2, max_epochs=8)
+    for child in ranks:
+        child.wait_for(b"i", times=2)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for child in ranks:
+            child.signal(number)
+        time.sleep(4)
+    assert [child.join() for child in ranks] == [0, 0], log.read_text()
     assert "all processes end" not in log.read_text()

@@ -60,14 +60,16 @@ def draw(args: argparse.Namespace) -> Path:
     """Writes the picture and returns where it is."""
     if args.out.suffix not in (".png", ".gif"):
         raise ValueError(f"--out {args.out} must end in .png or .gif.")
+    if args.steps is not None and args.steps < 1:
+        raise ValueError(f"--steps {args.steps} must be at least 1.")
     model = load_saim(args.config, args.checkpoint, args.device)
     images = images_for(model, args.images, args.number)
     grid = tuple(model.backbone.patch_resolution)
     kept = kept_patches(args, grid)
     hidden = int((~kept).sum())
     length = model.order.segment_length
-    steps = min(args.steps or hidden, hidden) or 1
-    patches_per_step = -(-hidden // (steps * length)) * length
+    steps = args.steps or max(1, hidden)
+    patches_per_step = max(1, -(-hidden // (steps * length))) * length
     completion = list(
         complete(
             model,

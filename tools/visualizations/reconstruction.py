@@ -39,9 +39,12 @@ def draw(args: argparse.Namespace) -> Path:
     rivals = mae_columns(args, model) if args.mae else None
     sheet = reconstruction_sheet(model, images, order, rivals)
 
-    batches = images_for(model, args.images, args.curve_images).split(args.batch_size)
-    errors = position_errors(model, batches, generator)
-    curve = draw_position_error(errors, model.order, model.head.loss_kind)
+    many = images_for(model, args.images, args.curve_images)
+    # Of few images several orders, or the curve would be noise.
+    orders = max(1, args.curve_images // len(many))
+    batches = many.split(args.batch_size)
+    errors = position_errors(model, batches, generator, orders)
+    curve = draw_position_error(errors, model.order, model.head.loss_kind, orders)
     save_png(stack([sheet, curve]), args.out)
     return args.out
 
@@ -82,7 +85,8 @@ if __name__ == "__main__":
         type=int,
         metavar="N",
         default=256,
-        help="images that the error is averaged over (default: %(default)s)",
+        help="images that the error is averaged over; of a smaller folder several "
+        "orders of each (default: %(default)s)",
     )
     parser.add_argument("--batch-size", type=int, default=64)
     sys.exit(run(parser, draw))
