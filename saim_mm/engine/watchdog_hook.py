@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import sys
@@ -161,12 +162,21 @@ class _Watchdog:
         self._heard: dict[int, tuple[Beat, float]] = {}
         self._answered = self._clock
         self._tell()
-        for task in (self._talk, self._watch):
-            threading.Thread(target=task, name="watchdog", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=task, name="watchdog", daemon=True)
+            for task in (self._talk, self._watch)
+        ]
+        for thread in self._threads:
+            thread.start()
+        # Python aborts if it ends while a thread is inside the store.
+        atexit.register(self.stop)
 
     def stop(self) -> None:
         """Ends the threads; the first tells the others that they need not watch."""
         self._stopped.set()
+        for thread in self._threads:
+            thread.join(2 * self._interval + _LOG)
+        atexit.unregister(self.stop)
 
     def _talk(self) -> None:
         """Says how far this process is, and asks the others while it stands still."""

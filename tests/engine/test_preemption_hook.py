@@ -125,7 +125,8 @@ def test_an_accumulated_step_is_completed(tmp_path: Path) -> None:
     child.wait_for(b"i", times=5)
     child.signal(signal.SIGTERM)
     assert child.join() == EXIT_PREEMPTED
-    assert saved_iterations(tmp_path) == 8
+    saved = saved_iterations(tmp_path)
+    assert saved >= 8 and saved % 4 == 0  # later if the signal came late
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:

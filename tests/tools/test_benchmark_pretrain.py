@@ -22,7 +22,7 @@ SHORT = ["--steps", "2", "--warm-up", "1", "--batch", "4"]
 SHRUNK = [
     "model.backbone.arch=deit-tiny",
     "model.backbone.img_size=32",
-    "train_dataloader.dataset.pipeline.1.scale=32",
+    "train_dataloader.dataset.pipeline.0.scale=32",
     "train_dataloader.num_workers=1",
 ]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -187,7 +188,8 @@ def _in_yardsticks(points: Sequence[Point]) -> Iterable[float]:
         _milliseconds(points, clock)
         for clock in ("cpu_seconds", "yardstick_cpu_seconds")
     )
-    return [a / b for a, b in zip(run, unit, strict=True)]
+    # The system counts CPU time in ticks; a short stretch may have none.
+    return [a / b if b else math.nan for a, b in zip(run, unit, strict=True)]
 
 
 def _milliseconds(points: Sequence[Point], clock: str) -> Iterable[float]:
