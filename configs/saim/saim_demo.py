@@ -71,7 +71,6 @@ param_scheduler = [
 log_processor = dict(by_epoch=False, window_size=1)
 default_hooks = dict(
     logger=dict(interval=1),
-    preemption=None,  # Ctrl-C ends it at once; it is a matter of minutes
     # The last weights only, to go on from; the optimiser's state is twice their size.
     checkpoint=dict(
         by_epoch=False, interval=-1, save_optimizer=False, save_param_scheduler=False

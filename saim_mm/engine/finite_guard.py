@@ -94,7 +94,7 @@ class FiniteGuard:
             raise ValueError(
                 f"FiniteGuardHook watches one optimiser, and optim_wrapper is a "
                 f"{type(wrapper).__name__}; use an OptimWrapper, or leave the hook out "
-                "(default_hooks.finite_guard=None)"
+                "of default_hooks"
             )
         self.wrapper = wrapper
         self._answer: Answer | None = None

@@ -102,7 +102,9 @@ def test_a_short_run_and_its_record(tmp_path: Path) -> None:
     assert out.exists(), run.stderr
     record = json.loads(out.read_text())
     assert run.returncode == (0 if all(record["marks"].values()) else 1)
-    assert [point["iteration"] for point in record["points"]] == list(range(1, 101))
+    iterations = [point["iteration"] for point in record["points"]]
+    assert iterations == list(range(1, len(iterations) + 1))  # whole epochs
+    assert len(iterations) >= 100
     assert {point["workers"] for point in record["points"]} == {2}
     assert all(point["workers_mib"] > 100 for point in record["points"])
     assert {"commit", "hardware", "load_average"} <= record.keys()
