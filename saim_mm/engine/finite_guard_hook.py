@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.dist import (
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -42,13 +47,13 @@ class _Step:
 
     Attributes:
         iterations: Its iterations, several if gradients accumulate.
-        samples: Of each iteration, what is known of each sample.
+        samples: Of each iteration, the packed samples; described if need be.
         losses: Of each iteration, the loss.
         finite: Whether the gradients were finite.
     """
 
     iterations: list[int]
-    samples: list[list[dict[str, Any]]]
+    samples: list[Sequence[Any]]
     losses: list[Tensor | float]
     finite: Answer | None = None
 
@@ -128,7 +133,8 @@ class FiniteGuardHook(Hook):
         """Notes the iteration and, if a step was due, how it went."""
         assert self._guard is not None, "before_train comes first"
         self._window.iterations.append(runner.iter)
-        self._window.samples.append(_describe_samples(data_batch))
+        samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else ()
+        self._window.samples.append(samples or ())
         loss = outputs.get("loss") if isinstance(outputs, dict) else None
         self._window.losses.append(loss if loss is not None else float("nan"))
         finite = self._guard.take_answer()
@@ -175,7 +181,11 @@ class FiniteGuardHook(Hook):
         )
         if self.rolled_back:
             raise NotFiniteError(f"{summary}. Going back to a checkpoint did not help")
-        newest = find_newest(runner.work_dir).path
+        # One process looks: on a network disk, others may see an older folder, and
+        # nothing would bring weights together again that once differ.
+        found = [find_newest(runner.work_dir).path if is_main_process() else None]
+        broadcast_object_list(found)
+        newest = found[0]
         if newest is None:
             raise NotFiniteError(f"{summary}. There is no checkpoint to go back to")
         checkpoint = load_from_local(str(newest), "cpu")
@@ -208,7 +218,7 @@ class FiniteGuardHook(Hook):
             # On a GPU the answer is read late; steps since then may have been made.
             weights_after_iteration=runner.iter,
             loss_scale=_loss_scale(runner),
-            samples=step.samples,
+            samples=[_describe(samples) for samples in step.samples],
         )
         path = folder / f"{name}_rank_{get_rank()}.json"
         text = json.dumps(record, indent=1)
@@ -216,11 +226,10 @@ class FiniteGuardHook(Hook):
         return path
 
 
-def _describe_samples(data_batch: dict | tuple | list | None) -> list[dict[str, Any]]:
+def _describe(samples: Sequence[Any]) -> list[dict[str, Any]]:
     """What identifies the samples of a batch, as far as they carry it."""
-    samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
     described = []
-    for sample in samples or ():
+    for sample in samples:
         index = sample.get("sample_idx")
         entry: dict[str, Any] = {}
         if index is not None:

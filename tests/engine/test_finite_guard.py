@@ -19,6 +19,8 @@ from mmengine.runner import Runner
 from tiny import tiny_config
 from torch import nn
 
+from saim_mm.checkpoint.resume import Newest
+from saim_mm.engine import finite_guard_hook
 from saim_mm.engine.finite_guard import FiniteGuard, all_finite, poison_unless_finite
 from saim_mm.engine.finite_guard_hook import FiniteGuardHook, NotFiniteError
 from saim_mm.models import SAIM
@@ -176,6 +178,26 @@ def test_goes_back_to_the_checkpoint_once(images: str, tmp_path: Path) -> None:
     assert not torch.equal(run["weights"][5], run["weights"][4])
     saved = torch.load(tmp_path / "iter_2.pth", weights_only=False)
     assert saved["finite_guard"] == dict(skipped=0, in_a_row=0, rolled_back=False)
+
+
+@pytest.mark.slow
+def test_all_ranks_go_back_to_what_the_first_one_finds(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network disk the second one may not see the checkpoint yet."""
+    find = finite_guard_hook.find_newest
+    monkeypatch.setattr(
+        finite_guard_hook,
+        "find_newest",
+        lambda folder: find(folder) if get_rank() == 0 else Newest(),
+    )
+    options = dict(where="gradient", at=[2, 3], guard=dict(patience=2), ranks=2)
+    options["points"] = ["iter_2"]
+    runs = on_ranks(2, tmp_path, poisoned_run, images, f"{tmp_path}/run", options)
+    for run in runs:
+        assert run["counts"] == (2, 0, True)
+        assert torch.equal(run["weights"][3], runs[0]["weights"][1])
+        assert torch.equal(run["weights"][5], runs[0]["weights"][5])
 
 
 @pytest.mark.parametrize(
