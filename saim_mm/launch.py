@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 #: Options of ``AmpOptimWrapper`` that ``OptimWrapper`` does not know.
 _AMP_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
+_DATA_PARALLEL = "MMDistributedDataParallel"
 _DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -123,12 +124,18 @@ def scale_learning_rate(cfg: Config, processes: int) -> None:
 def fit_to_machine(cfg: Config) -> list[str]:
     """Bends a config to the machine, in place.
 
-    Without CUDA it replaces what needs it.
+    With CUDA, AdamW updates all weights in one kernel; without, what needs CUDA is
+    replaced. Gradients of several processes are kept in the buffers that they are sent
+    from. Settings of the config's own come first.
 
     Returns:
-        What was changed, a sentence each.
+        What will differ from the config's words, a sentence each.
     """
-    if torch.cuda.is_available():
+    cuda = torch.cuda.is_available()
+    if world_size() > 1:
+        _set_data_parallel(cfg, cuda)
+    if cuda:
+        _fuse_adamw(cfg)
         return []
     changes = []
     wrapper = cfg.get("optim_wrapper")
@@ -141,15 +148,30 @@ def fit_to_machine(cfg: Config) -> list[str]:
         if cfg.get(name):
             cfg[name].pin_memory = False
     if world_size() > 1:
-        # Runner would hand DDP a GPU index.
-        cfg.model_wrapper_cfg = dict(
-            type="MMDistributedDataParallel",
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get("find_unused_parameters", False),
-        )
         changes.append("No CUDA: processes talk over gloo.")
     return changes
+
+
+def _set_data_parallel(cfg: Config, cuda: bool) -> None:
+    """What MMEngine sets by itself where a config has no wrapper, and bucket views."""
+    options = cfg.get("model_wrapper_cfg") or {}
+    if options.get("type", _DATA_PARALLEL) != _DATA_PARALLEL:
+        return  # another kind, such as FSDP
+    defaults = dict(
+        type=_DATA_PARALLEL,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
+        gradient_as_bucket_view=True,
+    )
+    if not cuda:
+        defaults["device_ids"] = None  # Runner would hand it the index of a GPU
+    cfg.model_wrapper_cfg = {**defaults, **options}
+
+
+def _fuse_adamw(cfg: Config) -> None:
+    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
+    if optimizer.get("type") == "AdamW" and "foreach" not in optimizer:
+        optimizer.setdefault("fused", True)
 
 
 def check_training_data(runner: Runner) -> None:

@@ -198,15 +198,20 @@ class Child:
 def _run_and_exit(run: Callable[[int], Any], pipe: int) -> None:
     code = 1
     try:
-        os.setpgid(0, 0)
-        run(pipe)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
+        try:
+            os.setpgid(0, 0)
+            run(pipe)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
     finally:
-        os._exit(code)
+        # torch's handler of SIGCHLD raises wherever it finds the process, above too; and
+        # a child that got past this line would go on with its parent's tests.
+        os._exit(1)
 
 
 def prepare_to_save(runner: Runner) -> SafeCheckpointHook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -76,12 +77,58 @@ def test_fit_to_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("gloo" in change for change in changes)
 
 
-def test_fit_to_cuda_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_to_cuda_fuses_adamw_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cfg = make_config()
-    before = cfg.to_dict()
+    expected = cfg.to_dict()
+    expected["optim_wrapper"]["optimizer"]["fused"] = True
     assert launch.fit_to_machine(cfg) == []
-    assert cfg.to_dict() == before
+    assert cfg.to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        dict(type="AdamW", lr=1.0, fused=False),
+        dict(type="AdamW", lr=1.0, foreach=True),  # torch refuses both
+        dict(type="SGD", lr=1.0),
+    ],
+)
+def test_an_optimizer_with_other_wishes_is_left_alone(
+    optimizer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = Config(dict(optim_wrapper=dict(optimizer=optimizer)))
+    launch.fit_to_machine(cfg)
+    assert cfg.optim_wrapper.optimizer.to_dict() == optimizer
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_data_parallel_options(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    cfg = Config(dict(find_unused_parameters=True))
+    launch.fit_to_machine(cfg)
+    assert cfg.model_wrapper_cfg.to_dict() == dict(
+        type="MMDistributedDataParallel",
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
+        **({} if cuda else dict(device_ids=None)),
+    )
+
+
+def test_data_parallel_options_of_the_config_win(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    cfg = Config(dict(model_wrapper_cfg=dict(gradient_as_bucket_view=False)))
+    launch.fit_to_machine(cfg)
+    assert cfg.model_wrapper_cfg.gradient_as_bucket_view is False
+    sharded = dict(type="MMFullyShardedDataParallel")
+    cfg = Config(dict(model_wrapper_cfg=sharded))
+    launch.fit_to_machine(cfg)
+    assert cfg.model_wrapper_cfg.to_dict() == sharded
 
 
 class NoImages(torch.utils.data.Dataset):
