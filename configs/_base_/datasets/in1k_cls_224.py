@@ -23,16 +23,13 @@ train_dataloader = dict(
         split="train",
         pipeline=[
             dict(type="SeedSample"),
-            dict(type="LoadImage"),
             dict(
-                type="RandomResizedCrop",
+                type="LoadRandomResizedCrop",
                 scale=224,
                 crop_ratio_range=(0.08, 1.0),
                 aspect_ratio_range=(3 / 4, 4 / 3),
-                backend="pillow",
-                interpolation="bicubic",
+                flip_prob=0.5,
             ),
-            dict(type="RandomFlip", prob=0.5),
             dict(type="PackInputs"),
         ],
     ),

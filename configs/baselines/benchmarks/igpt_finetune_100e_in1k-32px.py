@@ -2,7 +2,7 @@
 _base_ = "../../saim/benchmarks/vit-b_finetune_100e_in1k.py"
 
 model = dict(backbone=dict(img_size=32, patch_size=1))
-__sizes = {"RandomResizedCrop": {"scale": 32}, "ResizeEdge": {"scale": 36}}
+__sizes = {"LoadRandomResizedCrop": {"scale": 32}, "ResizeEdge": {"scale": 36}}
 __sizes = {**__sizes, "CenterCrop": {"crop_size": 32}}
 
 train_dataloader = dict(
