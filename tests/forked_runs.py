@@ -209,7 +209,7 @@ def _run_and_exit(run: Callable[[int], Any], pipe: int) -> None:
         finally:
             os._exit(code)
     finally:
-        # torch's handler of SIGCHLD raises wherever it finds the process, above too; and
+        # torch's handler of SIGCHLD raises wherever it finds the process, above too;
         # a child that got past this line would go on with its parent's tests.
         os._exit(1)
 

@@ -1,4 +1,4 @@
-"""COCO: the recipes, their models, schedules and parameter groups; bad annotations."""
+"""COCO: the recipes, their models, schedules and parameter groups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from mmengine.runner import turn_on_activation_checkpointing
 from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
@@ -35,7 +35,6 @@ from mmdet.structures.mask import BitmapMasks  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 from saim_mm.checkpoint import CheckpointError  # noqa: E402
-from saim_mm.datasets.checked_coco import AnnotationError  # noqa: E402
 
 REPO = Path(__file__).parents[1]
 CONFIGS = REPO / "configs/coco"
@@ -247,42 +246,6 @@ def test_mmdets_own_inference_runs_in_one_process(path: Path, tmp_path: Path) ->
     inferencer = DetInferencer(str(config), str(weights), device="cpu")
     (again,) = inferencer(image, no_save_vis=True)["predictions"]
     np.testing.assert_allclose(again["bboxes"], boxes, atol=1e-4)
-
-
-def test_four_layer_pyramid_is_the_one_of_mmseg() -> None:
-    """Same modules in the same order, so the same numbers."""
-    mmseg = pytest.importorskip("mmseg.registry")
-    norm = dict(type="GN", num_groups=4)
-    ours = MODELS.build(dict(type="FourLayerPyramid", embed_dims=8, norm_cfg=norm))
-    theirs = mmseg.MODELS.build(
-        dict(type="mmseg.Feature2Pyramid", embed_dim=8, norm_cfg=norm)
-    )
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        mine.data.copy_(other.data)
-    maps = [torch.randn(2, 8, 4, 6) for _ in range(4)]
-    for mine, other in zip(ours(maps), theirs(maps), strict=True):
-        assert torch.equal(mine, other)
-
-
-def test_simple_pyramid_has_five_scales_of_one_map() -> None:
-    neck = MODELS.build(dict(type="SimpleFeaturePyramid", embed_dims=8, out_channels=4))
-    maps = neck([torch.randn(1, 8, 4, 8)])
-    assert [m.shape[1:] for m in maps] == [
-        (4, 16, 32), (4, 8, 16), (4, 4, 8), (4, 2, 4), (4, 1, 2)
-    ]  # fmt: skip
-    assert torch.equal(maps[4], maps[3][:, :, ::2, ::2])
-    norms = [m for m in neck.modules() if isinstance(m, nn.LayerNorm)]
-    assert len(norms) == 1 + 2 * 4
-    assert {norm.eps for norm in norms} == {1e-6}
-
-
-@pytest.mark.parametrize("kind", ["FourLayerPyramid", "SimpleFeaturePyramid"])
-def test_wrong_number_of_maps_names_the_option(kind: str) -> None:
-    neck = MODELS.build(dict(type=kind, embed_dims=32))
-    with pytest.raises(ValueError, match="got 2 maps .* out_indices"):
-        neck([torch.zeros(1, 32, 4, 4)] * 2)
-    with pytest.raises(ValueError, match="multiple of 4"):
-        MODELS.build(dict(type="SimpleFeaturePyramid", embed_dims=6))
 
 
 def test_gradient_checkpointing_gives_equal_gradients() -> None:
@@ -536,91 +499,7 @@ def test_encoder_of_another_size_names_file_and_key(
     assert re.search(r"'(pos_embed|patch_embed.projection.weight)'", str(error.value))
 
 
-# Annotations --------------------------------------------------------------------------
-
-
-def coco_file(**changes: Any) -> dict[str, Any]:
-    """Two images of 64 x 48, the second without instances; two categories."""
-    annotation = dict(
-        id=7,
-        image_id=1,
-        category_id=18,
-        bbox=[10.0, 10.0, 20.0, 20.0],
-        area=400.0,
-        iscrowd=0,
-        segmentation=[[10.0, 10.0, 30.0, 10.0, 30.0, 30.0]],
-    )
-    annotation.update(changes)
-    return dict(
-        images=[dict(id=n, file_name=f"{n}.jpg", height=48, width=64) for n in (1, 2)],
-        annotations=[annotation],
-        categories=[dict(id=17, name="cat"), dict(id=18, name="dog")],
-    )
-
-
-def read(content: dict[str, Any] | str, folder: Path, **options: Any) -> Any:
-    """The training set of the config, from this annotation file."""
-    file = folder / "instances.json"
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
-    dataset = load(LI2021).train_dataloader.dataset
-    dataset.update(data_root=str(folder), ann_file=file.name)
-    dataset.update({"metainfo": dict(classes=("cat", "dog")), **options})
-    return DATASETS.build(dataset)
-
-
-def test_good_annotations(tmp_path: Path) -> None:
-    dataset = read(coco_file(), tmp_path)
-    assert len(dataset) == 1
-    assert dataset.get_data_info(0)["instances"][0]["bbox_label"] == 1
-    assert len(read(coco_file(), tmp_path, filter_cfg=None)) == 2
-    # A class less, on purpose: its annotations are left out.
-    content = coco_file(category_id=17)
-    only = read(content, tmp_path, metainfo=dict(classes=("cat",)), filter_cfg=None)
-    assert [len(only.get_data_info(i)["instances"]) for i in (0, 1)] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "box",
-    [[-5.0, -5.0, 20.0, 90.0], [10.0, 10.0, 0.0, 5.0]],
-    ids=["sticks out", "thin"],
-)
-def test_boxes_as_real_coco_has_them_are_no_error(
-    box: list[float], tmp_path: Path
-) -> None:
-    read(coco_file(bbox=box), tmp_path)
-
-
-BAD_FILES: dict[str, tuple[dict[str, Any] | str, str]] = {
-    "empty": ("", "empty or truncated"),
-    "truncated": (json.dumps(coco_file())[:-100], "empty or truncated"),
-    "a list": ("[]", "empty or truncated"),
-    "no ids": ({**coco_file(), "images": [{}]}, "KeyError: 'id'"),
-    "of another kind": ({"results": []}, "'images' is missing"),
-    "no instances": ({**coco_file(), "annotations": []}, "'annotations' may be empty"),
-    "category": (coco_file(category_id=91), "annotation 7 has 'category_id' 91"),
-    "right of it": (coco_file(bbox=[64, 0, 5, 5]), "annotation 7 has 'bbox'.*outside"),
-    "above it": (coco_file(bbox=[0, -9, 5, 9]), "'bbox'.*outside its image 1.jpg"),
-    "NaN": (coco_file(bbox=[0, math.nan, 5, 5]), "'bbox'.*outside"),
-    "three numbers": (coco_file(bbox=[0, 1, 2]), "'bbox'.*x, y, width, height"),
-    "no masks": (
-        {**coco_file(), "annotations": [{"id": 7, "image_id": 1, "bbox": [1, 1, 9, 9],
-                                         "area": 9, "category_id": 17}]},
-        "annotation 7 has no 'segmentation'",
-    ),
-    "no size": ({**coco_file(), "images": [{"id": 1, "file_name": "a"}]}, "'height'"),
-    "other classes": (
-        {**coco_file(), "categories": [{"id": 18, "name": "dog"}]},
-        "'categories' has 1 of the 2 classes",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", BAD_FILES)
-def test_bad_annotations_name_file_and_key(kind: str, tmp_path: Path) -> None:
-    content, message = BAD_FILES[kind]
-    with pytest.raises(AnnotationError, match=message) as error:
-        read(content, tmp_path)
-    assert str(tmp_path / "instances.json") in str(error.value)
+# Guards -------------------------------------------------------------------------------
 
 
 def test_another_number_of_classes_is_named() -> None:
