@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.optim import Optimizer
 
 from ..datasets import ExactSampler, SeedSample, UnlabeledImages
 from ..registry import register
@@ -21,6 +22,8 @@ from .exact_loops import (
 
 #: Where a checkpoint has what :meth:`ExactResumeHook.before_save_checkpoint` writes.
 STATE_KEY = "exact_resume"
+#: What an optimiser stores although it belongs to the machine: its kernel.
+_KERNELS = ("fused", "foreach")
 
 
 @register("hook")
@@ -47,8 +50,18 @@ class ExactResumeHook(Hook):
         self._seed = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Keeps what may turn out to be the state of the run that is resumed."""
+        """Keeps what may turn out to be the state of the run that is resumed.
+
+        The optimiser keeps the kernel that it was built with: another machine may have
+        written the checkpoint, with or without a GPU.
+        """
         self._loaded = checkpoint.get(STATE_KEY)
+        optimizer = getattr(runner.optim_wrapper, "optimizer", None)
+        saved = (checkpoint.get("optimizer") or {}).get("param_groups", ())
+        if isinstance(optimizer, Optimizer):  # a config as long as nothing is trained
+            for group in saved:
+                known = group.keys() & optimizer.defaults.keys() & set(_KERNELS)
+                group.update({name: optimizer.defaults[name] for name in known})
 
     def before_train(self, runner: Runner) -> None:
         """Sets the loop to where the run goes on, if it goes on."""

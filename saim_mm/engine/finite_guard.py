@@ -121,7 +121,7 @@ class FiniteGuard:
         self._answer = Answer(finite)
         if isinstance(self.wrapper, AmpOptimWrapper):
             self._step(**kwargs)
-        elif finite.is_cuda and optimizer.defaults.get("fused"):
+        elif finite.is_cuda and all(g.get("fused") for g in optimizer.param_groups):
             # The attributes by which torch's own gradient scaler speaks to it.
             optimizer.grad_scale = None
             optimizer.found_inf = (~finite).float()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, ConcatDataset, RepeatDataset
 from mmengine.logging import MMLogger
 from number_runs import Numbers, build, run
+from torch import nn
 
 from saim_mm.datasets import SeedSample
-from saim_mm.engine.exact_resume_hook import _unseeded
+from saim_mm.engine.exact_resume_hook import ExactResumeHook, _unseeded
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -148,3 +151,40 @@ def test_other_loops_and_samplers_are_named(tmp_path: Path) -> None:
     assert "type='ExactEpochLoop'" in line
     assert "sampler=dict(type='ExactSampler')" in line
     assert "exact_resume" not in load(tmp_path / "run" / "iter_1.pth")
+
+
+@pytest.mark.parametrize("built, saved", [(None, True), (True, None)])
+def test_a_resumed_optimiser_keeps_its_own_kernel(
+    built: bool | None, saved: bool | None
+) -> None:
+    """A checkpoint of a GPU's fused AdamW goes on where there is none, and back."""
+
+    def make(fused: bool | None) -> tuple[nn.Linear, torch.optim.AdamW]:
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        return layer, torch.optim.AdamW(layer.parameters(), lr=0.1, fused=fused)
+
+    def step(layer: nn.Linear, optimizer: torch.optim.AdamW) -> None:
+        optimizer.zero_grad()
+        layer(torch.ones(1, 3)).square().sum().backward()
+        optimizer.step()
+
+    first, writer = make(saved)
+    step(first, writer)
+    checkpoint = copy.deepcopy(dict(optimizer=writer.state_dict()))
+    second, reader = make(built)
+    second.load_state_dict(first.state_dict())
+    runner: Any = SimpleNamespace(optim_wrapper=SimpleNamespace(optimizer=reader))
+    ExactResumeHook().after_load_checkpoint(runner, checkpoint)
+    reader.load_state_dict(checkpoint["optimizer"])
+    assert [group["fused"] for group in reader.param_groups] == [built]
+    step(first, writer)
+    step(second, reader)
+    torch.testing.assert_close(second.weight, first.weight)
+
+
+def test_a_checkpoint_without_an_optimiser_is_no_error() -> None:
+    for wrapper in (None, dict(optimizer=dict(type="AdamW"))):
+        runner: Any = SimpleNamespace(optim_wrapper=wrapper)
+        for checkpoint in ({}, dict(optimizer=None), dict(optimizer=dict(a={}))):
+            ExactResumeHook().after_load_checkpoint(runner, checkpoint)
