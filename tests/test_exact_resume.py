@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from exact_runs import differing_bytes, make_images, on_ranks, run_config, train
+from exact_runs import (
+    FLOAT16,
+    differing_bytes,
+    make_images,
+    on_ranks,
+    run_config,
+    train,
+)
 from mmengine.config import Config
 from tiny import tiny_config
 
@@ -76,14 +83,17 @@ def test_epoch_loop(images: str, tmp_path: Path) -> None:
     assert len(set(whole["state"]["losses"])) == 18
 
 
-def test_iter_loop_with_workers_and_scaler(images: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", [FLOAT16])
+def test_iter_loop_with_workers_and_scaler(
+    precision: str, images: str, tmp_path: Path
+) -> None:
     """Iterations 7 and 13 hold images of two epochs."""
     options = dict(
         loop="ExactIterLoop",
         length=15,
         accumulation=2,
         workers=2,
-        precision="float16",
+        precision=precision,
     )
     whole, resumed = run_and_resume(images, str(tmp_path), ["iter_9"], options)
     assert_equal_runs(whole, resumed["iter_9"])
@@ -95,7 +105,7 @@ def test_iter_loop_with_workers_and_scaler(images: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", FLOAT16])
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_grid(

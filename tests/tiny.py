@@ -13,6 +13,10 @@ from saim_mm.models import SAIM
 
 Size = tuple[int, int]
 SMOOTHING = dict(kernel_size=9, sigma=1.0)
+#: Fused attention on a CPU; before torch 2.2 under the name of the GPU's.
+FLASH = "_scaled_dot_product_flash_attention_for_cpu"
+if not hasattr(torch.ops.aten, FLASH):
+    FLASH = FLASH.removesuffix("_for_cpu")
 
 
 def tiny_backbone(

@@ -45,7 +45,7 @@ pip install --quiet --no-deps "$wheels"/mmcv-*.whl
 pip install --quiet --no-deps -c "$pins" mmpretrain mmdet mmsegmentation
 pip install --quiet -c "$pins" einops importlib-metadata mat4py modelindex prettytable \
     pycocotools shapely six terminaltables tqdm scipy ftfy regex transformers \
-    safetensors pytest pytest-xdist
+    safetensors scikit-image scikit-learn pytest pytest-xdist
 pip install --quiet --no-deps --no-build-isolation --editable "$root"
 
 cd "$root"

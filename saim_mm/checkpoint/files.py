@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import pickle
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,15 @@ _DISCARDED_NAMES = (
     *(f"numpy.dtypes.{kind}DType" for kind in ("Float32", "Float64", "Int64")),
 )
 
+
+# What torch came to allow later: plain values, as pickle of Python 2 spells them.
+_ALLOWED_SINCE = {
+    "_codecs.encode": codecs.encode,  # a bytes
+    "builtins.bytearray": bytearray,
+    "builtins.complex": complex,
+    "builtins.set": set,
+    "collections.Counter": Counter,
+}
 
 #: The above with their stand-ins, as :func:`read_torch` takes them.
 DISCARDED = tuple((_Discarded, name) for name in _DISCARDED_NAMES)
@@ -181,7 +193,7 @@ def read_torch(
         with allowing(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol
             return torch.load(
-                path, map_location=map_location, weights_only=True, mmap=mmap
+                str(path), map_location=map_location, weights_only=True, mmap=mmap
             )
     except (PermissionError, MemoryError):
         raise
@@ -192,9 +204,37 @@ def read_torch(
 def allowing(known: Sequence[tuple[Any, str]]) -> AbstractContextManager[Any]:
     """Lets torch read past some names; ``known`` is as for :func:`read_torch`."""
     safe_globals = getattr(torch.serialization, "safe_globals", None)
-    if safe_globals is None:  # before torch 2.5; such files are then refused
-        return nullcontext()
+    if safe_globals is None:
+        return _allowing_before_torch_2_5(known)
     return safe_globals(list(known))
+
+
+@contextmanager
+def _allowing_before_torch_2_5(known: Sequence[tuple[Any, str]]) -> Iterator[None]:
+    """The same where torch's own reader knows a fixed list of names.
+
+    In its place stands Python's, which looks nothing up but torch's list and ``known``.
+    """
+    reader: Any = torch._weights_only_unpickler
+    allowed = {
+        **reader._get_allowed_globals(),
+        **_ALLOWED_SINCE,
+        **{name: kind for kind, name in known},
+    }
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            full = f"{module.replace('__builtin__', 'builtins')}.{name}"
+            if full not in allowed:
+                raise pickle.UnpicklingError(f"GLOBAL {full} is not allowed")
+            return allowed[full]
+
+    before = reader.Unpickler
+    reader.Unpickler = Unpickler  # torch.load and the reader's own load take it there
+    try:
+        yield
+    finally:
+        reader.Unpickler = before
 
 
 def explain(path: str | Path, error: str) -> str:

@@ -40,7 +40,10 @@ class _History(HistoryBuffer):
 
 def known_globals() -> tuple[tuple[Any, str], ...]:
     """What checkpoints of MMEngine hold beside tensors: histories and numpy numbers."""
-    multiarray = getattr(np, "_core", None) or np.core
+    # Their functions lie elsewhere in each numpy; its own pickles know where.
+    functions = dict(
+        _reconstruct=np.zeros(0).__reduce__()[0], scalar=np.float64(0).__reduce__()[0]
+    )
     kinds = {type(np.dtype(kind)) for kind in (*"?ilfd", "u4", "u8")}
     kept = (
         (_History, "mmengine.logging.history_buffer.HistoryBuffer"),
@@ -48,9 +51,9 @@ def known_globals() -> tuple[tuple[Any, str], ...]:
         (np.ndarray, "numpy.ndarray"),
         *((kind, f"{kind.__module__}.{kind.__qualname__}") for kind in kinds),
         *(
-            (getattr(multiarray.multiarray, name), f"numpy.{core}.multiarray.{name}")
+            (function, f"numpy.{core}.multiarray.{name}")
             for core in ("core", "_core")
-            for name in ("_reconstruct", "scalar")
+            for name, function in functions.items()
         ),
     )
     # One stand-in per name: of two, torch would take either.

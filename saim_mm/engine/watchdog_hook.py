@@ -30,6 +30,8 @@ from .rank_progress import (
 EXIT_STUCK = 69
 #: Longest time in seconds between two beats, for connecting, and for writing the log.
 _INTERVAL, _CONNECT, _LOG = 2.0, 30.0, 3.0
+#: Counts the processes in the store.
+_ARRIVED = "arrived"
 _SILENT = "shows no sign of life"
 
 
@@ -162,6 +164,7 @@ class _Watchdog:
         self._heard: dict[int, tuple[Beat, float]] = {}
         self._answered = self._clock
         self._tell()
+        self._store.add(_ARRIVED, 1)
         self._threads = [
             threading.Thread(target=task, name="watchdog", daemon=True)
             for task in (self._talk, self._watch)
@@ -216,9 +219,10 @@ class _Watchdog:
 
     def _listen(self) -> None:
         """Reads the last beat of each process."""
-        names = [f"{rank}" for rank in range(self.world_size)]
-        if not self._store.check(names):  # one is not there yet, or not watched
+        # One may not be there yet, or not be watched. (`check` came with torch 2.2.)
+        if self._store.add(_ARRIVED, 0) < self.world_size:
             return
+        names = [f"{rank}" for rank in range(self.world_size)]
         heard = dict(self._heard)
         for rank, text in enumerate(self._store.multi_get(names)):
             if not text:  # it has finished, as all are about to

@@ -34,7 +34,7 @@ def test_a_sealed_file_is_an_ordinary_checkpoint(sealed: Path) -> None:
     assert check_seal(sealed)
     verify_checkpoint(sealed)
     for options in ({}, {"mmap": True}):
-        content = torch.load(sealed, weights_only=True, **options)
+        content = torch.load(str(sealed), weights_only=True, **options)
         assert torch.equal(content["state_dict"]["weight"], torch.arange(500.0))
     with zipfile.ZipFile(sealed) as file:
         assert file.testzip() is None

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from exact_runs import differing_bytes, make_images, on_ranks, run_config, train
+from exact_runs import (
+    FLOAT16,
+    differing_bytes,
+    make_images,
+    on_ranks,
+    run_config,
+    train,
+)
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
@@ -111,15 +118,8 @@ def stepped(run: dict[str, Any]) -> list[bool]:
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-@pytest.mark.parametrize(
-    ("ranks", "precision"),
-    [
-        (1, "float32"),
-        (1, "float16"),
-        pytest.param(2, "float32", marks=pytest.mark.slow),
-        pytest.param(2, "float16", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("precision", ["float32", FLOAT16])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_no_rank_steps(
     where: str, ranks: int, precision: str, images: str, tmp_path: Path
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_whole_accumulation_is_left_out(images: str, tmp_path: Path) -> None:
     assert [math.isfinite(loss) for loss in record["losses"]] == [False, True]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", FLOAT16])
 def test_a_good_run_is_the_same_with_and_without(
     precision: str, images: str, tmp_path: Path
 ) -> None:

@@ -10,7 +10,6 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from tiny import tiny_images, tiny_saim
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from saim_mm.engine.flops import known_peak_tflops, saim_flops
@@ -34,9 +33,10 @@ OPTIONS: list[dict[str, Any]] = [
 
 def counted(model: SAIM, batch_size: int = 2) -> tuple[float, float]:
     """What torch counts per image: forward, and forward and backward."""
+    attention = pytest.importorskip("torch.nn.attention", reason="torch before 2.3")
     counter = FlopCounterMode(display=False)
     # The counter does not know the CPU's fused attention.
-    with counter, sdpa_kernel(SDPBackend.MATH):
+    with counter, attention.sdpa_kernel(attention.SDPBackend.MATH):
         loss = model.loss(tiny_images(model, batch_size))["loss"]
         forward = counter.get_total_flops()
         loss.backward()

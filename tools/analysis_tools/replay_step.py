@@ -20,7 +20,7 @@ from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 import saim_mm  # noqa: F401  (registers the models)
 from saim_mm import launch
@@ -70,7 +70,7 @@ def watching(model: nn.Module) -> Iterator[list[str]]:
     broken: list[str] = []
 
     def look(name: str, module: nn.Module, output: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
         if any(t.is_floating_point() and not t.isfinite().all() for t in tensors):
             broken.append(f"{name} ({type(module).__name__})")
 
