@@ -1,6 +1,6 @@
 # SAIM for small images on one GPU: a ViT of 12 layers and 192 channels, 8 x 8 patches.
 # CIFAR-10 as a folder under data/cifar10/train; other folders by data_root.
-# As the row `stochastic` of tools/small_scale.py, preset gpu.
+# As the row `decoder-half` of tools/small_scale.py, preset gpu (docs/experiments.md).
 _base_ = [
     "../_base_/models/saim_vit-b.py",
     "../_base_/datasets/in1k_224.py",
@@ -10,6 +10,7 @@ _base_ = [
 
 model = dict(
     backbone=dict(arch="deit-tiny", img_size=32, patch_size=4),
+    neck=dict(depth=6),  # with few steps a decoder of half the depth learns more
     # The paper's sigma is 1/16 of a patch; of these patches that is no filter at all.
     head=dict(smoothing=None),
 )

@@ -162,7 +162,7 @@ def _evaluate_as_rank(rank: int, folders: Path, store: str, results: str) -> Non
         "gloo", init_method=f"file://{store}", rank=rank, world_size=3
     )
     torch.save(evaluate(folders), f"{results}/{rank}.pth")
-    # Not destroyed: torch 2.1 can wait for ever for a store's file that is gone by then.
+    # Not destroyed: torch 2.1 can wait for ever for a store's file that is gone.
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
