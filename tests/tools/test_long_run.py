@@ -28,54 +28,51 @@ def long_run() -> ModuleType:
     return module
 
 
-def summary(
-    module: ModuleType, growth: float = 0, drift: float = 0, machine: float = 0
-) -> dict[str, float]:
-    """Of 1,000 points, at which memory and time grow in per cent over their length.
-
-    ``machine`` slows down the yardstick, too.
-    """
-    points, wall, cpu, workers, yardstick = [], 0.0, 0.0, 0.0, 0.0
-    for i in range(1000):
-        done = i / 999
-        slower = (1 + drift * done / 100) * (1 + machine * done / 100)
-        hiccup = i % 100 == 3  # a checkpoint
-        wall += 4.0 * slower + 20 * hiccup
-        cpu += 2.0 * slower + 5 * hiccup
-        workers += 1.0 * slower
-        yardstick += 0.1 * (1 + machine * done / 100)
-        memory = 500 * (1 + growth * done / 100) + 100 * hiccup
-        points.append(
-            module.Point(100 * i, wall, cpu, workers, yardstick, memory, 800.0, 2)
-        )
-    return module.summarise(points)
-
-
-def test_a_steady_run(long_run: ModuleType) -> None:
-    found = summary(long_run)
-    assert found["wall_ms_per_iteration"] == 40
-    assert found["cpu_ms_per_iteration"] == 30
-    assert (found["main_mib"], found["workers_mib"]) == (500, 800)
-    assert all(v == 0 for k, v in found.items() if "growth" in k or "drift" in k)
-    assert all(long_run.judge(found).values())
-
-
-def test_growth_and_drift(long_run: ModuleType) -> None:
-    """The tenths' middles are nine tenths of the run apart."""
-    found = summary(long_run, growth=10, drift=20)
-    assert found["main_growth_percent"] == pytest.approx(9, abs=0.2)
+def test_memory_that_grows(long_run: ModuleType) -> None:
+    """The tenths' middles are nine tenths of a run apart; a peak does not count."""
+    points = [
+        long_run.Point(i, 0, 0, 0, 500 + 50 * i / 999 + 100 * (i % 100 == 3), 800.0, 2)
+        for i in range(1000)
+    ]
+    found = long_run.growth(points)
+    assert found["main_mib"] == pytest.approx(502.5, abs=0.5)
     assert found["main_growth_mib"] == pytest.approx(45, abs=1)
-    assert found["workers_growth_percent"] == 0
-    for name in ("wall", "cpu", "main_cpu", "relative_cpu"):
-        assert found[f"{name}_drift_percent"] == pytest.approx(18, abs=0.5)
-    assert not any(long_run.judge(found).values())
+    assert found["main_growth_percent"] == pytest.approx(9, abs=0.2)
+    assert (found["workers_mib"], found["workers_growth_percent"]) == (800, 0)
 
 
-def test_a_slow_machine_is_no_drift_of_the_run(long_run: ModuleType) -> None:
-    found = summary(long_run, machine=20)
-    assert found["cpu_drift_percent"] == pytest.approx(18, abs=0.5)
-    assert found["relative_cpu_drift_percent"] == pytest.approx(0, abs=1e-3)
-    assert list(long_run.judge(found).values()) == [True, False, True]
+def test_drift_is_against_a_fresh_run_in_the_same_turn(long_run: ModuleType) -> None:
+    """A machine that slows down is no drift; nor is a checkpoint in one turn."""
+    turns = []
+    for i in range(15):
+        machine = 1 + i / 10
+        old = long_run.Stretch(11 * machine + 50 * (i == 4), 6 * machine)
+        turns.append((old, long_run.Stretch(10 * machine, 6 * machine)))
+    found = long_run.drift(turns)
+    assert found["wall_drift_percent"] == pytest.approx(10)
+    assert found["cpu_drift_percent"] == 0
+    assert found["fresh_cpu_ms_per_iteration"] == pytest.approx(6 * 1.7)
+
+
+def test_a_stretch_is_per_iteration(long_run: ModuleType) -> None:
+    start = long_run.Point(100, 1.0, 2.0, 3.0, 500, 800, 2)
+    end = long_run.Point(300, 5.0, 4.0, 3.5, 501, 800, 2)
+    assert long_run.stretch(start, end) == (20, 12.5)
+
+
+@pytest.mark.parametrize(
+    ("found", "met"),
+    [
+        (dict(main=2.0, workers=0.0, wall=3.0, cpu=-5.0), [True, True, True]),
+        (dict(main=0.0, workers=2.1, wall=0.0, cpu=0.0), [False, True, True]),
+        (dict(main=0.0, workers=0.0, wall=3.1, cpu=0.0), [True, False, True]),
+        (dict(main=0.0, workers=0.0, wall=0.0, cpu=3.1), [True, True, False]),
+    ],
+)
+def test_marks(long_run: ModuleType, found: dict[str, float], met: list[bool]) -> None:
+    kinds = dict(main="growth", workers="growth", wall="drift", cpu="drift")
+    named = {f"{name}_{kinds[name]}_percent": v for name, v in found.items()}
+    assert list(long_run.judge(named).values()) == met
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux")
@@ -103,8 +100,10 @@ def test_a_short_run_and_its_record(tmp_path: Path) -> None:
     record = json.loads(out.read_text())
     assert run.returncode == (0 if all(record["marks"].values()) else 1)
     iterations = [point["iteration"] for point in record["points"]]
-    assert iterations == list(range(1, len(iterations) + 1))  # whole epochs
-    assert len(iterations) >= 100
+    assert iterations == list(range(1, 101))
+    assert len(record["turns"]) == 40
+    assert all(turn["old"]["wall"] > 0 for turn in record["turns"])
+    assert all(turn["fresh"]["cpu"] >= 0 for turn in record["turns"])
     assert {point["workers"] for point in record["points"]} == {2}
     assert all(point["workers_mib"] > 100 for point in record["points"])
     assert {"commit", "hardware", "load_average"} <= record.keys()

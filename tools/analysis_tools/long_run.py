@@ -3,13 +3,15 @@
 
 A tiny SAIM on tiny JPEG files, with data workers, checkpoints and all hooks of the
 default runtime, so that a leak or a slowdown per iteration is not hidden behind large
-tensors. Takes about ten minutes on two CPU cores; Linux only. Exit code 1 if a mark is
-missed.
+tensors. A machine itself is faster or slower from minute to minute, by more than the
+mark; so at its end the old run is timed against a fresh one, both in turn. Takes about
+five minutes on two CPU cores; Linux only. Exit code 1 if a mark is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import multiprocessing
@@ -18,7 +20,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +32,6 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
-from torch import nn
 
 from saim_mm import launch
 
@@ -38,22 +40,18 @@ CONFIG = Path(__file__).parents[2] / "configs" / "saim" / "saim_debug.py"
 GROWTH_MARK, DRIFT_MARK = 2.0, 3.0
 #: Times at which the run is looked at.
 POINTS = 100
-#: Iterations from one use of the yardstick to the next.
-YARDSTICK_INTERVAL = 10
+#: How often the old run and a fresh one take turns, a point's distance each.
+TURNS = 40
 PACKAGES = ("torch", "mmengine", "mmcv", "mmpretrain", "numpy", "PIL")
 
 
 class Point(NamedTuple):
-    """A look at the run: memory in MiB, and time since some moment in seconds.
-
-    The yardstick's time is no part of the others.
-    """
+    """A look at a run: memory in MiB, and time since some moment in seconds."""
 
     iteration: int
     seconds: float
     main_cpu_seconds: float
     workers_cpu_seconds: float
-    yardstick_cpu_seconds: float
     main_mib: float
     workers_mib: float
     workers: int
@@ -64,42 +62,30 @@ class Point(NamedTuple):
         return self.main_cpu_seconds + self.workers_cpu_seconds
 
 
-class Yardstick:
-    """The same work again and again, which tells how fast the machine is just then.
+class Stretch(NamedTuple):
+    """What an iteration took between two points, in milliseconds."""
 
-    Others on the machine take caches and clock rate from a process, so that even its
-    CPU time per iteration goes up and down with them.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = self.cpu_seconds = 0.0
-        layers = [nn.Linear(64, 64) for _ in range(8)]
-        self._model = nn.Sequential(*layers)
-        self._inputs = torch.randn(64, 64)
-
-    def apply(self) -> None:
-        """Does the work once, which takes about two milliseconds."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._model.zero_grad()
-        self._model(self._inputs).sum().backward()
-        self.seconds += time.perf_counter() - wall
-        self.cpu_seconds += time.process_time() - cpu
+    wall: float
+    cpu: float
 
 
 class Recorder(Hook):
-    """Looks at this process and its data workers every few iterations.
+    """Sends a look at this process and its data workers every few iterations.
 
     Args:
         interval: Iterations between two looks.
+        alone: Iterations of which none waits. Later ones wait at each look until they
+            are told to go on, and then another look is sent.
+        connection: Where the looks go.
     """
 
     # After all others, so that their memory and time are in.
     priority = "LOWEST"
 
-    def __init__(self, interval: int) -> None:
+    def __init__(self, interval: int, alone: int, connection: Connection) -> None:
         self.interval = interval
-        self.points: list[Point] = []
-        self.yardstick = Yardstick()
+        self.alone = alone
+        self.connection = connection
 
     def after_train_iter(
         self,
@@ -108,22 +94,70 @@ class Recorder(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
-        """Applies the yardstick, and notes a point if it is time."""
-        if self.every_n_train_iters(runner, YARDSTICK_INTERVAL):
-            self.yardstick.apply()
-        if self.every_n_train_iters(runner, self.interval):
-            self.points.append(look(runner.iter + 1, self.yardstick))
+        """Sends a point if it is time, and waits if it is another run's turn."""
+        done = runner.iter + 1
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        self.connection.send(look(done))
+        if done >= self.alone:
+            self.connection.recv()
+            self.connection.send(look(done))
 
 
-def look(iteration: int, yardstick: Yardstick) -> Point:
+class TrainingRun:
+    """A training in a process of its own, which the caller can let go on in steps.
+
+    Args:
+        cfg: Its config.
+        interval: Iterations between two points.
+        alone: Iterations that it makes at once; a multiple of ``interval``.
+    """
+
+    def __init__(self, cfg: Config, interval: int, alone: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=train, args=(cfg.to_dict(), interval, alone, theirs)
+        )
+        self._process.start()
+        theirs.close()  # so that its end is noticed here
+        self._points = alone // interval
+
+    def alone(self) -> list[Point]:
+        """Waits until it made the iterations that it makes at once."""
+        return [self._connection.recv() for _ in range(self._points)]
+
+    def turn(self) -> Stretch:
+        """Lets it go on to the next point."""
+        self._connection.send("go on")
+        start, end = self._connection.recv(), self._connection.recv()
+        return stretch(start, end)
+
+    def stop(self) -> None:
+        """Ends it, wherever it is, and its workers."""
+        self._connection.close()
+        self._process.join()
+
+
+def train(
+    cfg: dict[str, Any], interval: int, alone: int, connection: Connection
+) -> None:
+    """Trains until nobody listens any more."""
+    torch.set_num_threads(1)
+    runner = Runner.from_cfg(Config(cfg))
+    runner.register_hook(Recorder(interval, alone, connection))
+    with contextlib.suppress(EOFError, ConnectionError):
+        runner.train()
+
+
+def look(iteration: int) -> Point:
     """Reads the clocks and the memory of this process and its children."""
     workers = [child.pid for child in multiprocessing.active_children() if child.pid]
     return Point(
         iteration,
-        time.perf_counter() - yardstick.seconds,
-        time.process_time() - yardstick.cpu_seconds,
+        time.perf_counter(),
+        time.process_time(),
         sum(cpu_seconds(worker) for worker in workers),
-        yardstick.cpu_seconds,
         resident_mib(os.getpid()),
         sum(resident_mib(worker) for worker in workers),
         len(workers),
@@ -143,19 +177,26 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def summarise(points: Sequence[Point]) -> dict[str, float]:
-    """Compares the last tenth of a run with the first.
+def stretch(start: Point, end: Point) -> Stretch:
+    """Between two points of a run."""
+    scale = 1e3 / (end.iteration - start.iteration)
+    return Stretch(
+        scale * (end.seconds - start.seconds),
+        scale * (end.cpu_seconds - start.cpu_seconds),
+    )
 
-    Medians, so that a checkpoint or a busy machine at one point does not count.
+
+def growth(points: Sequence[Point]) -> dict[str, float]:
+    """Compares the memory in the last tenth of a run with that in the first.
+
+    Medians, so that a checkpoint at one point does not count.
 
     Args:
         points: Those after the warm-up, 20 at least.
 
     Returns:
-        ``growth_percent`` and ``growth_mib`` of resident memory, of the main process
-        and of the workers together; how much longer an iteration takes, by the clock
-        (``wall_drift_percent``), in CPU time of all processes, and in CPU time in units
-        of the yardstick's (``relative_cpu_drift_percent``); the first tenth's figures.
+        MiB at first, and what came to it in MiB and in per cent, of the main process
+        and of the workers together.
     """
     assert len(points) >= 20, "a tenth needs two points"
     tenth = len(points) // 10
@@ -170,33 +211,32 @@ def summarise(points: Sequence[Point]) -> dict[str, float]:
         found[f"{name}_growth_mib"] = after - before
         if before:
             found[f"{name}_growth_percent"] = _per_cent(before, after)
-    clocks = dict(wall="seconds", cpu="cpu_seconds", main_cpu="main_cpu_seconds")
-    for name, clock in clocks.items():
-        before, after = (
-            statistics.median(_milliseconds(part, clock)) for part in (first, last)
-        )
-        found[f"{name}_ms_per_iteration"] = before
-        found[f"{name}_drift_percent"] = _per_cent(before, after)
-    before, after = (statistics.median(_in_yardsticks(part)) for part in (first, last))
-    found["relative_cpu_drift_percent"] = _per_cent(before, after)
     return {name: round(value, 3) for name, value in found.items()}
 
 
-def _in_yardsticks(points: Sequence[Point]) -> Iterable[float]:
-    """CPU time per iteration over that of the yardstick, between each two points."""
-    run, unit = (
-        _milliseconds(points, clock)
-        for clock in ("cpu_seconds", "yardstick_cpu_seconds")
-    )
-    # The system counts CPU time in ticks; a short stretch may have none.
-    return [a / b if b else math.nan for a, b in zip(run, unit, strict=True)]
+def drift(turns: Sequence[tuple[Stretch, Stretch]]) -> dict[str, float]:
+    """Compares an old run with a fresh one that stepped in turn with it.
 
+    Args:
+        turns: Of each turn, the old run's stretch and the fresh one's.
 
-def _milliseconds(points: Sequence[Point], clock: str) -> Iterable[float]:
-    """Per iteration, between each two points."""
-    for a, b in zip(points, points[1:], strict=False):
-        seconds = getattr(b, clock) - getattr(a, clock)
-        yield 1e3 * seconds / (b.iteration - a.iteration)
+    Returns:
+        Milliseconds of an iteration of either, by the clock and in CPU time of all
+        processes, and by how many per cent the old one's are more: medians.
+    """
+    found: dict[str, float] = {}
+    for clock in Stretch._fields:
+        times = [(getattr(old, clock), getattr(fresh, clock)) for old, fresh in turns]
+        for name, of_all in zip(
+            ("old", "fresh"), zip(*times, strict=True), strict=True
+        ):
+            found[f"{name}_{clock}_ms_per_iteration"] = statistics.median(of_all)
+        found[f"{clock}_drift_percent"] = statistics.median(
+            # The system counts CPU time in ticks; a short stretch may have none.
+            _per_cent(fresh, old) if fresh else math.nan
+            for old, fresh in times
+        )
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 def _per_cent(before: float, after: float) -> float:
@@ -205,15 +245,12 @@ def _per_cent(before: float, after: float) -> float:
 
 def judge(found: dict[str, float]) -> dict[str, bool]:
     """Which marks are met."""
-    growth = [found.get(f"{name}_growth_percent", 0.0) for name in ("main", "workers")]
+    grown = [found.get(f"{name}_growth_percent", 0.0) for name in ("main", "workers")]
+    slower = f"an iteration takes at most {DRIFT_MARK:g} % longer than a fresh run's"
     return {
-        f"memory grows by at most {GROWTH_MARK:g} %": max(growth) <= GROWTH_MARK,
-        f"an iteration slows down by at most {DRIFT_MARK:g} %, by the clock": (
-            found["wall_drift_percent"] <= DRIFT_MARK
-        ),
-        f"an iteration slows down by at most {DRIFT_MARK:g} %, in CPU time": (
-            found["relative_cpu_drift_percent"] <= DRIFT_MARK
-        ),
+        f"memory grows by at most {GROWTH_MARK:g} %": max(grown) <= GROWTH_MARK,
+        f"{slower}, by the clock": found["wall_drift_percent"] <= DRIFT_MARK,
+        f"{slower}, in CPU time": found["cpu_drift_percent"] <= DRIFT_MARK,
     }
 
 
@@ -225,10 +262,10 @@ def make_images(folder: Path, count: int) -> None:
         Image.fromarray(coarse).resize((48, 48)).save(folder / f"{i}.jpg")
 
 
-def load_config(args: argparse.Namespace, folder: Path) -> Config:
-    """The debug config, on files and with workers, for so many iterations."""
+def load_config(args: argparse.Namespace, folder: Path, name: str) -> Config:
+    """The debug config, on files and with workers, for more iterations than needed."""
     cfg = Config.fromfile(CONFIG)
-    cfg.launcher, cfg.work_dir = "none", str(folder / "run")
+    cfg.launcher, cfg.work_dir = "none", str(folder / name)
     # What does not depend on the model's size is what is looked for.
     cfg.model.backbone.arch.num_layers = cfg.model.neck.depth = 2
     per_epoch = args.images // args.batch
@@ -248,7 +285,7 @@ def load_config(args: argparse.Namespace, folder: Path) -> Config:
         data_root=str(folder / "images"),
         pipeline=[crop, dict(type="PackInputs")],
     )
-    cfg.train_cfg.max_epochs = -(-args.iterations // per_epoch)
+    cfg.train_cfg.max_epochs = 2 * -(-args.iterations // per_epoch)
     cfg.default_hooks.logger.interval = 100
     cfg.default_hooks.checkpoint.interval = max(1, cfg.train_cfg.max_epochs // 40)
     cfg.log_level = "WARNING"
@@ -256,13 +293,39 @@ def load_config(args: argparse.Namespace, folder: Path) -> Config:
     return cfg
 
 
-def train(cfg: Config, iterations: int) -> list[Point]:
-    """Trains, and says what was seen on the way."""
-    runner = Runner.from_cfg(cfg)
-    recorder = Recorder(max(1, iterations // POINTS))
-    runner.register_hook(recorder)
-    runner.train()
-    return recorder.points
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What the record holds beside the circumstances."""
+    (folder / "images").mkdir()
+    make_images(folder / "images", args.images)
+    interval = args.iterations // POINTS
+    runs = []
+    try:
+        runs.append(
+            TrainingRun(load_config(args, folder, "old"), interval, args.iterations)
+        )
+        points = runs[0].alone()
+        # The first of its points that is as far as the warm-up, or further.
+        warm = -(-args.warm_up // interval) * interval
+        runs.append(TrainingRun(load_config(args, folder, "fresh"), interval, warm))
+        runs[1].alone()
+        turns = [(runs[0].turn(), runs[1].turn()) for _ in range(TURNS)]
+    finally:
+        for run in runs:
+            run.stop()
+    found = {
+        **growth([p for p in points if p.iteration > args.warm_up]),
+        **drift(turns),
+    }
+    return dict(
+        result=found,
+        marks=judge(found),
+        points=[_rounded(point) for point in points],
+        turns=[dict(old=_rounded(old), fresh=_rounded(fresh)) for old, fresh in turns],
+    )
+
+
+def _rounded(figures: Point | Stretch) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in figures._asdict().items()}
 
 
 def parse_args() -> argparse.Namespace:
@@ -293,28 +356,19 @@ def main() -> int:
     settings = dict(vars(args))
     settings.pop("out")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        (folder / "images").mkdir()
-        make_images(folder / "images", args.images)
-        points = train(load_config(args, folder), args.iterations)
-    found = summarise([p for p in points if p.iteration > args.warm_up])
-    marks = judge(found)
+        measured = measure(args, Path(scratch))
     record.update(
         settings=settings,
         load_average_at_end=[round(load, 2) for load in os.getloadavg()],
-        result=found,
-        marks=marks,
-        points=[
-            {k: round(v, 3) for k, v in point._asdict().items()} for point in points
-        ],
+        **measured,
     )
-    for name, value in found.items():
+    for name, value in record["result"].items():
         print(f"{name:28s}{value:12.3f}")
-    for name, met in marks.items():
+    for name, met in record["marks"].items():
         print(f"{'met' if met else 'MISSED':7s}{name}")
     if args.out:
         args.out.write_text(json.dumps(record, indent=2) + "\n")
-    return 0 if all(marks.values()) else 1
+    return 0 if all(record["marks"].values()) else 1
 
 
 if __name__ == "__main__":
