@@ -153,6 +153,8 @@ ROWS = {
         _saim("l1", "smoothing 9/1, L1 of plain pixels", loss="l1", norm_pix=False),
         _saim("decoder-half", "stochastic, decoder of half the depth",
               decoder=0.5, smoothing=None),
+        _saim("raster-decoder-half", "raster, decoder of half the depth",
+              order="raster", decoder=0.5, smoothing=None),
         # As wide, measured in patches, as 9/1 is for patches of 16 pixels is hardly a
         # filter at all (sigma 0.25); this lies between.
         _saim("smooth-3-half", "smoothing 3/0.5",

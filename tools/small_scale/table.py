@@ -21,6 +21,7 @@ _TITLES = ("kNN", "linear probe", "fine-tuning")
 #: fine-tuning accuracy (Tables 1, 3 and 4).
 CLAIMS = (
     ("stochastic order, not raster", "stochastic", "raster-decoder", "+0.64"),
+    ("the same with half a decoder", "decoder-half", "raster-decoder-half", "-"),
     ("a decoder in raster order", "raster-decoder", "raster", "+0.06"),
     ("a decoder of its own, not coupled", "stochastic", "coupled", "+0.38"),
     ("a deep decoder, not 1 layer", "stochastic", "decoder-1", "+0.64"),
