@@ -20,6 +20,7 @@ DATA_SAMPLERS = Registry("data sampler", parent=root.DATA_SAMPLERS, scope=SCOPE)
 HOOKS = Registry("hook", parent=root.HOOKS, scope=SCOPE)
 LOOPS = Registry("loop", parent=root.LOOPS, scope=SCOPE)
 METRICS = Registry("metric", parent=root.METRICS, scope=SCOPE)
+MODEL_WRAPPERS = Registry("model_wrapper", parent=root.MODEL_WRAPPERS, scope=SCOPE)
 MODELS = Registry("model", parent=root.MODELS, scope=SCOPE)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optim wrapper constructor", parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE
@@ -33,6 +34,7 @@ _BY_KIND: dict[str, Registry] = {
     "loop": LOOPS,
     "metric": METRICS,
     "model": MODELS,
+    "model_wrapper": MODEL_WRAPPERS,
     "optim_wrapper_constructor": OPTIM_WRAPPER_CONSTRUCTORS,
     "transform": TRANSFORMS,
 }

@@ -12,6 +12,8 @@ from .optim_constructor import SAIMOptimWrapperConstructor
 from .picture_hook import PictureHook
 from .preemption_hook import PreemptionHook
 from .runtime_info_hook import DeferredRuntimeInfoHook
+from .sharding import FullyShardedModel
+from .sharding_hook import ShardingHook
 from .throughput_hook import ThroughputHook
 from .watchdog_hook import WatchdogHook
 
@@ -23,6 +25,7 @@ __all__ = [
     "ExactIterLoop",
     "ExactResumeHook",
     "FiniteGuardHook",
+    "FullyShardedModel",
     "KNNHook",
     "KNNLoop",
     "NotFiniteError",
@@ -30,6 +33,7 @@ __all__ = [
     "PreemptionHook",
     "SAIMOptimWrapperConstructor",
     "SafeCheckpointHook",
+    "ShardingHook",
     "ThroughputHook",
     "WatchdogHook",
 ]

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import nn
 
-from ..models.layers import StreamLayer
+from ..models.layers import transformer_layers
 from ..registry import register
 
 
@@ -33,11 +32,7 @@ def compile_layers(model: nn.Module) -> int:
     Returns:
         How many layers were found.
     """
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, (StreamLayer, TransformerEncoderLayer))
-    ]
+    layers = transformer_layers(model)
     for layer in layers:
         for module in layer.modules():
             # mmpretrain's rates come from np.linspace, and torch.compile breaks the

@@ -1,7 +1,8 @@
 """Lets no optimiser step on a loss or gradient that is not a finite number.
 
 The test is one look at every gradient after they were summed over all processes, so all
-processes come to the same answer without another message. Its answer stays on the GPU.
+processes come to the same answer without another message; only processes that keep a
+part of the gradients each have to ask the others. The answer stays on the GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor
 
+from .sharding import is_sharded, own_part
+
 
 def all_finite(optimizer: torch.optim.Optimizer) -> Tensor:
     """Returns whether every gradient is finite, a boolean scalar on their device.
@@ -24,18 +27,24 @@ def all_finite(optimizer: torch.optim.Optimizer) -> Tensor:
     Args:
         optimizer: Its parameters' gradients are looked at.
     """
-    gradients = [
+    found = [
         parameter.grad
         for group in optimizer.param_groups
         for parameter in group["params"]
         if parameter.grad is not None
     ]
-    if not gradients:
+    if not found:
         return torch.tensor(True)
+    gradients = [own_part(gradient) for gradient in found]
     # Of all ways to look at every number this is the fastest: on a CPU a twentieth of
     # torch.isfinite, on a GPU a few kernels for all tensors together.
     norms = torch._foreach_norm(gradients, 2)
-    return torch.isfinite(torch.stack([norm.float() for norm in norms])).all()
+    finite = torch.isfinite(torch.stack([norm.float() for norm in norms])).all()
+    if is_sharded(found[0]):  # the others saw other parts
+        answer = finite.int()
+        torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MIN)
+        finite = answer.bool()
+    return finite
 
 
 def poison_unless_finite(loss: Tensor) -> Tensor:

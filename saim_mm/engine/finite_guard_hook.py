@@ -28,6 +28,7 @@ from ..datasets import SampleIndex
 from ..registry import register
 from .exact_loops import exact_sampler_of
 from .finite_guard import Answer, FiniteGuard
+from .sharding import shard_checkpoint, whole_state
 
 #: Folder in the work dir, and what a checkpoint has of the hook.
 FOLDER = "not_finite"
@@ -189,7 +190,9 @@ class FiniteGuardHook(Hook):
         if newest is None:
             raise NotFiniteError(f"{summary}. There is no checkpoint to go back to")
         checkpoint = load_from_local(str(newest), "cpu")
-        _bare(runner.model).load_state_dict(checkpoint["state_dict"])
+        model = _bare(runner.model)
+        shard_checkpoint(checkpoint, model, runner.optim_wrapper.optimizer)
+        model.load_state_dict(checkpoint["state_dict"])
         runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
         self.rolled_back, self.in_a_row = True, 0
         runner.logger.error(
@@ -204,8 +207,8 @@ class FiniteGuardHook(Hook):
         weights = None
         if self._records < self.keep_weights:
             weights = f"{name}_weights.pth"
+            state = whole_state(_bare(runner.model).state_dict())
             if is_main_process():
-                state = _bare(runner.model).state_dict()
                 write_atomically(folder / weights, lambda file: torch.save(state, file))
         self._records += 1
         record = dict(

@@ -110,6 +110,12 @@ class StreamLayer(BaseModule):
         return attn.gamma1(attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2))))
 
 
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of SAIM's two streams, and of mmpretrain's ViTs, in a model."""
+    kinds = (StreamLayer, TransformerEncoderLayer)
+    return [module for module in model.modules() if isinstance(module, kinds)]
+
+
 def init_like_release(module: nn.Module) -> None:
     """Initialises linear layers and norms as the authors' release does.
 
