@@ -28,7 +28,7 @@ from ..datasets import SampleIndex
 from ..registry import register
 from .exact_loops import exact_sampler_of
 from .finite_guard import Answer, FiniteGuard
-from .sharding import shard_checkpoint, whole_state
+from .sharding import load_whole, whole_state
 
 #: Folder in the work dir, and what a checkpoint has of the hook.
 FOLDER = "not_finite"
@@ -190,10 +190,7 @@ class FiniteGuardHook(Hook):
         if newest is None:
             raise NotFiniteError(f"{summary}. There is no checkpoint to go back to")
         checkpoint = load_from_local(str(newest), "cpu")
-        model = _bare(runner.model)
-        shard_checkpoint(checkpoint, model, runner.optim_wrapper.optimizer)
-        model.load_state_dict(checkpoint["state_dict"])
-        runner.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        load_whole(checkpoint, _bare(runner.model), runner.optim_wrapper)
         self.rolled_back, self.in_a_row = True, 0
         runner.logger.error(
             f"{summary}. Weights and optimiser are those of {newest} again, the data "

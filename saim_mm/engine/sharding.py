@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,7 +27,7 @@ try:
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor, distribute_tensor
 except ImportError:  # torch before 2.6
-    fully_shard = None
+    fully_shard = None  # type: ignore[assignment]
 
 
 @register("model_wrapper")
@@ -48,7 +50,7 @@ class FullyShardedModel(nn.Module):
         ValueError: If torch is older than 2.6.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: BaseModel) -> None:
         super().__init__()
         if fully_shard is None:
             raise ValueError(
@@ -56,7 +58,7 @@ class FullyShardedModel(nn.Module):
                 "install a later one, or leave out model_wrapper_cfg for data "
                 "parallelism."
             )
-        self.module = module
+        self.module: BaseModel = module
 
     def shard(self, optimizer: Optimizer) -> None:
         """Leaves this process its part of the weights and the optimiser's state.
@@ -72,7 +74,8 @@ class FullyShardedModel(nn.Module):
         sharded = {id(whole[n]): p for n, p in self.module.named_parameters()}
         for group in optimizer.param_groups:
             for i, parameter in enumerate(group["params"]):
-                part = group["params"][i] = sharded[id(parameter)]
+                part = sharded[id(parameter)]
+                group["params"][i] = part
                 state = optimizer.state.pop(parameter, {})
                 if state:
                     optimizer.state[part] = _parts_like(part, state)
@@ -99,7 +102,7 @@ def is_sharded(value: Any) -> bool:
     return fully_shard is not None and isinstance(value, DTensor)
 
 
-def own_part(tensor: Tensor) -> Tensor:
+def own_part(tensor: Any) -> Tensor:
     """What this process has of a tensor."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
@@ -124,35 +127,37 @@ def whole_state(state: Any) -> Any:
     return state
 
 
-def shard_checkpoint(
-    checkpoint: dict[str, Any], model: nn.Module, optimizer: Optimizer
+def load_whole(
+    checkpoint: dict[str, Any], model: nn.Module, optim_wrapper: OptimWrapper
 ) -> None:
-    """Makes a whole checkpoint one that a sharded model can load, in place.
+    """Takes weights and optimiser from a checkpoint of the same run.
 
-    All processes must call it. What is not sharded in the model stays as it is.
+    All processes must call it if the model is sharded.
 
     Args:
-        checkpoint: Has ``state_dict`` and ``optimizer``.
+        checkpoint: Has ``state_dict`` and ``optimizer``, both whole.
         model: Without a wrapper.
-        optimizer: The one that will load the latter.
+        optim_wrapper: Has one optimiser.
     """
-    weights = checkpoint["state_dict"]
-    for name, parameter in model.named_parameters():
-        weights[name] = _part_like(parameter, weights[name])
-    states = checkpoint["optimizer"]["state"]
-    groups = optimizer.param_groups
+    # Not by load_state_dict: what models do to weights of others knows no parts.
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(_part_like(tensor, checkpoint["state_dict"][name]))
+    state = checkpoint["optimizer"]["state"]
+    groups = optim_wrapper.optimizer.param_groups
     parameters = [parameter for group in groups for parameter in group["params"]]
     for index, parameter in enumerate(parameters):
-        if index in states:
-            states[index] = _parts_like(parameter, states[index])
+        if index in state:
+            state[index] = _parts_like(parameter, state[index])
+    optim_wrapper.load_state_dict(checkpoint["optimizer"])
 
 
-def _parts_like(parameter: nn.Parameter, state: Mapping[str, Any]) -> dict[str, Any]:
+def _parts_like(parameter: Tensor, state: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter's state, of whose tensors this process keeps its parts."""
     return {name: _part_like(parameter, value) for name, value in state.items()}
 
 
-def _part_like(parameter: nn.Parameter, value: Any) -> Any:
+def _part_like(parameter: Any, value: Any) -> Any:
     """The part of a whole tensor that this process has of a parameter of its shape."""
     if not is_sharded(parameter) or getattr(value, "shape", None) != parameter.shape:
         return value

@@ -58,7 +58,7 @@ class ShardingHook(Hook):
             finally:
                 self._whole = {}
 
-        runner.save_checkpoint = save_whole  # type: ignore[method-assign]
+        runner.save_checkpoint = save_whole
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]

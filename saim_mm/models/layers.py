@@ -110,7 +110,9 @@ class StreamLayer(BaseModule):
         return attn.gamma1(attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2))))
 
 
-def transformer_layers(model: nn.Module) -> list[nn.Module]:
+def transformer_layers(
+    model: nn.Module,
+) -> list[StreamLayer | TransformerEncoderLayer]:
     """The layers of SAIM's two streams, and of mmpretrain's ViTs, in a model."""
     kinds = (StreamLayer, TransformerEncoderLayer)
     return [module for module in model.modules() if isinstance(module, kinds)]

@@ -10,6 +10,10 @@ import pytest
 import torch
 from exact_runs import differing_bytes, make_images, on_ranks, run_config, train
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from tiny import relative, tiny_config
 from torch import Tensor, nn
 
@@ -175,8 +179,6 @@ def test_a_run_goes_on_in_the_other_way(
 
 def one_bad_part() -> list[Any]:
     """Gradients of which one rank's part, then none, is not finite; a guarded step."""
-    from mmengine.optim import OptimWrapper
-
     torch.manual_seed(0)
     model = FullyShardedModel(nn.Linear(4, 6))
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
@@ -206,6 +208,42 @@ def refused(cfg: Config) -> list[str]:
     with pytest.raises(ValueError) as error:
         train(cfg)
     return [str(error.value)]
+
+
+@HOOKS.register_module(force=True)
+class BreakLosses(Hook):
+    """Makes the losses of the second rank infinite from an iteration on."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        if runner.iter == self.first and torch.distributed.get_rank() == 1:
+            head = runner.model.module.head
+            compute = head.loss
+            head.loss = lambda *args: compute(*args) + torch.inf
+
+
+@needs_fully_shard
+def test_goes_back_to_a_checkpoint(images: str, tmp_path: Path) -> None:
+    """The steps after iterations 6 and 8 are not made; the last file is of 6."""
+    cfg = config(images, tmp_path, True)
+    cfg.default_hooks.finite_guard.patience = 2
+    cfg.default_hooks.checkpoint.save_last = False
+    cfg.custom_hooks.append(dict(type="BreakLosses", first=4))
+    ended = on_ranks(RANKS, tmp_path, outcome, cfg)[0]["model"]
+    saved = torch.load(tmp_path / "iter_6.pth", weights_only=True)["state_dict"]
+    noted = torch.load(
+        tmp_path / "not_finite" / "iter_6_weights.pth", weights_only=True
+    )
+    earlier = torch.load(tmp_path / "iter_3.pth", weights_only=True)["state_dict"]
+    assert differing_bytes(ended, saved) == 0
+    assert differing_bytes(noted, saved) == 0
+    assert differing_bytes(earlier, saved) > 0
+    reports = sorted(path.name for path in (tmp_path / "not_finite").glob("*.json"))
+    assert reports == [f"iter_{i}_rank_{rank}.json" for i in (6, 8) for rank in (0, 1)]
 
 
 @needs_fully_shard
