@@ -97,13 +97,17 @@ def test_compile_and_bfloat16(tmp_path: Path) -> None:
     out = tmp_path / "record.json"
     run = launch(
         DEBUG, *SHORT, "--data", "none", "--compile", "--dtype", "bfloat16",
-        "--out", str(out), "--set", "model.backbone.arch.num_layers=1",
-        "model.neck.depth=1",
+        "--against", "eager", "--out", str(out),
+        "--set", "model.backbone.arch.num_layers=1", "model.neck.depth=1",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     record = json.loads(out.read_text())
     assert record["dtype"] == "bfloat16"
     assert record["compile"]["first_step"] > 0
+    names = [result["variant"] for result in record["results"]]
+    assert names == ["saim_mm", "eager"]
+    # They round to bfloat16 in other places.
+    assert record["ratio"]["largest_relative_loss_difference"] < 0.01
     assert "graph breaks: " in run.stdout
 
 
@@ -112,9 +116,10 @@ def test_compile_and_bfloat16(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--dtype", "float16"], "--dtype float16 needs CUDA"),
+        (["--against", "eager"], "what --compile compiles; add it"),
         (["--batch", "1000", "--data", "config"], "do not fill one batch of 1000"),
     ],
-    ids=["dtype", "batch"],
+    ids=["dtype", "eager", "batch"],
 )
 def test_errors_name_the_remedy(arguments: list[str], message: str) -> None:
     run = launch(DEBUG, *arguments)

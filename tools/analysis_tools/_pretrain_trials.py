@@ -70,12 +70,13 @@ class Trial:
 
 
 def build_trials(model: SAIM, cfg: Config, args: argparse.Namespace) -> list[Trial]:
-    """The model, and beside it the reference with the same weights if asked for."""
+    """The model, and beside it, if asked for, another with the same weights."""
     models = [model]
     computes: list[tuple[str, Callable]] = [("saim_mm", fast_loss)]
     if args.against:
         models.append(copy.deepcopy(models[0]))
-        computes.append(("reference", slow_loss))
+        slow = slow_loss if args.against == "reference" else fast_loss
+        computes.append((args.against, slow))
     if args.compile:
         compile_layers(models[0])
     autocast: AbstractContextManager = nullcontext()
