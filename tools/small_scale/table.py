@@ -29,6 +29,8 @@ CLAIMS = (
     ("smoothing 3/1, not none", "smooth-3", "stochastic", "+0.12"),
     ("normalised targets, not plain", "saim", "mse", "+0.50"),
     ("MSE, not L1, of plain pixels", "mse", "l1", "+0.12"),
+    ("all queries, not half", "saim", "query-half", "-"),
+    ("all queries, not a quarter", "saim", "query-quarter", "-"),
     ("SAIM, not ViT-iGPT", "saim", "raster", "+0.94"),
     ("SAIM, not MAE", "saim", "mae", "+0.0 (300 epochs; MAE 1600)"),
     ("SAIM, not random weights", "saim", "random", "-"),
