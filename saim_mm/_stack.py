@@ -113,6 +113,10 @@ def _diagnose(part: Part, error: Exception) -> tuple[str, str]:
             "pip uninstall -y opencv-python && "
             "pip install --force-reinstall --no-deps opencv-python-headless"
         )
+    if "transformers" in cause:
+        # Some of mmpretrain's models import it; later ones lack what they ask for, or
+        # refuse the torch that is there. Upstream was tested with 4.46.
+        return state, "pip install 'transformers<4.47'"
     # 'MMCV==2.9.0 is used but incompatible', says mmpretrain: mmcv is to blame.
     blamed = [
         other

@@ -128,6 +128,14 @@ def test_opencv_without_libgl(broken):
     assert message.endswith("--no-deps opencv-python-headless")
 
 
+def test_transformers_are_to_blame(broken):
+    cause = "cannot import name 'apply_chunking_to_forward' from 'transformers.pytorch'"
+    broken("mmpretrain", f'raise ImportError("{cause}")')
+    message = failure()
+    assert cause in message
+    assert message.endswith("    pip install 'transformers<4.47'")
+
+
 @pytest.mark.parametrize(
     ("version", "numbers"),
     [

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from saim_mm.engine import FullyShardedModel, sharding
 from saim_mm.engine.finite_guard import FiniteGuard, all_finite
 from saim_mm.engine.sharding import is_sharded, own_part, whole_state
+from saim_mm.models.layers import transformer_layers
 
 RANKS = 2
 needs_fully_shard = pytest.mark.skipif(
@@ -63,6 +64,7 @@ def outcome(cfg: Config, resume_from: Path | None = None) -> Figures:
         optimizer=whole_state(state["optimizer"]),
         sharded=all(is_sharded(parameter) for parameter in parameters),
         share=own / sum(parameter.numel() for parameter in parameters),
+        layers=[type(layer).__name__ for layer in transformer_layers(runner.model)],
     )
 
 
@@ -98,6 +100,8 @@ def test_each_rank_keeps_its_part(runs: dict[bool, Figures]) -> None:
     assert sum(shares) == pytest.approx(1)
     assert max(shares) < 0.55  # rows are not cut, so halves are nearly equal
     assert not any(rank["sharded"] for rank in runs[False]["ranks"])
+    # Brought together one at a time: fully_shard makes classes of its own.
+    assert runs[True]["layers"] == ["FSDPStreamLayer"] * 4
 
 
 @needs_fully_shard
