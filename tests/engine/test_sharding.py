@@ -232,7 +232,7 @@ class BreakLosses(Hook):
 
 @needs_fully_shard
 def test_goes_back_to_a_checkpoint(images: str, tmp_path: Path) -> None:
-    """The only file is of iteration 5; the step after 6 is made, that after 8 is not."""
+    """The only file is of iteration 5; the step at 6 is made, that at 8 is not."""
     cfg = config(images, tmp_path, True)
     cfg.default_hooks.finite_guard.patience = 1
     cfg.default_hooks.checkpoint.update(interval=5, save_last=False)
