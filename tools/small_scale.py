@@ -4,6 +4,7 @@
   small_scale.py run --data FOLDER --out DIR     trains and judges what is not yet done
   small_scale.py report --out DIR --name FILE    writes FILE.json and FILE.md
   small_scale.py page --record FILE.json --page FILE.md    puts its tables into a page
+  small_scale.py chart --record FILE.json --out FILE.png   draws it
 
 Every row has the same encoder, data, crops, schedule and number of images seen, and its
 learning rate is chosen from the same grid on images held out. ``run`` may be stopped at
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from small_scale.chart import draw
 from small_scale.results import Records, write_json
 from small_scale.rows import PRESETS, ROWS
 from small_scale.scheduling import Place, plan, run_all
@@ -71,6 +73,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     page = commands.add_parser("page", help="put the tables of a record into a page")
     page.add_argument("--record", type=Path, required=True, help="JSON of `report`")
     page.add_argument("--page", type=Path, default=Path("docs/experiments.md"))
+    chart = commands.add_parser("chart", help="draw what has several seeds")
+    chart.add_argument("--record", type=Path, nargs="+", required=True)
+    chart.add_argument("--out", type=Path, required=True, help="PNG")
     return parser.parse_args(arguments)
 
 
@@ -107,10 +112,16 @@ def page(args: argparse.Namespace) -> int:
     return 0
 
 
+def chart(args: argparse.Namespace) -> int:
+    """Draws records."""
+    draw([json.loads(record.read_text()) for record in args.record], args.out)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     args = parse_args(arguments)
-    commands = dict(run=run, report=report, page=page)
+    commands = dict(run=run, report=report, page=page, chart=chart)
     try:
         return 1 if commands[args.command](args) else 0
     except ValueError as error:

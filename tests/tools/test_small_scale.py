@@ -26,8 +26,8 @@ from saim_mm.models import SAIM
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools/small_scale.py"
-PARTS = ("images", "judging", "results", "rows", "scheduling", "statistics", "table",
-         "training")  # fmt: skip
+PARTS = ("chart", "images", "judging", "results", "rows", "scheduling", "statistics",
+         "table", "training")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -443,6 +443,32 @@ def test_table_says_what_was_not_run(suite: SimpleNamespace, tiny: Any) -> None:
     summary = suite.table.summarise(records, tiny.as_json(), [])
     gain = summary["claims"]["stochastic order, not raster"]["linear"]
     assert gain == dict(mean=2.0, half_width=0.0, count=3)
+
+
+def test_chart_has_the_rows_with_an_interval(
+    suite: SimpleNamespace, tiny: Any, tmp_path: Path
+) -> None:
+    def content(seeds: int, rate: float, linear: float) -> dict[str, Any]:
+        runs = [
+            dict(row=name, seed=seed, tuning=False, rate=rate, train_seconds=5.0,
+                 knn=30.0 + seed, linear=linear + gain + seed, finetune=50.0)
+            for name, gain in (("mae", 3), ("saim", 0), ("l1", 9))
+            for seed in range(1 if name == "l1" else seeds)
+        ]  # fmt: skip
+        return suite.table.summarise(runs, tiny.as_json(), [])
+
+    contents = [content(3, 1e-3, 40.0), content(2, 8e-3, 42.0)]
+    rows = suite.chart.chart_rows(contents)
+    paper = "SAIM as in the paper (smoothing 9/1)"
+    labels = ["MAE, rate 0.008", "MAE", f"{paper}, rate 0.008", paper]
+    assert [label for label, _ in rows] == labels
+    assert [figures["linear"].count for _, figures in rows] == [2, 3, 2, 3]
+    picture = tmp_path / "chart.png"
+    suite.chart.draw(contents, picture)
+    with Image.open(picture) as image:
+        assert image.width == 9 * 160
+    with pytest.raises(ValueError, match="run more seeds"):
+        suite.chart.draw([content(1, 1e-3, 40.0)], picture)
 
 
 # Command ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from .statistics import Estimate, estimate, paired_difference
 _BEGIN, _END = "<!-- small-scale -->", "<!-- end -->"
 
 FIGURES = ("knn", "linear", "finetune")
-_TITLES = ("kNN", "linear probe", "fine-tuning")
+TITLES = ("kNN", "linear probe", "fine-tuning")
 
 #: What the paper says, as differences between two rows, and its own gain in
 #: fine-tuning accuracy (Tables 1, 3 and 4).
@@ -110,7 +110,7 @@ def _heading(settings: dict[str, Any]) -> str:
 
 
 def _row_table(records: list[dict[str, Any]]) -> list[str]:
-    lines = [_cells(["row", "", *_TITLES, "seeds", "rate", "train s"]), _rule(8)]
+    lines = [_cells(["row", "", *TITLES, "seeds", "rate", "train s"]), _rule(8)]
     for name, row in ROWS.items():
         runs = [r for r in records if r["row"] == name and not r["tuning"]]
         if not runs:
@@ -127,7 +127,7 @@ def _row_table(records: list[dict[str, Any]]) -> list[str]:
 
 
 def _claim_table(records: list[dict[str, Any]]) -> list[str]:
-    titles = ["claim", "rows", *_TITLES, "seeds", "paper, fine-tuning"]
+    titles = ["claim", "rows", *TITLES, "seeds", "paper, fine-tuning"]
     lines = [_cells(titles), _rule(7)]
     for claim, first, second, paper in CLAIMS:
         gains = [_gain(records, first, second, figure) for figure in FIGURES]
