@@ -59,6 +59,7 @@ class FullyShardedModel(nn.Module):
                 "parallelism."
             )
         self.module: BaseModel = module
+        self._is_sharded = False
 
     def shard(self, optimizer: Optimizer) -> None:
         """Leaves this process its part of the weights and the optimiser's state.
@@ -79,13 +80,23 @@ class FullyShardedModel(nn.Module):
                 state = optimizer.state.pop(parameter, {})
                 if state:
                     optimizer.state[part] = _parts_like(part, state)
+        self._is_sharded = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """That of the model."""
         return self.module(*args, **kwargs)
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
-        """That of the model; its call of itself brings the weights together."""
+        """That of the model; its call of itself brings the weights together.
+
+        Raises:
+            ValueError: If the model is still whole: every process would train its own.
+        """
+        if not self._is_sharded:
+            raise ValueError(
+                "FullyShardedModel is trained before it was sharded; add "
+                "default_hooks=dict(sharding=dict(type='ShardingHook'))."
+            )
         return self.module.train_step(data, optim_wrapper)
 
     def val_step(self, data: Any) -> Any:

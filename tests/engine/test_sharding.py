@@ -261,6 +261,15 @@ def test_another_wrapper_is_refused(images: str, tmp_path: Path) -> None:
 
 
 @needs_fully_shard
+def test_training_without_the_hook_is_refused(images: str, tmp_path: Path) -> None:
+    """Else each process would train a model of its own."""
+    cfg = config(images, tmp_path / "run", True)
+    del cfg.default_hooks.sharding
+    for (message,) in on_ranks(RANKS, tmp_path, refused, cfg):
+        assert "add default_hooks=dict(sharding=dict(type='ShardingHook'))" in message
+
+
+@needs_fully_shard
 def test_hooks_that_run_the_model_by_themselves_are_refused(
     images: str, tmp_path: Path
 ) -> None:

@@ -157,7 +157,9 @@ def main() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if cuda else "gloo")
     record = circumstances(("torch", "mmengine", "mmcv", "mmpretrain"))
+    launcher = f"torchrun --nproc_per_node {dist.get_world_size()}"
     record.update(
+        command=record["command"].replace("python", launcher, 1),
         processes=dist.get_world_size(),
         batch=args.batch,
         steps=args.steps,
