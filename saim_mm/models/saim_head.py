@@ -97,23 +97,28 @@ class SAIMHead(BaseModule):
         return self.projector(queries, visible)
 
     @torch.no_grad()
-    def target(self, images: Tensor) -> Tensor:
+    def target(self, images: Tensor, order: Tensor | None = None) -> Tensor:
         """What is to be predicted.
 
         Args:
             images: Images as the model reads them, that is after the data
                 preprocessor's mean and std (B, C, H, W).
+            order: Raster indices of the patches that are asked for (B, K); by default
+                all of them, in raster order.
 
         Returns:
-            Patches (B, N, p*p*C) in raster order, float32; each patch is laid out as
-            (row, column, channel).
+            Patches (B, K or N, p*p*C), float32; each patch is laid out as (row, column,
+            channel).
         """
         # In half precision the blur would lose what norm_pix magnifies.
         with torch.autocast(images.device.type, enabled=False):
             patches = patchify(self.blur(images.float()), self.patch_size)
+            if order is not None:
+                patches = sort_tokens(patches, order)
             if self.norm_pix:
                 mean, std = patch_statistics(patches)
-                patches = (patches - mean) / std
+                # Not all in place: patches may still be the images themselves.
+                patches = (patches - mean).div_(std)
             return patches
 
     def loss(
@@ -135,7 +140,7 @@ class SAIMHead(BaseModule):
             Scalar, float32.
         """
         prediction = self(queries, visible)
-        target = sort_tokens(self.target(images), order)
+        target = self.target(images, order)
         compare = F.l1_loss if self.loss_kind == "l1" else F.mse_loss
         return compare(prediction.float(), target)
 
@@ -216,13 +221,19 @@ class GaussianBlur(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        channels, size = images.shape[1], len(self.taps)
+        size = len(self.taps)
+        # Each channel of each image is filtered by itself. As the groups of one image
+        # they take the depthwise kernels, which on a CPU are several times as fast and
+        # on a GPU never round to TensorFloat-32.
+        planes = images.flatten(0, 1).unsqueeze(0)
+        groups = planes.shape[1]
         taps = self.taps.to(images.dtype)  # a model of another type has cast them
-        column = taps.view(1, 1, size, 1).expand(channels, -1, -1, -1)
+        column = taps.view(1, 1, size, 1).expand(groups, -1, -1, -1)
         row = column.transpose(2, 3)
         pad = size // 2
-        images = F.conv2d(images, column, padding=(pad, 0), groups=channels)
-        return F.conv2d(images, row, padding=(0, pad), groups=channels)
+        planes = F.conv2d(planes, column, padding=(pad, 0), groups=groups)
+        planes = F.conv2d(planes, row, padding=(0, pad), groups=groups)
+        return planes.view_as(images)
 
 
 def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:

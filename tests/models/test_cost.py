@@ -6,20 +6,25 @@ Every operation of the forward and backward pass is recorded as torch dispatches
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from mmengine.runner import turn_on_activation_checkpointing
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from tiny import FLASH, tiny_config, tiny_saim
+from tiny import FLASH, relative, tiny_config, tiny_saim
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from saim_mm.datasets import SampleIndex
 from saim_mm.models import SAIM
+from saim_mm.models.layers import StreamLayer
+from saim_mm.models.order import sort_tokens
 
 #: They move no data.
 VIEWS = {
@@ -145,9 +150,9 @@ def test_a_layer_more_adds_only_its_own_kernels() -> None:
     assert len(forward(5)) - len(forward(4)) == 10 + 12
 
 
-def saved_bytes(grid: tuple[int, int]) -> int:
-    """Bytes that a forward pass keeps for the backward pass, weights aside."""
-    model = model_with(grid)
+@contextlib.contextmanager
+def counted_bytes(model: SAIM) -> Iterator[dict[int, int]]:
+    """Bytes that are kept for the backward pass by storage, weights aside."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -157,8 +162,15 @@ def saved_bytes(grid: tuple[int, int]) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    images = torch.randn(2, 3, *model.backbone.img_size)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def saved_bytes(grid: tuple[int, int]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, weights aside."""
+    model = model_with(grid)
+    images = torch.randn(2, 3, *model.backbone.img_size)
+    with counted_bytes(model) as kept:
         loss = model.loss(images, samples(2))["loss"]
     assert loss.requires_grad
     return sum(kept.values())
@@ -170,6 +182,47 @@ def test_memory_is_linear_in_the_number_of_patches() -> None:
     assert per_patch > 0
     assert sizes[2] - sizes[1] == pytest.approx(16 * per_patch, rel=0.02)
     assert sizes[3] - sizes[2] == pytest.approx(48 * per_patch, rel=0.02)
+
+
+def test_the_target_is_cut_sorted_and_normalised_in_three_copies() -> None:
+    """And only of the patches that are asked for, once they are cut."""
+    model = model_with()
+    images = torch.randn(2, 3, *model.backbone.img_size)
+    order = model.order.draw(2, images.device)[:, : PATCHES // 3]
+    with Recorder() as recorder:
+        target = model.head.target(images, order)
+    assert torch.equal(target, sort_tokens(model.head.target(images), order))
+    values = target.shape[-1]
+    made = {
+        tensor.untyped_storage().data_ptr(): tuple(tensor.shape[:2])
+        for _, _, result in recorder.calls
+        for tensor in tensors(result)
+        if tensor.is_floating_point() and tensor.shape[2:] == (values,)
+    }
+    asked = (2, PATCHES // 3)
+    assert sorted(made.values()) == [asked, asked, (2, PATCHES)]
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, dict(query_share=0.5)])
+def test_activation_checkpointing_keeps_less_and_changes_nothing(
+    options: dict[str, Any],
+) -> None:
+    """MMEngine's own switch, for the layers of both streams."""
+    plain = model_with(**options)
+    saving = copy.deepcopy(plain)
+    layers = [n for n, m in saving.named_modules() if isinstance(m, StreamLayer)]
+    turn_on_activation_checkpointing(saving, layers)
+    images = torch.randn(2, 3, *plain.backbone.img_size)
+    kept = []
+    for model in (plain, saving):
+        torch.manual_seed(0)
+        with counted_bytes(model) as bytes_kept:
+            loss = model.loss(images)["loss"]
+        loss.backward()
+        kept.append(sum(bytes_kept.values()))
+    assert kept[1] < kept[0] / 2
+    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert a.grad is b.grad is None or relative(b.grad, a.grad) < 1e-5
 
 
 def test_one_copy_of_the_images_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,11 +112,26 @@ def test_compile_and_bfloat16(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_activation_checkpointing(tmp_path: Path) -> None:
+    """Computed again for the backward pass: the same losses in less memory."""
+    out = tmp_path / "record.json"
+    layers = [f"{part}.layers.{i}" for part in ("backbone", "neck") for i in range(4)]
+    run = launch(
+        DEBUG, *SHORT, "--data", "none", "--against", "eager", "--out", str(out),
+        "--set", f"activation_checkpointing={','.join(layers)}",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    ratio = json.loads(out.read_text())["ratio"]
+    assert ratio["largest_relative_loss_difference"] < 1e-5
+    assert ratio["forward_memory"] < 0.7
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--dtype", "float16"], "--dtype float16 needs CUDA"),
-        (["--against", "eager"], "what --compile compiles; add it"),
+        (["--against", "eager"], "compare a model with itself; add --compile"),
         (["--batch", "1000", "--data", "config"], "do not fill one batch of 1000"),
     ],
     ids=["dtype", "eager", "batch"],

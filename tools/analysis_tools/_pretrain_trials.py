@@ -14,6 +14,7 @@ import torch
 from _benchmark import Clock, Mark, most_allocated, resident_bytes
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.runner import turn_on_activation_checkpointing
 from torch import Tensor
 
 from saim_mm.engine.compile_hook import compile_layers
@@ -74,11 +75,13 @@ def build_trials(model: SAIM, cfg: Config, args: argparse.Namespace) -> list[Tri
     models = [model]
     computes: list[tuple[str, Callable]] = [("saim_mm", fast_loss)]
     if args.against:
-        models.append(copy.deepcopy(models[0]))
+        models.append(copy.deepcopy(model))
         slow = slow_loss if args.against == "reference" else fast_loss
         computes.append((args.against, slow))
+    if cfg.get("activation_checkpointing"):
+        turn_on_activation_checkpointing(model, cfg.activation_checkpointing)
     if args.compile:
-        compile_layers(models[0])
+        compile_layers(model)
     autocast: AbstractContextManager = nullcontext()
     if args.dtype == "bfloat16" and cfg.optim_wrapper.type == "OptimWrapper":
         autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16)

@@ -21,7 +21,7 @@ from _pretrain_trials import build_trials, measure
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, turn_on_activation_checkpointing
+from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from mmpretrain.registry import MODELS
 
@@ -62,8 +62,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--against",
         choices=["reference", "eager"],
-        help="step in turn with the slow implementation of saim_mm.reference, or, with "
-        "--compile, with the same model that is not compiled",
+        help="step in turn with the slow implementation of saim_mm.reference, or with "
+        "the same model without --compile and activation checkpointing",
     )
     parser.add_argument(
         "--peak-tflops", type=float, help="peak of the device, for the MFU"
@@ -80,8 +80,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if min(args.steps, args.warm_up, args.batch or 1) < 1:
         parser.error("--batch, --steps and --warm-up must be at least 1")
-    if args.against == "eager" and not args.compile:
-        parser.error("--against eager compares with what --compile compiles; add it")
     if args.dtype == "float16" and not torch.cuda.is_available():
         parser.error("--dtype float16 needs CUDA; choose float32 or bfloat16")
     return args
@@ -96,6 +94,13 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     launch.fit_to_machine(cfg)
+    if args.against == "eager" and not (
+        args.compile or cfg.get("activation_checkpointing")
+    ):
+        raise SystemExit(
+            "error: --against eager would compare a model with itself; add --compile "
+            "or set activation_checkpointing"
+        )
     wrapper, loader = cfg.optim_wrapper, cfg.train_dataloader
     wrapper.pop("accumulative_counts", None)
     if args.dtype:
@@ -150,8 +155,6 @@ def build_model(cfg: Config, device: torch.device) -> SAIM:
             "pretraining, benchmark_detector.py detectors."
         )
     model.init_weights()
-    if cfg.get("activation_checkpointing"):
-        turn_on_activation_checkpointing(model, cfg.activation_checkpointing)
     return model.to(device).train()
 
 

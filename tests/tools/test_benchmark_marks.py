@@ -1,0 +1,71 @@
+"""benchmark_marks.sh: its commands, without running them."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shlex
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools/analysis_tools/benchmark_marks.sh"
+
+
+def commands(tmp_path: Path, *arguments: str, status: int = 0) -> list[list[str]]:
+    """What the script would run, each command succeeding or not."""
+    stub, log = tmp_path / "python", tmp_path / "log"
+    stub.write_text(
+        f"#!{sys.executable}\nimport shlex, sys\n"
+        f"open({str(log)!r}, 'a').write(shlex.join(sys.argv[1:]) + '\\n')\n"
+        f"sys.exit({status})\n"
+    )
+    stub.chmod(0o755)
+    run = subprocess.run(
+        [SCRIPT, *arguments], env={**os.environ, "PYTHON": str(stub)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == status, run.stderr
+    if status:
+        assert run.stderr.startswith("not measured: full query-share-2 ")
+    return [shlex.split(line) for line in log.read_text().splitlines()]
+
+
+def test_every_command_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the tool it calls, down to the config with its overrides."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    monkeypatch.chdir(ROOT)
+    found = commands(tmp_path, str(tmp_path / "out"), str(tmp_path))
+    marks = set()
+    for tool, *arguments in found:
+        monkeypatch.setattr(sys, "argv", [tool, *arguments])
+        names = runpy.run_path(tool)
+        if "parse_args" in names:
+            args = names["parse_args"]()
+            cfg = names["load_config"](args)
+            assert (args.dtype, args.compile) == ("bfloat16", True)
+        else:
+            args = names["argument_parser"](None, "").parse_args()
+            cfg = sys.modules["_variants"].load_config(args)
+        assert isinstance(args, Namespace) and cfg.model.backbone.type == "SAIMViT"
+        marks.add(Path(args.out).stem)
+    assert {"full", "loader", "fine-tune", "detector", "reference-896"} <= marks
+    assert len(marks) == len(found)
+
+
+def test_a_mark_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
+    without_data = commands(tmp_path, str(tmp_path / "out"), status=1)
+    assert len(without_data) == 9
+    assert not any("--data config" in " ".join(command) for command in without_data)
+
+
+def test_no_folder_shows_the_usage() -> None:
+    run = subprocess.run([SCRIPT], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "benchmark_marks.sh OUT [DATA]" in run.stderr
