@@ -9,7 +9,6 @@ import pytest
 import torch
 from mmpretrain.structures import DataSample
 from tiny import relative, tiny_images, tiny_saim
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from saim_mm.datasets import SampleIndex
 from saim_mm.engine.compile_hook import compile_layers
@@ -68,10 +67,11 @@ def test_the_target_is_that_of_a_cpu(channels: int) -> None:
 @pytest.mark.parametrize("options", OPTIONS[:3])
 def test_flash_attention_takes_every_layer(options: dict[str, Any]) -> None:
     """With no other kernel allowed, forward and backward."""
+    attention = pytest.importorskip("torch.nn.attention", reason="torch before 2.3")
     model = tiny_saim(**{**WIDE, **options}).cuda()
     images = tiny_images(model, 2)
     order = model.order.draw(2, images.device)
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
+    with attention.sdpa_kernel([attention.SDPBackend.FLASH_ATTENTION]):
         loss, gradients = step(model, images, order, torch.bfloat16)
     assert torch.isfinite(loss) and torch.isfinite(gradients).all()
 
