@@ -109,7 +109,10 @@ def circumstances(packages: Sequence[str]) -> dict[str, Any]:
     return dict(
         command=shlex.join(["python", *sys.argv]),
         commit=_git("rev-parse", "HEAD") or "unknown",
-        uncommitted_changes=bool(_git("status", "--porcelain")),
+        # Of the code: a series of records must not make its later ones look doubtful.
+        uncommitted_changes=bool(
+            _git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks")
+        ),
         hardware=torch.cuda.get_device_name() if cuda else cpu_name(),
         threads=torch.get_num_threads(),
         versions={
