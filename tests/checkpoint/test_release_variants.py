@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_checkpoint import assert_same, finetuned_state, release_state, without
+from release_states import assert_same, finetuned_state, release_state, without
 
 from saim_mm.checkpoint import (
     CheckpointError,

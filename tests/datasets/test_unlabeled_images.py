@@ -1,82 +1,21 @@
-"""UnlabeledImages: what is found, what loads, what happens to broken files."""
+"""UnlabeledImages: what is found, what is refused, what follows from the sample."""
 
 from __future__ import annotations
 
 import copy
 import importlib
-import io
 import logging
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
-from PIL import Image
-from torch.utils.data import DataLoader
+from image_files import LOAD, encoded, folder_with_broken, names, one_line, width, write
+from mmengine.registry import DATASETS, DefaultScope
 
-from saim_mm.datasets import (
-    BrokenImageError,
-    LoadImage,
-    SampleIndex,
-    TooManyBrokenImages,
-    UnlabeledImages,
-    image_files,
-    load_image,
-)
-
-LOAD = [dict(type="LoadImage")]
-
-
-def photo(height: int = 24, width: int = 32, seed: int = 0) -> Image.Image:
-    """A smooth picture, so that JPEG keeps it nearly unchanged."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    return small.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(
-    format_: str = "JPEG", image: Image.Image | None = None, **options
-) -> bytes:
-    buffer = io.BytesIO()
-    (image or photo()).save(buffer, format_, **options)
-    return buffer.getvalue()
-
-
-def write(path: Path, content: bytes | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded() if content is None else content)
-    return path
-
-
-def folder_with_broken(root: Path, total: int, broken: set[int]) -> Path:
-    """Image i is a 1 x (i + 1) PNG, so that its width tells which one it is."""
-    for i in range(total):
-        whole = encoded("PNG", photo(1, i + 1, seed=i))
-        write(root / f"{i:03d}.png", b"<html></html>" if i in broken else whole)
-    return root
-
-
-def names(dataset: UnlabeledImages) -> list[str]:
-    root = Path(dataset.img_prefix)
-    paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
-    return [Path(path).relative_to(root).as_posix() for path in paths]
-
-
-def width(sample: dict[str, Any]) -> int:
-    return sample["img_shape"][1]
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
-# --- what is found ------------------------------------------------------------------
+from saim_mm.datasets import LoadImage, SampleIndex, UnlabeledImages, image_files
 
 
 def test_imagenet_layout_with_any_number_of_classes(tmp_path: Path) -> None:
@@ -211,9 +150,6 @@ def test_bare_names_resolve(tmp_path: Path, scope: str) -> None:
             assert type(dataset.pipeline.transforms[0]) is LoadImage
 
 
-# --- mistakes of the user -----------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -264,291 +200,6 @@ def test_unknown_option_is_an_error(tmp_path: Path) -> None:
         UnlabeledImages(str(tmp_path), max_broken_shar=0.1)
 
 
-# --- what loads ---------------------------------------------------------------------
-
-
-def test_every_kind_of_image_becomes_three_channels(tmp_path: Path) -> None:
-    image = photo()
-    gray = image.convert("L")
-    fine = dict(quality=95, subsampling=0)
-    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
-    rotated = Image.Exif()
-    rotated[0x0112] = 6  # the camera was turned: show it 90 degrees clockwise
-    clockwise = image.transpose(Image.Transpose.ROTATE_270)
-    rgb, three = image, gray.convert("RGB")
-    palette = image.quantize(64)
-    cases: dict[str, tuple[bytes, Image.Image, int]] = {
-        "rgb.jpg": (encoded("JPEG", image, **fine), rgb, 12),
-        "progressive.jpg": (
-            encoded("JPEG", image, **fine, progressive=True),
-            rgb,
-            12,
-        ),
-        "cmyk.jpg": (encoded("JPEG", image.convert("CMYK"), quality=95), rgb, 12),
-        "gray.jpg": (encoded("JPEG", gray, quality=95), three, 6),
-        "exif.jpg": (encoded("JPEG", image, **fine, exif=rotated), clockwise, 12),
-        "deep.png": (encoded("PNG", deep), three, 1),
-        "palette.png": (encoded("PNG", palette), palette.convert("RGB"), 0),
-        "alpha.png": (encoded("PNG", image.convert("RGBA")), rgb, 0),
-        "one.png": (encoded("PNG", photo(1, 1)), photo(1, 1), 0),
-        "rgb.webp": (encoded("WEBP", image, lossless=True), rgb, 0),
-        "rgb.bmp": (encoded("BMP", image), rgb, 0),
-        "rgb.tif": (encoded("TIFF", image), rgb, 0),
-        "rgb.ppm": (encoded("PPM", image), rgb, 0),
-        "gray.pgm": (encoded("PPM", gray), three, 0),
-        "png_named.jpg": (encoded("PNG", image), rgb, 0),  # ImageNet has one
-    }
-    for name, (content, _, _) in cases.items():
-        write(tmp_path / name, content)
-    dataset = UnlabeledImages(str(tmp_path), pipeline=LOAD, max_broken_share=0)
-    assert len(dataset) == len(cases)
-    for index, name in enumerate(names(dataset)):
-        expected = np.asarray(cases[name][1]).astype(int)
-        sample = dataset[index]
-        assert sample["img"].dtype == np.uint8, name
-        assert sample["img"].shape == expected.shape, name
-        assert sample["img_shape"] == sample["ori_shape"] == expected.shape[:2], name
-        off = np.abs(sample["img"][..., ::-1] - expected)  # BGR to RGB
-        assert off.max() <= cases[name][2], (name, off.max())
-
-
-def test_load_image_equals_mmcv(tmp_path: Path) -> None:
-    info = dict(img_path=str(write(tmp_path / "a.jpg")))
-    for options in (dict(), dict(to_float32=True), dict(imdecode_backend="pillow")):
-        ours = LoadImage(**options)(dict(info))
-        theirs = TRANSFORMS.build(dict(type="LoadImageFromFile", **options))(dict(info))
-        assert ours.keys() == theirs.keys()
-        assert ours["img"].dtype == theirs["img"].dtype
-        np.testing.assert_array_equal(ours["img"], theirs["img"])
-        assert ours["img_shape"] == theirs["img_shape"]
-
-
-def test_whole_jpegs_are_not_called_truncated(tmp_path: Path) -> None:
-    thumbnail = encoded("JPEG", photo(8, 8))
-    header = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    plain = encoded()
-    with_thumbnail = plain[:2] + header + plain[2:]
-    for content in (plain, with_thumbnail):
-        assert not load_image._lacks_jpeg_end(content)
-        assert not load_image._lacks_jpeg_end(content + b"\0" * 10)  # padded
-        assert not load_image._lacks_jpeg_end(content + b"\xff\xda trailer of a phone")
-        for cut in (1, 2, len(plain) // 3):
-            assert load_image._lacks_jpeg_end(content[:-cut]), cut
-            # An interrupted download into a file that was allocated beforehand.
-            assert load_image._lacks_jpeg_end(content[:-cut] + b"\0" * cut), cut
-    assert load_image._lacks_jpeg_end(b"\xff\xd8")
-    assert load_image._lacks_jpeg_end(b"\xff\xd8\xff")
-    assert load_image._lacks_jpeg_end(b"\xff\xd8\xff\xe1\0\0\xff\xe1\0\0")
-
-
-# --- broken files -------------------------------------------------------------------
-
-BREAK: dict[str, tuple[Callable[[Path], object], str]] = {
-    "html": (lambda p: p.write_text("<!DOCTYPE html>"), "no image: 15 bytes"),
-    "empty": (lambda p: p.write_bytes(b""), "empty file"),
-    "dangling": (lambda p: p.symlink_to("nowhere.jpg"), "No such file or directory"),
-    "loop": (lambda p: p.symlink_to(p), "Too many levels of symbolic links"),
-    "folder": (lambda p: p.mkdir(), "Is a directory"),
-    "half jpeg": (lambda p: p.write_bytes(encoded()[:400]), "truncated JPEG"),
-    "jpeg without end": (lambda p: p.write_bytes(encoded()[:-2]), "truncated JPEG"),
-    "half png": (
-        lambda p: p.write_bytes(encoded("PNG")[:300]),
-        "truncated or no image",
-    ),
-    "half webp": (
-        lambda p: p.write_bytes(encoded("WEBP")[:80]),
-        "truncated or no image",
-    ),
-    "denied": (lambda p: p.touch(), "Permission denied"),
-}
-
-
-@pytest.mark.parametrize("loader", ["LoadImage", "LoadImageFromFile"])
-@pytest.mark.parametrize("kind", BREAK)
-def test_broken_file_is_replaced_and_explained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, loader: str
-) -> None:
-    damage, reason = BREAK[kind]
-    for name, seed in (("a.jpg", 1), ("c.jpg", 2)):
-        write(tmp_path / name, encoded(image=photo(5, 3 + seed, seed)))
-    damage(tmp_path / "b.jpg")
-    if kind == "denied":  # by hand: root may read everything
-        get = load_image.fileio.get
-
-        def guarded(path: str, **options: Any) -> bytes:
-            if path.endswith("b.jpg"):
-                raise PermissionError(13, "Permission denied", path)
-            return get(path, **options)
-
-        monkeypatch.setattr(load_image.fileio, "get", guarded)
-    write(tmp_path / "list.txt", b"a.jpg\nb.jpg\nc.jpg\n")
-    options = dict(ann_file="list.txt", pipeline=[dict(type=loader)])
-    dataset = UnlabeledImages(str(tmp_path), **options)
-    if loader == "LoadImageFromFile" and kind == "jpeg without end":
-        pytest.skip("what OpenCV makes of it depends on its version")
-    assert [width(dataset[i]) for i in range(3)] == [4, 5, 5]
-    assert dataset[1]["sample_idx"] == 2  # names what was really loaded
-    assert dataset.broken.tolist() == [0, 1, 0]
-    if loader == "LoadImage":
-        assert reason in dataset.describe_broken(1)
-        assert repr(str(tmp_path / "b.jpg")) in dataset.describe_broken(1)
-    testing = UnlabeledImages(str(tmp_path), **options, test_mode=True)
-    with pytest.raises(BrokenImageError, match="b.jpg"):
-        testing[1]
-    assert testing.broken_indices() == []
-
-
-def test_replacement_is_the_next_that_loads_and_wraps_around(tmp_path: Path) -> None:
-    folder_with_broken(tmp_path, 8, {2, 3, 7})
-    expected = [1, 2, 5, 5, 5, 6, 7, 1]
-    for order in (range(8), range(7, -1, -1), [3, 2, 7, 0, 1, 4, 5, 6]):
-        dataset = UnlabeledImages(str(tmp_path), pipeline=LOAD, max_broken_share=0.5)
-        assert {i: width(dataset[i]) for i in order} == dict(enumerate(expected))
-        assert dataset.broken_indices() == [2, 3, 7]
-    assert width(dataset[-1]) == expected[-1]
-    with pytest.raises(IndexError):
-        dataset[8]
-
-
-def test_marked_images_are_not_read_again(tmp_path: Path) -> None:
-    folder_with_broken(tmp_path, 4, set())
-    dataset = UnlabeledImages(str(tmp_path), pipeline=LOAD)
-    dataset.mark_broken([1])
-    assert [width(dataset[i]) for i in range(4)] == [1, 3, 3, 4]
-    assert "loads now" in dataset.describe_broken(1)
-
-
-@pytest.mark.parametrize(
-    ("total", "share", "allowed"),
-    [(10, 1e-3, 1), (10, 0, 0), (10, 0.25, 2), (2000, 1e-3, 2), (1, 1.0, 1)],
-)
-def test_allowed_number(tmp_path: Path, total: int, share: float, allowed: int) -> None:
-    text = "".join(f"{i}.jpg\n" for i in range(total))
-    write(tmp_path / "list.txt", text.encode())
-    dataset = UnlabeledImages(
-        data_prefix="s3://nowhere",
-        ann_file=str(tmp_path / "list.txt"),
-        max_broken_share=share,
-    )
-    assert dataset.max_broken == allowed
-
-
-def test_past_the_share_is_an_error_that_names_all(tmp_path: Path) -> None:
-    folder_with_broken(tmp_path, 10, {2, 5, 7})
-    dataset = UnlabeledImages(str(tmp_path), pipeline=LOAD, max_broken_share=0.2)
-    assert [width(dataset[i]) for i in range(7)] == [1, 2, 4, 4, 5, 7, 7]
-    with pytest.raises(TooManyBrokenImages) as raised:
-        dataset[7]
-    message = one_line(raised)
-    for part in ("3 of 10", "30.00%", "0.2 allows 2", "007.png", "no image: 13 bytes"):
-        assert part in message
-
-
-@pytest.mark.parametrize("share", [0, 1e-3, 1.0])
-@pytest.mark.parametrize(
-    "workers",
-    # torch may wait 5 s for each worker of a loop that an error ended.
-    [0, pytest.param(2, marks=pytest.mark.slow)],
-)
-def test_nothing_but_broken_files_ends(
-    tmp_path: Path, share: float, workers: int
-) -> None:
-    folder_with_broken(tmp_path, 20, set(range(20)))
-    dataset = UnlabeledImages(str(tmp_path), pipeline=LOAD, max_broken_share=share)
-    with pytest.raises(TooManyBrokenImages, match="of (the )?20 images"):
-        list(DataLoader(dataset, num_workers=workers, collate_fn=list))
-
-
-class FailsOn:
-    """A later transform with a bug."""
-
-    def __init__(self, answer: Exception | None) -> None:
-        self.answer = answer
-
-    def __call__(self, results: dict) -> dict | None:
-        if self.answer is not None:
-            raise self.answer
-        return None
-
-
-def test_errors_of_later_transforms_propagate(tmp_path: Path) -> None:
-    folder_with_broken(tmp_path, 3, set())
-    bug = UnlabeledImages(str(tmp_path), pipeline=[*LOAD, FailsOn(KeyError("bug"))])
-    with pytest.raises(KeyError, match="bug"):
-        bug[0]
-    rejects = UnlabeledImages(str(tmp_path), pipeline=[*LOAD, FailsOn(None)])
-    with pytest.raises(RuntimeError, match="FailsOn .*returned None for image 1"):
-        rejects[1]
-    assert bug.broken_indices() == rejects.broken_indices() == []
-
-
-def test_loader_that_returns_none_means_broken(tmp_path: Path) -> None:
-    folder_with_broken(tmp_path, 3, {1})
-    quiet = dict(type="LoadImageFromFile", ignore_empty=True)
-    os.remove(tmp_path / "001.png")
-    (tmp_path / "001.png").symlink_to("nowhere")
-    dataset = UnlabeledImages(str(tmp_path), pipeline=[quiet])
-    assert width(dataset[1]) == 3
-    assert "LoadImageFromFile returned None" in dataset.describe_broken(1)
-
-
-def test_no_pipeline_gives_the_paths(tmp_path: Path) -> None:
-    write(tmp_path / "a.jpg", b"")
-    assert UnlabeledImages(str(tmp_path))[0] == dict(
-        img_path=os.path.join(tmp_path, "a.jpg"), sample_idx=0
-    )
-
-
-@pytest.mark.parametrize(
-    "workers",
-    [
-        None,
-        "fork",
-        pytest.param("spawn", marks=pytest.mark.slow),
-    ],
-)
-def test_workers_replace_alike_and_share_the_flags(
-    tmp_path: Path, workers: str | None
-) -> None:
-    folder_with_broken(tmp_path, 12, {0, 5, 6, 11})
-    dataset = UnlabeledImages(str(tmp_path), pipeline=LOAD, max_broken_share=0.5)
-    loader = DataLoader(
-        dataset,
-        batch_size=3,
-        collate_fn=list,
-        num_workers=2 if workers else 0,
-        multiprocessing_context=workers,
-        persistent_workers=workers is not None,
-    )
-    expected = [2, 2, 3, 4, 5, 8, 8, 8, 9, 10, 11, 2]
-    assert [width(s) for batch in loader for s in batch] == expected
-    assert dataset.broken_indices() == [0, 5, 6, 11]
-    # The other way round: workers that live on see what is marked here.
-    dataset.mark_broken([1])
-    assert [width(s) for batch in loader for s in batch] == [3, 3, *expected[2:-1], 3]
-
-
-# --- real photographs ---------------------------------------------------------------
-
-
-@pytest.fixture
-def imagenet() -> str:
-    root = os.environ.get("SAIM_MM_DATA")
-    if not root or not os.path.isdir(os.path.join(root, "imagenet", "train")):
-        pytest.skip("SAIM_MM_DATA names no folder with imagenet/train")
-    return os.path.join(root, "imagenet")
-
-
-def test_real_photographs_load(imagenet: str) -> None:
-    dataset = UnlabeledImages(imagenet, "train", pipeline=LOAD, max_broken_share=0)
-    assert len(dataset) == 100
-    assert len({os.path.dirname(name) for name in names(dataset)}) == 100
-    for index in range(0, 100, 5):
-        with Image.open(dataset.get_data_info(index)["img_path"]) as image:
-            size = image.size
-        assert dataset[index]["img"].shape == (size[1], size[0], 3)
-
-
 def test_warnings_of_mmengine_do_not_show(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -558,8 +209,6 @@ def test_warnings_of_mmengine_do_not_show(
         len(UnlabeledImages(str(tmp_path), pipeline=LOAD))
     assert not re.search("fully_initialized", caplog.text)
 
-
-# --- randomness that follows from the sample ----------------------------------------
 
 FLIP = [*LOAD, dict(type="RandomFlip", prob=0.5)]
 
