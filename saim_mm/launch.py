@@ -221,6 +221,25 @@ def _slurm_to_torch_environment() -> None:
     environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
 
 
+def add_cfg_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
+    """Adds ``--cfg-options KEY=VALUE ...``, empty by default.
+
+    Args:
+        parser: Of a tool that reads a config.
+        aliases: Other names of the option.
+    """
+    parser.add_argument(
+        *aliases,
+        "--cfg-options",
+        dest="cfg_options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="override settings of the config",
+    )
+
+
 def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Reads a command line, with the options that training and testing share.
 
@@ -228,13 +247,7 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
         parser: Has an argument ``config``, and what else the tool needs.
     """
     parser.add_argument("--work-dir", help="where logs and results go")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
     )
@@ -248,8 +261,7 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def read_config(args: argparse.Namespace) -> Config:
     """The config, with what the shared options say; ``work_dirs/NAME`` by default."""
     cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     default = str(Path("work_dirs") / Path(args.config).stem)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or default

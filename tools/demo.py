@@ -30,7 +30,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from saim_mm import launch
@@ -91,13 +91,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--max-iters", type=int, metavar="N", help="training steps (default: config's)"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
+    launch.add_cfg_options(parser)
     args = parser.parse_args()
     if args.max_iters is not None and args.max_iters < 2:
         parser.error(f"--max-iters={args.max_iters} must be at least 2.")
@@ -171,8 +165,7 @@ def copy_small(source: Path, target: Path) -> str | None:
 def load_config(args: argparse.Namespace, run_dir: Path, photos: Path) -> Config:
     """The demo's config, with the command line, for this machine."""
     cfg = Config.fromfile(CONFIG)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = str(run_dir)
     cfg.train_dataloader.dataset.data_root = str(photos)
     if args.max_iters is not None:

@@ -8,14 +8,18 @@ and a dependence must show in every pixel of the patch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from tiny import predict, tiny_images, tiny_saim
 from torch import Tensor
 
+from saim_mm.engine.compile_hook import compile_layers, why_not
 from saim_mm.models import SAIM
+from saim_mm.models.layers import transformer_layers
 from saim_mm.models.saim_head import patchify
 
 NUM_ORDERS = 1000
@@ -90,6 +94,18 @@ def _dependence(
     return torch.stack(some, 1), torch.stack(every, 1)
 
 
+def _first_of_segment(order: Tensor, name: str) -> Tensor:
+    """The first step (B, N) of the segment that each step belongs to."""
+    segment = _segment_of(order, MODELS[name].get("segment_size", (1, 1)))
+    return (segment[:, :, None] == segment[:, None, :]).int().argmax(-1)
+
+
+def _earlier(order: Tensor, name: str) -> Tensor:
+    """What the predictions may depend on: (B, prediction, patch)."""
+    first = _first_of_segment(order, name)
+    return first[:, :, None] > first[:, None, :]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_predictions_see_earlier_patches_only(name: str) -> None:
     """Prediction t depends on every patch of earlier steps and on no other."""
@@ -99,12 +115,63 @@ def test_predictions_see_earlier_patches_only(name: str) -> None:
 
     some, every = _dependence(lambda x: predict(model, x, order), images, order)
 
-    size = MODELS[name].get("segment_size", (1, 1))
-    segment = _segment_of(order, size)
-    first = (segment[:, :, None] == segment[:, None, :]).int().argmax(-1)
-    earlier = first[:, :, None] > first[:, None, :]  # (B, prediction, patch)
-    assert torch.equal(some, earlier)
-    assert torch.equal(every, earlier)
+    assert torch.equal(some, _earlier(order, name))
+    assert torch.equal(every, some)
+
+
+#: Ways of computing the same, by other kernels or of fewer queries.
+FAST = {
+    "bfloat16": ["stochastic", "raster-none", "segments-squares"],
+    "subset": ["stochastic", "stochastic-coupled", "segments-squares"],
+    "checkpointed": ["stochastic", "stochastic-coupled"],
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "name"), [(way, name) for way in FAST for name in FAST[way]]
+)
+def test_predictions_of_fast_paths_see_earlier_patches_only(
+    way: str, name: str
+) -> None:
+    model = _build(MODELS[name])
+    images = tiny_images(model, FEW_ORDERS)
+    order = model.order.draw(len(images), images.device)
+    steps = torch.tensor([0, 2, 3, 7]) if way == "subset" else None
+    if way == "checkpointed":
+        for layer in transformer_layers(model):
+            layer.forward = partial(
+                torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False
+            )
+
+    def rows(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=way == "bfloat16"):
+            queries = model._queries(x, order, steps)
+            return model.head(queries, model.order.query_visible)
+
+    some, _ = _dependence(rows, images, order)
+    earlier = _earlier(order, name)
+    assert torch.equal(some, earlier if steps is None else earlier[:, steps])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stochastic", "raster-none"])
+def test_predictions_of_compiled_layers_see_earlier_patches_only(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = why_not(torch.device("cpu"))
+    if reason is not None:
+        pytest.skip(f"torch cannot compile here: {reason}")
+    # Each row's gradient is taken from the same graph.
+    monkeypatch.setattr(torch._functorch.config, "donated_buffer", False, raising=False)
+    model = _build(MODELS[name])
+    compile_layers(model)
+    images = tiny_images(model, FEW_ORDERS)
+    order = model.order.draw(len(images), images.device)
+
+    some, every = _dependence(lambda x: predict(model, x, order), images, order)
+
+    assert torch.equal(some, _earlier(order, name))
+    assert torch.equal(every, some)
 
 
 @pytest.mark.parametrize("name", ["stochastic", "raster", "segments-squares"])
@@ -113,9 +180,7 @@ def test_content_sees_patches_so_far(name: str) -> None:
     model = _build(MODELS[name])
     images = tiny_images(model, _num_orders(name))
     order = model.order.draw(len(images), images.device)
-    size = MODELS[name].get("segment_size", (1, 1))
-    segment = _segment_of(order, size)
-    first = (segment[:, :, None] == segment[:, None, :]).int().argmax(-1)
+    first = _first_of_segment(order, name)
     so_far = first[:, :, None] >= first[:, None, :]
     none = torch.zeros(len(images), 1, order.shape[1], dtype=torch.bool)
 

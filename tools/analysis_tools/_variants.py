@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import torch
 from _benchmark import circumstances
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -48,21 +48,14 @@ def argument_parser(
     parser.add_argument("--batch-size", type=int, default=1, help="images per step")
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before them")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
+    launch.add_cfg_options(parser)
     return parser
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config, bent to the machine and from scratch."""
     cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg.merge_from_dict(args.cfg_options)
     cfg.model.backbone.init_cfg = None
     # It names parameters that some variants lack, and costs no time.
     cfg.optim_wrapper.pop("paramwise_cfg", None)

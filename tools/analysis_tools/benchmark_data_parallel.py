@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from _benchmark import circumstances
 from benchmark_pretrain import build_model
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -53,14 +53,7 @@ def parse_args() -> argparse.Namespace:
     add("--steps", type=int, default=20, help="steps that are timed")
     add("--warm-up", type=int, default=3, help="steps before them")
     add("--out", type=Path, metavar="JSON", help="write the figures to this file")
-    add(
-        "--set",
-        nargs="+",
-        action=DictAction,
-        default={},
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
+    launch.add_cfg_options(parser, "--set")
     args = parser.parse_args()
     if min(args.batch, args.steps, args.warm_up) < 1:
         parser.error("--batch, --steps and --warm-up must be at least 1")
@@ -149,7 +142,7 @@ def main() -> None:
     args = parse_args()
     MMLogger.get_current_instance().setLevel("ERROR")  # a line per parameter
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.set)
+    cfg.merge_from_dict(args.cfg_options)
     launch.fit_to_machine(cfg)
     cfg.optim_wrapper.pop("accumulative_counts", None)
     cuda = torch.cuda.is_available()

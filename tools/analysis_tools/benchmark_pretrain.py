@@ -18,7 +18,7 @@ import torch
 import torch._dynamo.utils
 from _benchmark import circumstances, measured_peak
 from _pretrain_trials import build_trials, measure
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -68,15 +68,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--peak-tflops", type=float, help="peak of the device, for the MFU"
     )
-    parser.add_argument(
-        "--set",
-        "--cfg-options",
-        dest="cfg_options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
+    launch.add_cfg_options(parser, "--set")
     args = parser.parse_args()
     if min(args.steps, args.warm_up, args.batch or 1) < 1:
         parser.error("--batch, --steps and --warm-up must be at least 1")
@@ -91,8 +83,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Batch and type that the command line leaves open are filled in there.
     """
     cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg.merge_from_dict(args.cfg_options)
     launch.fit_to_machine(cfg)
     if args.against == "eager" and not (
         args.compile or cfg.get("activation_checkpointing")

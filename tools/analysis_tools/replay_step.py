@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
 from torch import Tensor, nn
@@ -34,10 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config of the run, as in its work dir")
     parser.add_argument("record", type=Path, help="work dir/not_finite/iter_*.json")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE",
-        help="override settings of the config",
-    )  # fmt: skip
+    launch.add_cfg_options(parser)
     return parser.parse_args()
 
 

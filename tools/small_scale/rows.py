@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-#: The Gaussian of the paper, in pixels.
-PAPER_SMOOTHING = dict(kernel_size=9, sigma=1.0)
-
 Task = Literal["saim", "mae", "simmim", "labels", "none"]
 
 
