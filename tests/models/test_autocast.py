@@ -15,7 +15,7 @@ import torch
 from tiny import relative, tiny_images, tiny_saim
 from torch import Tensor
 
-from saim_mm.models import SAIM
+from saim_mm.models import SAIM, SAIMHead
 
 MODELS: dict[str, dict[str, Any]] = {
     "stochastic": dict(),
@@ -81,6 +81,15 @@ def test_target_is_float32_under_autocast(dtype: torch.dtype) -> None:
         target = head.target(images)
     assert target.dtype == torch.float32
     assert torch.equal(target, expected)
+
+
+def test_target_leaves_the_images_alone() -> None:
+    """Also where patches as wide as the image need not be copied to be cut."""
+    head = SAIMHead(patch_size=(2, 6), in_channels=1, smoothing=None)
+    images = torch.randn(2, 1, 4, 6)
+    before = images.clone()
+    head.target(images)
+    assert torch.equal(images, before)
 
 
 def test_target_has_no_gradient() -> None:

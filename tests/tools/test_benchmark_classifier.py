@@ -18,10 +18,10 @@ SHRUNK = ["model.backbone.arch=deit-tiny", "model.backbone.img_size=32",
           "model.head.in_channels=192"]  # fmt: skip
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+def launch(*arguments: str, config: str = CONFIG) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, TOOL, CONFIG, *arguments], cwd=ROOT, env=environment,
+        [sys.executable, TOOL, config, *arguments], cwd=ROOT, env=environment,
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
@@ -54,3 +54,10 @@ def test_no_steps_are_refused() -> None:
     run = launch("--steps", "0")
     assert run.returncode == 2
     assert "--steps must be positive" in run.stderr
+
+
+@pytest.mark.slow
+def test_a_config_of_another_task_is_refused() -> None:
+    run = launch(config="configs/saim/saim_debug.py")
+    assert run.returncode == 2
+    assert "configs/saim/saim_debug.py builds a SAIM; see --help" in run.stderr

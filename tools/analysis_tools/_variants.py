@@ -30,6 +30,8 @@ from saim_mm import launch
 
 #: What a variant changes in the model's config.
 Change: TypeAlias = Callable[[ConfigDict], None]
+#: Whether the variants know what to change in a model.
+Fits: TypeAlias = Callable[[ConfigDict], bool]
 #: Config and number of images -> a batch, as the loader would give it.
 MakeBatch: TypeAlias = Callable[[Config, int], dict[str, list]]
 
@@ -166,6 +168,7 @@ def compare(
     packages: list[str],
     variants: dict[str, Change],
     make_batch: MakeBatch,
+    fits: Fits,
 ) -> None:
     """Measures every variant, prints and records.
 
@@ -175,10 +178,14 @@ def compare(
         variants: What each changes, the first being what the others are held against.
         make_batch: Makes the batch; like the changes a function of a module, so that
             other processes find it.
+        fits: Tells whether a config's model is of the kind that the tool is for.
     """
     args = parser.parse_args()
     if min(args.batch_size, args.steps) < 1 or args.warm_up < 0:
         parser.error("--batch-size and --steps must be positive, --warm-up at least 0")
+    model = load_config(args).model
+    if not fits(model):
+        parser.error(f"{args.config} builds a {model.type}; see --help for what fits")
     cuda = torch.cuda.is_available()
     record = dict(
         **circumstances(packages),

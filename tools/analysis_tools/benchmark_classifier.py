@@ -23,6 +23,11 @@ VARIANTS: dict[str, Change] = {
 }
 
 
+def is_classifier(model: ConfigDict) -> bool:
+    """With a backbone that mmpretrain's can stand in for."""
+    return model.type == "ImageClassifier" and model.backbone.type == "SAIMViT"
+
+
 def made_up_batch(cfg: Config, batch_size: int) -> dict[str, list]:
     """Images of noise with labels, as the training pipeline would pack them."""
     generator = torch.Generator().manual_seed(0)
@@ -44,7 +49,7 @@ def main() -> None:
     """Compares the variants."""
     parser = argument_parser(__doc__, "config of a classifier with SAIMViT")
     packages = ["torch", "mmengine", "mmcv", "mmpretrain"]
-    compare(parser, packages, VARIANTS, made_up_batch)
+    compare(parser, packages, VARIANTS, made_up_batch, is_classifier)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,12 @@ VARIANTS: dict[str, Change] = {
 }
 
 
+def is_detector(model: ConfigDict) -> bool:
+    """With the two necks that :func:`as_vitdet` replaces."""
+    necks = [neck.type for neck in model.neck] if model.type == "MaskRCNN" else []
+    return necks == ["FourLayerPyramid", "FPN"]
+
+
 def made_up_batch(cfg: Config, batch_size: int) -> dict[str, list]:
     """Images of noise with boxes, as the training pipeline would pack them."""
     from mmdet.structures import DetDataSample
@@ -87,7 +93,7 @@ def main() -> None:
         __doc__, "config of a detector with SAIMViT, FourLayerPyramid and FPN"
     )
     packages = ["torch", "mmengine", "mmcv", "mmdet", "mmpretrain"]
-    compare(parser, packages, VARIANTS, made_up_batch)
+    compare(parser, packages, VARIANTS, made_up_batch, is_detector)
 
 
 if __name__ == "__main__":
