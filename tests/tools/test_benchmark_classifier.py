@@ -13,15 +13,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOL = "tools/analysis_tools/benchmark_classifier.py"
+DETECTOR = "tools/analysis_tools/benchmark_detector.py"
 CONFIG = "configs/saim/benchmarks/vit-b_finetune_100e_in1k.py"
 SHRUNK = ["model.backbone.arch=deit-tiny", "model.backbone.img_size=32",
           "model.head.in_channels=192"]  # fmt: skip
 
 
-def launch(*arguments: str, config: str = CONFIG) -> subprocess.CompletedProcess[str]:
+def launch(
+    *arguments: str, tool: str = TOOL, config: str = CONFIG
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, TOOL, config, *arguments], cwd=ROOT, env=environment,
+        [sys.executable, tool, config, *arguments], cwd=ROOT, env=environment,
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
@@ -57,7 +60,17 @@ def test_no_steps_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_a_config_of_another_task_is_refused() -> None:
-    run = launch(config="configs/saim/saim_debug.py")
+@pytest.mark.parametrize(
+    ("tool", "config", "model"),
+    [
+        (TOOL, "configs/saim/saim_debug.py", "SAIM"),
+        (DETECTOR, "configs/coco/vitdet_saim-vit-b_100e_coco.py", "MaskRCNN"),
+        (DETECTOR, CONFIG, "ImageClassifier"),
+    ],
+)
+def test_a_config_of_another_kind_is_refused(
+    tool: str, config: str, model: str
+) -> None:
+    run = launch(tool=tool, config=config)
     assert run.returncode == 2
-    assert "configs/saim/saim_debug.py builds a SAIM; see --help" in run.stderr
+    assert f"{config} builds a {model}; see --help" in run.stderr

@@ -52,8 +52,9 @@ VARIANTS: dict[str, Change] = {
 
 def is_detector(model: ConfigDict) -> bool:
     """With the two necks that :func:`as_vitdet` replaces."""
-    necks = [neck.type for neck in model.neck] if model.type == "MaskRCNN" else []
-    return necks == ["FourLayerPyramid", "FPN"]
+    neck = model.get("neck")
+    two = ["FourLayerPyramid", "FPN"]
+    return isinstance(neck, list) and [part.type for part in neck] == two
 
 
 def made_up_batch(cfg: Config, batch_size: int) -> dict[str, list]:
