@@ -215,10 +215,10 @@ def sort_tokens(tokens: Tensor, order: Tensor) -> Tensor:
 
     Args:
         tokens: (B, N, D), or (1, N, D) shared by all images.
-        order: (B, N).
+        order: (B, N), or (B, K) of some steps.
 
     Returns:
-        (B, N, D).
+        (B, N, D), or (B, K, D).
     """
     if tokens.shape[0] == 1:
         return tokens[0][order]

@@ -128,12 +128,12 @@ class SAIMHead(BaseModule):
         order: Tensor,
         visible: Visible = "causal",
     ) -> Tensor:
-        """Mean error over all patches and pixels (Eq. 7).
+        """Mean error over the patches that are asked for, and their pixels (Eq. 7).
 
         Args:
-            queries: Sorted queries (B, N, D).
+            queries: Sorted queries (B, N, D), or (B, K, D) of some steps.
             images: Images (B, C, H, W).
-            order: Patch order (B, N).
+            order: Patch order (B, N), or those steps of it (B, K).
             visible: As in :meth:`forward`.
 
         Returns:

@@ -138,6 +138,7 @@ def test_predictions_of_fast_paths_see_earlier_patches_only(
     order = model.order.draw(len(images), images.device)
     steps = torch.tensor([0, 2, 3, 7]) if way == "subset" else None
     if way == "checkpointed":
+        # torch's own: MMEngine's is of the older kind, which autograd.grad refuses.
         for layer in transformer_layers(model):
             layer.forward = partial(
                 torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False

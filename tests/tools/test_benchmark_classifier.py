@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.models import VisionTransformer
+from mmpretrain.registry import MODELS
+
+from saim_mm.models import SAIMViT
 
 ROOT = Path(__file__).parents[2]
 TOOL = "tools/analysis_tools/benchmark_classifier.py"
@@ -27,6 +34,21 @@ def launch(
         [sys.executable, tool, config, *arguments], cwd=ROOT, env=environment,
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
+
+
+def test_variants_have_the_backbones_they_are_named_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools/analysis_tools"))
+    variants = runpy.run_path(str(ROOT / TOOL))["VARIANTS"]
+    built = []
+    for change in variants.values():
+        model = Config.fromfile(ROOT / CONFIG).model
+        change(model)
+        model.backbone.init_cfg = None
+        with torch.device("meta"):
+            built.append(type(MODELS.build(model.backbone)))
+    assert built == [VisionTransformer, SAIMViT]
 
 
 @pytest.mark.slow

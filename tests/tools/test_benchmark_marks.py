@@ -27,7 +27,7 @@ def commands(tmp_path: Path, *arguments: str, status: int = 0) -> list[list[str]
     stub.chmod(0o755)
     run = subprocess.run(
         [SCRIPT, *arguments], env={**os.environ, "PYTHON": str(stub)},
-        capture_output=True, text=True,
+        cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == status, run.stderr
     if status:
@@ -63,6 +63,14 @@ def test_a_mark_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
     without_data = commands(tmp_path, str(tmp_path / "out"), status=1)
     assert len(without_data) == 9
     assert not any("--data config" in " ".join(command) for command in without_data)
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    """Where the configs would not be found, and OUT would land elsewhere."""
+    run = subprocess.run([SCRIPT, "out"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert f"{tmp_path} is not the root of the repository" in run.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_folder_shows_the_usage() -> None:

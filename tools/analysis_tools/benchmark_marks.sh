@@ -4,12 +4,16 @@
 #   tools/analysis_tools/benchmark_marks.sh OUT [DATA]
 #
 # OUT is the folder of the records; DATA, with images in it, is what the loader's mark
-# needs. A mark that fails does not keep the others from being measured.
+# needs. A mark that fails does not keep the others from being measured. It is run in the
+# root of the repository: records keep their commands, and so no path of the machine.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 if (($# < 1 || $# > 2)); then
-    sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+fi
+if [[ ! -d tools/analysis_tools || ! -d configs/saim ]]; then
+    echo "error: $PWD is not the root of the repository; go there first" >&2
     exit 2
 fi
 out=$1 data=${2:-} failed=()
