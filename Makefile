@@ -11,7 +11,7 @@ INSTALL := $(PY) tools/install_stack.py
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-transfer test test-fast lint format clean
+.PHONY: help setup setup-test demo demo-transfer test test-fast test-gpu lint format clean
 
 help:  ## Show this list
 	@echo "saim_mm: make TARGET [PYTHON=python3.12] [DATA=FOLDER] [WORKERS=2] [PYTEST_ARGS=...]"
@@ -55,6 +55,9 @@ test: setup-test  ## Lint, check types and run all tests
 test-fast: venv  ## Run the fast tests
 	@$(INSTALL) --with speed,test,demo,dev
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+
+test-gpu: setup-test  ## Run the tests that need a GPU; all others hide it
+	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
 
 lint: venv  ## Check style, formatting and types
 	@$(INSTALL) --with dev
