@@ -18,6 +18,8 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import init_dist
 from mmengine.runner import Runner
 
+from .weights.safe_loader import install_safe_loader
+
 #: Options of ``AmpOptimWrapper`` that ``OptimWrapper`` does not know.
 _AMP_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
 _DATA_PARALLEL = "MMDistributedDataParallel"
@@ -259,7 +261,11 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The config, with what the shared options say; ``work_dirs/NAME`` by default."""
+    """The config, with what the shared options say; ``work_dirs/NAME`` by default.
+
+    From here on, checkpoints load without running code.
+    """
+    install_safe_loader()
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher

@@ -18,9 +18,9 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 import saim_mm  # noqa: F401  (registers the models)
-from saim_mm.checkpoint import load_encoder
 from saim_mm.datasets import without_files
 from saim_mm.models import SAIM, SAIMViT
+from saim_mm.weights import load_encoder
 
 ROOT = Path(__file__).parents[1] / "configs"
 PRETRAIN = sorted(

@@ -17,14 +17,10 @@ from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS, PARAM_SCHEDULERS
 from tiny import tiny_saim
 
-from saim_mm.checkpoint import CheckpointError
-from saim_mm.evaluation import (
-    FeatureExtractor,
-    build_encoder,
-    knn_accuracy,
-    split_class_folders,
-)
+from saim_mm.datasets.class_folders import split_class_folders
+from saim_mm.evaluation import FeatureExtractor, build_encoder, knn_accuracy
 from saim_mm.launch import fit_to_machine
+from saim_mm.weights import CheckpointError
 
 FOLDER = Path(__file__).parents[1] / "configs/saim/benchmarks"
 TRAINED = sorted(p.stem for p in FOLDER.glob("*.py") if "knn" not in p.stem)

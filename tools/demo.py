@@ -34,7 +34,6 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from saim_mm import launch
-from saim_mm.checkpoint import saim_to_encoder, write_state_dict
 from saim_mm.datasets import IMAGE_SUFFIXES, LoadImage, list_images
 from saim_mm.models import SAIM
 from saim_mm.visualization import (
@@ -45,6 +44,7 @@ from saim_mm.visualization import (
     reconstruction_sheet,
     save_png,
 )
+from saim_mm.weights import saim_to_encoder, write_state_dict
 
 CONFIG = Path(__file__).parents[1] / "configs" / "saim" / "saim_demo.py"
 #: What a run leaves in the work dir.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from ..registry import register
-from .sample_index import SampleIndex, Stream, mix64
+from ..utils.sample_index import SampleIndex, Stream, mix64
 
 
 @register("data_sampler")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from ..checkpoint.atomic import write_atomically
+from ..utils.atomic_file import write_atomically
 
 FORMAT = 1
 MANIFEST = "pack.json"

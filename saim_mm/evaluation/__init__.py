@@ -5,9 +5,9 @@
 * :mod:`knn` and :mod:`linear_probe` judge the features.
 """
 
+from ..datasets.class_folders import ClassImages, split_class_folders
 from .encoders import build_encoder
 from .features import POOLS, FeatureExtractor, Features, Pool
-from .folders import ClassImages, split_class_folders
 from .knn import knn_accuracy, knn_scores
 from .linear_probe import ProbeRecipe, linear_probe
 

@@ -13,11 +13,11 @@ from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, load_encoder, read_checkpoint
-from ..checkpoint.arch import infer_arch
-from ..checkpoint.files import weights_of
-from ..checkpoint.keymap import describe
 from ..models import SAIMViT
+from ..weights import CheckpointError, load_encoder, read_checkpoint
+from ..weights.arch import infer_arch
+from ..weights.files import weights_of
+from ..weights.keymap import describe
 
 #: For a bare encoder, which does not say how its images were normalised.
 _IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])

@@ -5,13 +5,9 @@ Symbols: B images of a batch, N images in all, D channels.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.dist import all_gather
@@ -19,7 +15,8 @@ from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..datasets.deaf_workers import deafen
+from ..utils.model_state import evaluation_mode
+from ..utils.worker_signals import deafen
 
 #: ``avg``: mean of the patches; ``cls``: class token.
 Pool = Literal["avg", "cls"]
@@ -148,29 +145,3 @@ class FeatureExtractor:
 def _interleave(shard: Tensor, total: int) -> Tensor:
     """Merges the shards of all processes; the sampler's padding is cut off."""
     return torch.stack(all_gather(shard), dim=1).flatten(0, 1)[:total]
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Puts a module into evaluation mode, and each part back as it was."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        # One by one: parts may have been frozen in evaluation mode.
-        for child, training in modes:
-            child.training = training
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Puts the random streams of torch, numpy and Python back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -1,13 +1,13 @@
 """The method: order -> content stream -> query stream -> head."""
 
+from .baselines.simmim_vit import SimMIMViT
+from .dense.sync_bn import SyncBNOrBN
+from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 from .order import PatchOrder
 from .saim import SAIM
 from .saim_head import SAIMHead
 from .saim_neck import SAIMNeck
 from .saim_vit import SAIMViT
-from .simmim_vit import SimMIMViT
-from .sync_bn import SyncBNOrBN
-from .vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 
 __all__ = [
     "SAIM",

@@ -11,8 +11,8 @@ from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import Tensor, nn
 
+from .dense.windows import Windows
 from .order import Visible
-from .windows import Windows
 
 
 class StreamLayer(BaseModule):

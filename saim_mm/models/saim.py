@@ -13,11 +13,11 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from ..datasets.sample_index import Stream
 from ..registry import register
+from ..utils.sample_index import Stream
+from ..utils.sample_keys import keys_of, sample_indices
 from .order import OrderKind, PatchOrder, unsort_tokens
 from .saim_vit import SAIMViT
-from .sample_keys import keys_of, sample_indices
 
 ModuleConfig: TypeAlias = "dict[str, Any] | BaseModule"
 

@@ -11,12 +11,12 @@ from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
-from ..checkpoint.loading import load_encoder, pretrained_config
-from ..checkpoint.position import fit_position_embedding
 from ..registry import register
+from ..weights.loading import load_encoder, pretrained_config
+from ..weights.position import fit_position_embedding
+from .dense.windows import RelativePositionBias, Windows
 from .layers import StreamLayer, init_like_release
 from .order import Visible, sort_tokens
-from .windows import RelativePositionBias, Windows
 
 
 @register("model")
@@ -94,7 +94,7 @@ class SAIMViT(VisionTransformer):
     def init_weights(self) -> None:
         """Initialises from scratch, then from the checkpoint that ``init_cfg`` names.
 
-        A checkpoint is loaded by :func:`saim_mm.checkpoint.load_encoder`, which stops
+        A checkpoint is loaded by :func:`saim_mm.weights.load_encoder`, which stops
         where MMEngine's ``Pretrained`` would train from scratch and only log it.
         """
         config = self.init_cfg  # type: ignore[has-type]  # MMEngine is untyped

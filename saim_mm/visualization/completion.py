@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ..evaluation.features import evaluation_mode
 from ..models import SAIM, PatchOrder, SAIMHead
 from ..models.order import sort_tokens
 from ..models.saim_head import patch_statistics, patchify, unpatchify
+from ..utils.model_state import evaluation_mode
 from .reconstruction import smoothed
 
 #: Where mean and deviation of a hidden patch come from if the targets are normalised;

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.features import evaluation_mode
 from ..models import SAIM, PatchOrder
 from ..models.order import sort_tokens
+from ..utils.model_state import evaluation_mode
 from .figure import new_figure, plain_axes, render
 
 

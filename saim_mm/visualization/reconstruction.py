@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from ..evaluation.features import evaluation_mode
 from ..models import SAIM, PatchOrder, SAIMHead
 from ..models.saim_head import patch_statistics, patchify, unpatchify
+from ..utils.model_state import evaluation_mode
 from .figure import CELL, new_figure, render, show
 
 STEP_COLOURS = "viridis"  # ordered in lightness too: readable in print

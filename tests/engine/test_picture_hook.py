@@ -135,7 +135,7 @@ def test_it_leaves_out_pictures_that_would_take_too_long(monkeypatch) -> None:
         drawn.append(runner.iter + 1)
 
     monkeypatch.setattr(PictureHook, "_draw", draw)
-    monkeypatch.setattr(picture_hook, "_unwrap", lambda runner: _a_saim())
+    monkeypatch.setattr(picture_hook, "unwrap_model", lambda model: _a_saim())
     hook, runner = PictureHook(interval=10, max_share=0.02), FakeRunner()
     hook.before_train(runner)
     for runner.iter in range(2000):
@@ -173,6 +173,6 @@ def test_bad_options(options: dict, message: str) -> None:
 
 
 def test_a_model_that_predicts_nothing(monkeypatch) -> None:
-    monkeypatch.setattr(picture_hook, "_unwrap", lambda runner: nn.Linear(1, 1))
+    monkeypatch.setattr(picture_hook, "unwrap_model", lambda model: nn.Linear(1, 1))
     with pytest.raises(ValueError, match="the model is a Linear"):
         PictureHook().before_train(FakeRunner())

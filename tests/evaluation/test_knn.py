@@ -23,7 +23,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from tiny import tiny_backbone, tiny_saim
 
-from saim_mm.checkpoint import CheckpointError
+from saim_mm.datasets.class_folders import split_class_folders
 from saim_mm.evaluation import (
     FeatureExtractor,
     Features,
@@ -31,9 +31,9 @@ from saim_mm.evaluation import (
     knn,
     knn_accuracy,
     knn_scores,
-    split_class_folders,
 )
-from saim_mm.evaluation.features import evaluation_mode, random_state_kept
+from saim_mm.utils.model_state import evaluation_mode, random_state_kept
+from saim_mm.weights import CheckpointError
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools/analysis_tools/knn.py"

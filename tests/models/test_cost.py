@@ -103,7 +103,7 @@ def test_no_tensor_of_tokens_by_tokens(options: dict[str, Any]) -> None:
 
 def test_the_recorder_sees_a_tensor_of_tokens_by_tokens() -> None:
     """The check above can fail: the reference has such tensors."""
-    from saim_mm.reference import reference_loss
+    from saim_mm.parity.reference import reference_loss
 
     model = model_with()
     images = torch.randn(2, 3, *model.backbone.img_size)

@@ -12,11 +12,11 @@ from scipy.stats import chi2
 from tiny import tiny_images, tiny_saim
 from torch import Tensor
 
-from saim_mm.datasets.sample_index import GOLDEN, SampleIndex, Stream, mix64
 from saim_mm.models import SAIM, PatchOrder
 from saim_mm.models import order as order_module
 from saim_mm.models.order import sort_tokens, unsort_tokens
-from saim_mm.models.sample_keys import hash_keys, keys_of
+from saim_mm.utils.sample_index import GOLDEN, SampleIndex, Stream, mix64
+from saim_mm.utils.sample_keys import hash_keys, keys_of
 
 CPU = torch.device("cpu")
 FAMILY = {

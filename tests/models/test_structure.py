@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from saim_mm.models import SAIM
-from saim_mm.reference import reference_loss
+from saim_mm.parity.reference import reference_loss
 
 # 35 patches, a number that no other dimension has.
 GRID = dict(image_size=(20, 28), patch_size=(4, 4))

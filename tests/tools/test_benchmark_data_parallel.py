@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saim_mm.engine.sharding import fully_shard
+from saim_mm.reliability.sharding import fully_shard
 
 ROOT = Path(__file__).parents[2]
 TOOL = "tools/analysis_tools/benchmark_data_parallel.py"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mmpretrain.registry import MODELS
 
-from saim_mm.checkpoint import read_state_dict
+from saim_mm.weights import read_state_dict
 
 ROOT = Path(__file__).parents[2]
 TINY = [

@@ -15,9 +15,9 @@ import torch
 from mmpretrain.registry import MODELS
 from tiny import tiny_backbone, tiny_config
 
-from saim_mm.checkpoint import (
+from saim_mm.parity import certificate
+from saim_mm.weights import (
     StateDict,
-    certificate,
     finetuned_to_release,
     read_state_dict,
     saim_to_release,

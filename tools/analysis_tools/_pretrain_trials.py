@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saim_mm.engine.compile_hook import compile_layers
 from saim_mm.models import SAIM
-from saim_mm.reference import reference_loss
+from saim_mm.parity.reference import reference_loss
 
 _PARTS = ("forward", "backward", "optimiser")
 

@@ -12,13 +12,8 @@ from typing import Any
 
 import torch
 
-from saim_mm.evaluation import (
-    POOLS,
-    FeatureExtractor,
-    Features,
-    build_encoder,
-    split_class_folders,
-)
+from saim_mm.datasets.class_folders import split_class_folders
+from saim_mm.evaluation import POOLS, FeatureExtractor, Features, build_encoder
 
 #: Judges features to learn from and to be judged on; the result is printed as JSON.
 Judge = Callable[[argparse.Namespace, Features, Features], dict[str, Any]]

@@ -29,8 +29,8 @@ from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 
 from saim_mm import launch
-from saim_mm.engine import FullyShardedModel
-from saim_mm.engine.sharding import own_part
+from saim_mm.reliability import FullyShardedModel
+from saim_mm.reliability.sharding import own_part
 
 _DDP = dict(type="MMDistributedDataParallel", broadcast_buffers=False)
 VARIANTS: dict[str, dict[str, Any]] = {

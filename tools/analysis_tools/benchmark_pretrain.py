@@ -27,7 +27,7 @@ from mmpretrain.registry import MODELS
 
 from saim_mm import launch
 from saim_mm.datasets import without_files
-from saim_mm.engine.flops import known_peak_tflops, saim_flops
+from saim_mm.evaluation.flops import known_peak_tflops, saim_flops
 from saim_mm.models import SAIM
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -62,8 +62,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--against",
         choices=["reference", "eager"],
-        help="step in turn with the slow implementation of saim_mm.reference, or with "
-        "the same model without --compile and activation checkpointing",
+        help="step in turn with the slow saim_mm.parity.reference, or with the same "
+        "model without --compile and activation checkpointing",
     )
     parser.add_argument(
         "--peak-tflops", type=float, help="peak of the device, for the MFU"

@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_flatten
 
 import saim_mm  # noqa: F401  (registers the models)
 from saim_mm import launch
-from saim_mm.checkpoint.files import read_torch
 from saim_mm.datasets import SampleIndex
-from saim_mm.engine.exact_loops import seed_training_step
+from saim_mm.reliability.exact_loops import seed_training_step
+from saim_mm.weights.files import read_torch
 
 
 def parse_args() -> argparse.Namespace:

@@ -25,7 +25,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from saim_mm.checkpoint.atomic import remove_parts, write_atomically
 from saim_mm.datasets import LoadImage, list_images
 from saim_mm.datasets.image_files import read_image_list
 from saim_mm.datasets.tar_shards import (
@@ -41,6 +40,7 @@ from saim_mm.datasets.tar_shards import (
     write_index,
     write_tar,
 )
+from saim_mm.utils.atomic_file import remove_parts, write_atomically
 
 #: Images over which the cost of reducing is measured, and the side they are shown at.
 SAMPLE = 100

@@ -15,9 +15,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from saim_mm import launch
-from saim_mm.checkpoint import saim_to_encoder, write_state_dict
+from saim_mm.datasets.class_folders import ClassImages
 from saim_mm.evaluation import (
-    ClassImages,
     FeatureExtractor,
     Features,
     ProbeRecipe,
@@ -25,6 +24,7 @@ from saim_mm.evaluation import (
     knn_accuracy,
     linear_probe,
 )
+from saim_mm.weights import saim_to_encoder, write_state_dict
 
 from .files import LABELS
 from .shapes import CLASSES

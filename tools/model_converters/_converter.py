@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from saim_mm.checkpoint.certificate import Certificate
+from saim_mm.parity.certificate import Certificate
 
 
 class Outcome(NamedTuple):

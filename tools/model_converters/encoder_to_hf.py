@@ -15,16 +15,16 @@ from pathlib import Path
 
 from _converter import Outcome, make_parser, run
 
-from saim_mm.checkpoint import (
+from saim_mm.parity.certificate import certify_hf
+from saim_mm.weights import (
     StateDict,
     encoder_to_hf,
     hf_to_encoder,
     read_state_dict,
     write_state_dict,
 )
-from saim_mm.checkpoint.arch import Arch, infer_arch
-from saim_mm.checkpoint.certificate import certify_hf
-from saim_mm.checkpoint.files import write_atomically
+from saim_mm.weights.arch import Arch, infer_arch
+from saim_mm.weights.files import write_atomically
 
 WEIGHTS = "model.safetensors"
 

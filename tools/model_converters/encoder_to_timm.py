@@ -11,13 +11,13 @@ import sys
 
 from _converter import Outcome, make_parser, run
 
-from saim_mm.checkpoint import (
+from saim_mm.parity.certificate import certify_timm
+from saim_mm.weights import (
     encoder_to_timm,
     read_state_dict,
     timm_to_encoder,
     write_state_dict,
 )
-from saim_mm.checkpoint.certificate import certify_timm
 
 
 def convert(args: argparse.Namespace) -> Outcome:

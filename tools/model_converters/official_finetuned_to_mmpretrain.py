@@ -16,13 +16,13 @@ import sys
 
 from _converter import Outcome, make_parser, run
 
-from saim_mm.checkpoint import (
+from saim_mm.parity.certificate import certify_classifier
+from saim_mm.weights import (
     finetuned_to_release,
     read_state_dict,
     release_to_finetuned,
     write_state_dict,
 )
-from saim_mm.checkpoint.certificate import certify_classifier
 
 
 def convert(args: argparse.Namespace) -> Outcome:

@@ -8,8 +8,8 @@ import sys
 
 from _converter import Outcome, add_smoothing, make_parser, run, smoothing_of
 
-from saim_mm.checkpoint import read_state_dict, release_to_saim, write_state_dict
-from saim_mm.checkpoint.certificate import certify_pretraining
+from saim_mm.parity.certificate import certify_pretraining
+from saim_mm.weights import read_state_dict, release_to_saim, write_state_dict
 
 
 def convert(args: argparse.Namespace) -> Outcome:

@@ -13,8 +13,8 @@ import sys
 
 from _converter import Outcome, make_parser, run
 
-from saim_mm.checkpoint import read_state_dict, saim_to_encoder, write_state_dict
-from saim_mm.checkpoint.certificate import certify_encoder
+from saim_mm.parity.certificate import certify_encoder
+from saim_mm.weights import read_state_dict, saim_to_encoder, write_state_dict
 
 
 def convert(args: argparse.Namespace) -> Outcome:

@@ -8,9 +8,9 @@ import sys
 
 from _converter import Outcome, add_smoothing, make_parser, run, smoothing_of
 
-from saim_mm.checkpoint import read_checkpoint, saim_to_release, write_state_dict
-from saim_mm.checkpoint.certificate import certify_pretraining
-from saim_mm.checkpoint.files import weights_of
+from saim_mm.parity.certificate import certify_pretraining
+from saim_mm.weights import read_checkpoint, saim_to_release, write_state_dict
+from saim_mm.weights.files import weights_of
 
 
 def convert(args: argparse.Namespace) -> Outcome:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from saim_mm.models import SAIM
-from saim_mm.visualization import load_model, read_images
+from saim_mm.visualization import read_images
+from saim_mm.weights.load_model import load_model
 
 
 def make_parser(description: str | None, default_out: str) -> argparse.ArgumentParser:

@@ -19,7 +19,6 @@ from saim_mm.models import SAIM
 from saim_mm.visualization import (
     HIDDEN,
     draw_position_error,
-    load_model,
     position_errors,
     read_images,
     reconstruct_with_mae,
@@ -28,6 +27,7 @@ from saim_mm.visualization import (
     stack,
     to_rgb,
 )
+from saim_mm.weights.load_model import load_model
 
 
 def draw(args: argparse.Namespace) -> Path:

@@ -1,0 +1,116 @@
+"""Checksums in checkpoints: any bit that flips, and any byte that is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from saim_mm.reliability.verified_backend import VerifiedBackend
+from saim_mm.weights import CheckpointError, verify_checkpoint
+from saim_mm.weights.checksum_trailer import check_archive, check_seal
+
+
+def archive(size: int = 500) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {"weight": torch.arange(float(size))}}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    path = tmp_path / "epoch_1.pth"
+    VerifiedBackend().put(archive(), path)
+    return path
+
+
+def test_a_sealed_file_is_an_ordinary_checkpoint(sealed: Path) -> None:
+    assert check_seal(sealed)
+    verify_checkpoint(sealed)
+    for options in ({}, {"mmap": True}):
+        content = torch.load(str(sealed), weights_only=True, **options)
+        assert torch.equal(content["state_dict"]["weight"], torch.arange(500.0))
+    with zipfile.ZipFile(sealed) as file:
+        assert file.testzip() is None
+        label, _, digest = file.comment.decode().partition(":")
+    assert label == "saim_mm sha256"
+    assert digest == hashlib.sha256(sealed.read_bytes()[:-64]).hexdigest()
+
+
+def test_a_file_without_seal_is_told_apart(tmp_path: Path) -> None:
+    for name, options in (("zip", {}), ("old", {"_use_new_zipfile_serialization": 0})):
+        path = tmp_path / f"{name}.pth"
+        torch.save({"weight": torch.ones(3)}, path, **options)
+        assert not check_seal(path)
+        verify_checkpoint(path)
+
+
+@pytest.mark.parametrize("count", [200])
+def test_every_flip_and_truncation_is_named(sealed: Path, count: int) -> None:
+    whole = sealed.read_bytes()
+    rng = random.Random(0)
+    # Each byte of the end, where the checksum and the archive's own record lie.
+    ends = [len(whole) - 1 - n for n in range(101)]
+    places = ends + [rng.randrange(len(whole)) for _ in range(count - len(ends))]
+    named = 0
+    for n, place in enumerate(places):
+        if n % 4:
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << rng.randrange(8)
+        else:
+            damaged = whole[:place]
+        sealed.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=re.escape(str(sealed))):
+            verify_checkpoint(sealed)
+        named += 1
+    assert named == count
+
+
+def test_bit_rot_in_a_foreign_file_is_found(tmp_path: Path) -> None:
+    """Torch does not compare the CRC-32 of its archives, and loads this one."""
+    path = tmp_path / "foreign.pth"
+    torch.save({"weight": torch.arange(500.0)}, path)
+    data = bytearray(path.read_bytes())
+    place = data.index(torch.arange(500.0).numpy().tobytes()[400:480])
+    data[place] ^= 64
+    path.write_bytes(data)
+    check_archive_message = "CRC-32 of its record"
+    with pytest.raises(CheckpointError, match=check_archive_message):
+        check_archive(path)
+    with pytest.raises(CheckpointError, match=check_archive_message):
+        verify_checkpoint(path)
+
+
+def test_a_disk_that_does_not_keep_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "epoch_1.pth"
+    VerifiedBackend().put(archive(3), path)
+    before = path.read_bytes()
+
+    def corrupt(descriptor: int) -> None:
+        """Changes the file once it has been flushed."""
+        part = next(tmp_path.glob(".*.part"))
+        data = bytearray(part.read_bytes())
+        data[1000] ^= 1
+        part.write_bytes(data)
+
+    monkeypatch.setattr("saim_mm.utils.atomic_file._forget_cached", corrupt)
+    with pytest.raises(OSError, match="did not keep"):
+        VerifiedBackend().put(archive(), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_would_not_load_safely_is_not_written(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.ones(1), "path": Path("x")}, buffer)
+    with pytest.raises(CheckpointError, match="pathlib"):
+        VerifiedBackend().put(buffer, tmp_path / "epoch_1.pth")
+    assert not list(tmp_path.iterdir())
