@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..utils.model_state import evaluation_mode
-from ..utils.worker_signals import deafen
+from ..utils.worker_signals import shield_workers
 
 #: ``avg``: mean of the patches; ``cls``: class token.
 Pool = Literal["avg", "cls"]
@@ -92,7 +92,7 @@ class FeatureExtractor:
             collate_fn=default_collate,
             generator=torch.Generator(),
         )
-        deafen(
+        shield_workers(
             loader
         )  # an evaluation in training must outlast a preempted job's signal
         return self.extract_loader(loader)

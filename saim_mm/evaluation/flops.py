@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..models import SAIM
-from ..models.layers import StreamLayer
+from ..models.layers import AttentionBlock
 from ..models.saim_head import GaussianBlur
 
 #: Dense 16-bit matrix products in TFLOP/s, from the makers' data sheets. The first
@@ -112,7 +112,7 @@ def saim_flops(model: SAIM) -> Flops:
     )
 
 
-def _decoder(model: SAIM) -> list[StreamLayer]:
+def _decoder(model: SAIM) -> list[AttentionBlock]:
     """The layers that the query stream runs through."""
     if not model.neck.coupled:
         return list(model.neck.layers)
@@ -120,7 +120,7 @@ def _decoder(model: SAIM) -> list[StreamLayer]:
     return list(model.backbone.layers[stride - 1 :: stride])
 
 
-def _layer(layer: StreamLayer, attending: int, attended: int) -> int:
+def _layer(layer: AttentionBlock, attending: int, attended: int) -> int:
     """Attention of some tokens to others, and the feed-forward network."""
     width = layer.attn.embed_dims
     query_key_value = (attending + 2 * attended) * width**2

@@ -15,7 +15,7 @@ from .dense.windows import Windows
 from .order import Visible
 
 
-class StreamLayer(BaseModule):
+class AttentionBlock(BaseModule):
     """A pre-norm ViT layer that attends to its own tokens or to a memory.
 
     It takes over the modules of one of mmpretrain's encoder layers, so its parameters
@@ -112,13 +112,13 @@ class StreamLayer(BaseModule):
 
 def transformer_layers(
     model: nn.Module,
-) -> list[StreamLayer | TransformerEncoderLayer]:
+) -> list[AttentionBlock | TransformerEncoderLayer]:
     """The layers of SAIM's two streams, and of mmpretrain's ViTs, in a model."""
-    kinds = (StreamLayer, TransformerEncoderLayer)
+    kinds = (AttentionBlock, TransformerEncoderLayer)
     return [module for module in model.modules() if isinstance(module, kinds)]
 
 
-def init_like_release(module: nn.Module) -> None:
+def init_like_official(module: nn.Module) -> None:
     """Initialises linear layers and norms as the authors' release does.
 
     Linear: xavier-uniform weight and zero bias; LayerNorm: one and zero. The release
@@ -134,6 +134,6 @@ def init_like_release(module: nn.Module) -> None:
             nn.init.ones_(child.weight)
             nn.init.zeros_(child.bias)
     for child in module.modules():
-        if isinstance(child, StreamLayer):
+        if isinstance(child, AttentionBlock):
             for third in child.attn.qkv.weight.chunk(3):
                 nn.init.xavier_uniform_(third)

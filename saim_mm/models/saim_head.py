@@ -11,7 +11,7 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from torch import Tensor, nn
 
 from ..registry import register
-from .layers import StreamLayer, init_like_release
+from .layers import AttentionBlock, init_like_official
 from .order import Visible, sort_tokens
 
 ProjectorKind = Literal["linear", "mlp", "transformer"]
@@ -82,7 +82,7 @@ class SAIMHead(BaseModule):
         """Initialises from ``init_cfg`` if there is one, else as the release does."""
         super().init_weights()
         if not self.init_cfg:
-            init_like_release(self)
+            init_like_official(self)
 
     def forward(self, queries: Tensor, visible: Visible = "causal") -> Tensor:
         """Predicts patches: sorted queries (B, N, D) -> (B, N, p*p*C), sorted.
@@ -170,7 +170,7 @@ class Projector(nn.Module):
         hidden = 4 * embed_dims
         num_layers = 2 if kind == "transformer" else 0
         self.layers = ModuleList(
-            StreamLayer(
+            AttentionBlock(
                 TransformerEncoderLayer(
                     embed_dims, num_heads, hidden, norm_cfg=dict(type="LN", eps=1e-6)
                 )

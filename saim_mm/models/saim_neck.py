@@ -11,7 +11,7 @@ from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor
 
 from ..registry import register
-from .layers import StreamLayer, init_like_release
+from .layers import AttentionBlock, init_like_official
 from .order import Visible
 
 
@@ -64,7 +64,7 @@ class SAIMNeck(BaseModule):
         self.coupled = coupled
         own_layers = 0 if coupled else depth
         self.layers = ModuleList(
-            StreamLayer(
+            AttentionBlock(
                 TransformerEncoderLayer(
                     embed_dims, num_heads, feedforward_channels, norm_cfg=norm_cfg
                 )
@@ -77,7 +77,7 @@ class SAIMNeck(BaseModule):
         """Initialises from ``init_cfg`` if there is one, else as the release does."""
         super().init_weights()
         if not self.init_cfg:
-            init_like_release(self)
+            init_like_official(self)
 
     def forward(
         self,

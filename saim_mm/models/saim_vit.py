@@ -15,7 +15,7 @@ from ..registry import register
 from ..weights.loading import load_encoder, pretrained_config
 from ..weights.position import fit_position_embedding
 from .dense.windows import RelativePositionBias, Windows
-from .layers import StreamLayer, init_like_release
+from .layers import AttentionBlock, init_like_official
 from .order import Visible, sort_tokens
 
 
@@ -59,7 +59,7 @@ class SAIMViT(VisionTransformer):
     ) -> None:
         super().__init__(*args, **kwargs)
         _check_width(self.embed_dims)
-        self.layers: ModuleList = ModuleList(map(StreamLayer, self.layers))
+        self.layers: ModuleList = ModuleList(map(AttentionBlock, self.layers))
         self.window_size = window_size
         self.global_attn_indexes = frozenset(global_attn_indexes)
         self._check_windows(use_rel_pos_bias)
@@ -125,7 +125,7 @@ class SAIMViT(VisionTransformer):
             )
 
     def _init_from_scratch(self) -> None:
-        init_like_release(self)
+        init_like_official(self)
         projection = self.patch_embed.projection
         nn.init.xavier_uniform_(projection.weight.flatten(1))
         if projection.bias is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import SAIM, SAIMHead
-from ..models.layers import StreamLayer
+from ..models.layers import AttentionBlock
 from ..models.saim_head import GaussianBlur
 
 
@@ -93,7 +93,7 @@ def _additive(sees: Tensor) -> Tensor:
     return torch.zeros(sees.shape, device=sees.device).masked_fill(~sees, -math.inf)
 
 
-def _block(layer: StreamLayer, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+def _block(layer: AttentionBlock, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
     """One pre-norm block: attention over the memory, then the MLP."""
     attn = layer.attn
     (w_q, w_k, w_v), (b_q, b_k, b_v) = attn.qkv.weight.chunk(3), attn.qkv.bias.chunk(3)

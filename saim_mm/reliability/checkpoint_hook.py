@@ -22,7 +22,7 @@ from ..weights.files import read_torch
 from ..weights.resume import resume_from_newest
 from ..weights.safe_loader import install_safe_loader
 from .verified_backend import VerifiedBackend
-from .weights_only_codec import from_plain, to_plain
+from .weights_only_codec import decode, encode
 
 _ON_WRITE_ERROR = ("continue", "stop")
 #: Options of ``CheckpointHook`` for other places than a local disk.
@@ -104,13 +104,13 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replaces log histories and the like by plain values."""
-        plain = to_plain(checkpoint)
+        plain = encode(checkpoint)
         checkpoint.clear()
         checkpoint.update(plain)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Restores what :meth:`before_save_checkpoint` replaced."""
-        from_plain(checkpoint)
+        decode(checkpoint)
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> None:
         """Saves at once, in the middle of an epoch, too.

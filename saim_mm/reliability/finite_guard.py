@@ -57,7 +57,7 @@ def poison_unless_finite(loss: Tensor) -> Tensor:
     return loss * factor
 
 
-class Answer:
+class AsyncFlag:
     """A boolean of the device, on its way to the host.
 
     Args:
@@ -106,7 +106,7 @@ class FiniteGuard:
                 "of default_hooks"
             )
         self.wrapper = wrapper
-        self._answer: Answer | None = None
+        self._answer: AsyncFlag | None = None
         self._scale_loss: Callable[[Tensor], Tensor] = wrapper.scale_loss
         self._step: Callable[..., None] = wrapper.step
         wrapper.scale_loss = self._guarded_loss
@@ -116,7 +116,7 @@ class FiniteGuard:
         """Puts the wrapper back as it was."""
         del self.wrapper.scale_loss, self.wrapper.step
 
-    def take_answer(self) -> Answer | None:
+    def take_answer(self) -> AsyncFlag | None:
         """Returns whether the gradients of the last step were finite, once."""
         answer, self._answer = self._answer, None
         return answer
@@ -127,7 +127,7 @@ class FiniteGuard:
     def _guarded_step(self, **kwargs: Any) -> None:
         optimizer = self.wrapper.optimizer
         finite = all_finite(optimizer)
-        self._answer = Answer(finite)
+        self._answer = AsyncFlag(finite)
         if isinstance(self.wrapper, AmpOptimWrapper):
             self._step(**kwargs)
         elif finite.is_cuda and all(g.get("fused") for g in optimizer.param_groups):

@@ -27,7 +27,7 @@ from ..utils.model_state import unwrap_model
 from ..weights.resume import find_newest
 from ..weights.safe_loader import load_from_local
 from .exact_loops import exact_sampler_of
-from .finite_guard import Answer, FiniteGuard
+from .finite_guard import AsyncFlag, FiniteGuard
 from .sharding import load_whole, whole_state
 
 #: Folder in the work dir, and what a checkpoint has of the hook.
@@ -56,7 +56,7 @@ class _Step:
     iterations: list[int]
     samples: list[Sequence[Any]]
     losses: list[Tensor | float]
-    finite: Answer | None = None
+    finite: AsyncFlag | None = None
 
 
 @register("hook")

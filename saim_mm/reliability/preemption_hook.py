@@ -18,7 +18,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import distributed
 
 from ..registry import register
-from ..utils.worker_signals import SIGNALS, deafen_loop, end_workers
+from ..utils.worker_signals import SIGNALS, end_workers, shield_loop
 from .checkpoint_hook import SafeCheckpointHook
 
 #: Exit codes: ended by a signal, and everything is saved (EX_TEMPFAIL of sysexits.h:
@@ -111,8 +111,8 @@ class PreemptionHook(Hook):
             return
         self._saver = _find_saver(runner)
         if self._saver is not None:
-            deafen_loop(runner.train_loop)
-            deafen_loop(runner.val_loop)
+            shield_loop(runner.train_loop)
+            shield_loop(runner.val_loop)
 
     def before_train(self, runner: Runner) -> None:
         """Begins to listen; until here there is nothing to save."""

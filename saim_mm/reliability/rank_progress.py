@@ -28,7 +28,7 @@ _COMPILES = {
 }
 
 
-class Beat(NamedTuple):
+class Heartbeat(NamedTuple):
     """What a process says about itself.
 
     Attributes:
@@ -38,7 +38,7 @@ class Beat(NamedTuple):
         seconds: How long it has been there, not counting what may take its time.
         busy: Whether it does what may take its time: hooks, validation, compiling.
         waits: Whether it waits for another process, as far as one can see.
-        place: File, line and function that it is in.
+        code_location: File, line and function that it is in.
     """
 
     number: int
@@ -46,14 +46,14 @@ class Beat(NamedTuple):
     seconds: float
     busy: bool
     waits: bool
-    place: str
+    code_location: str
 
     def encode(self) -> str:
         """As text, for a store."""
         return json.dumps(self)
 
     @classmethod
-    def decode(cls, text: bytes) -> Beat:
+    def decode(cls, text: bytes) -> Heartbeat:
         """What :meth:`encode` made text of."""
         return cls(*json.loads(text))
 
@@ -67,7 +67,7 @@ class Beat(NamedTuple):
         doing = "in the step of" if stepping else "loading the batch of"
         if self.busy:
             doing = "in a hook, validating or compiling at"
-        return f"{doing} iteration {first + finished + 1}, {self.place}"
+        return f"{doing} iteration {first + finished + 1}, {self.code_location}"
 
 
 def patient_code(runner: Runner) -> set[CodeType]:
@@ -89,7 +89,7 @@ def is_waiting(frame: FrameType) -> bool:
     return frame.f_code.co_filename.startswith(_WAITS)
 
 
-def place_of(frame: FrameType) -> str:
+def code_location_of(frame: FrameType) -> str:
     """Where a thread is, and the innermost function outside of torch and MMEngine."""
     own = (
         f for f in _outwards(frame) if not f.f_code.co_filename.startswith(_FRAMEWORK)
@@ -110,7 +110,7 @@ def _describe(frame: FrameType) -> str:
     return f"{Path(code.co_filename).name}:{frame.f_lineno} ({code.co_name})"
 
 
-def stuck_ranks(beats: Mapping[int, Beat], timeout: float) -> list[int]:
+def stuck_ranks(beats: Mapping[int, Heartbeat], timeout: float) -> list[int]:
     """The processes that keep the others waiting, and have for too long.
 
     All stop when one of them does. It is the one that has come least far, and if

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.fileio import LocalBackend, register_backend
 
 from ..utils.atomic_file import write_atomically
-from ..weights.checksum_trailer import check_seal, write_sealed
+from ..weights.checksum_trailer import check_sha256, write_with_sha256
 from ..weights.files import CheckpointError, read_torch
 
 
@@ -33,13 +33,13 @@ class VerifiedBackend(LocalBackend):
         """
         archive = obj if isinstance(obj, bytes) else obj.getvalue()
         write_atomically(
-            Path(filepath), lambda file: write_sealed(file, archive), check=_verify
+            Path(filepath), lambda file: write_with_sha256(file, archive), check=_verify
         )
 
 
 def _verify(part: Path) -> None:
     try:
-        check_seal(part)
+        check_sha256(part)
     except CheckpointError as error:
         raise OSError(f"{error} The disk did not keep what was written.") from None
     read_torch(part, mmap=True, known=())

@@ -18,11 +18,11 @@ from torch.distributed import TCPStore
 
 from ..registry import register
 from .rank_progress import (
-    Beat,
+    Heartbeat,
+    code_location_of,
     is_busy,
     is_waiting,
     patient_code,
-    place_of,
     stuck_ranks,
 )
 
@@ -161,7 +161,7 @@ class _Watchdog:
         self._clock = 0.0
         self._number, self._since = 0, (0, self._clock)
         #: By rank: the last beat, and when it came.
-        self._heard: dict[int, tuple[Beat, float]] = {}
+        self._heard: dict[int, tuple[Heartbeat, float]] = {}
         self._answered = self._clock
         self._tell()
         self._store.add(_ARRIVED, 1)
@@ -206,13 +206,13 @@ class _Watchdog:
             self._since = (self.position, self._clock)
             position, since = self._since
         self._number += 1
-        beat = Beat(
+        beat = Heartbeat(
             self._number,
             position,
             self._clock - since,
             busy,
             is_waiting(frame),
-            place_of(frame),
+            code_location_of(frame),
         )
         self._store.set(f"{self.rank}", beat.encode())
         return moved
@@ -228,7 +228,7 @@ class _Watchdog:
             if not text:  # it has finished, as all are about to
                 self._stopped.set()
                 return
-            beat = Beat.decode(text)
+            beat = Heartbeat.decode(text)
             if rank not in heard or heard[rank][0].number != beat.number:
                 heard[rank] = beat, self._clock
         self._heard = heard
@@ -255,7 +255,7 @@ class _Watchdog:
             if stuck:
                 self._end(stuck, beats, f"got no further for {self.timeout:g} s")
 
-    def _end(self, stuck: list[int], beats: dict[int, Beat], reason: str) -> None:
+    def _end(self, stuck: list[int], beats: dict[int, Heartbeat], reason: str) -> None:
         """Ends this process at once; one of those that are not stuck says why."""
         others = [rank for rank in range(self.world_size) if rank not in stuck]
         if self.rank == (others or stuck)[0]:
@@ -268,7 +268,9 @@ class _Watchdog:
         os._exit(EXIT_STUCK)
 
 
-def _explain(stuck: list[int], beats: dict[int, Beat], reason: str, first: int) -> str:
+def _explain(
+    stuck: list[int], beats: dict[int, Heartbeat], reason: str, first: int
+) -> str:
     """Names the processes that are stuck, and says where each one is."""
     names = " and ".join(f"rank {rank}" for rank in stuck)
     where = [f"rank {r}: {b.describe(first)}" for r, b in sorted(beats.items())]

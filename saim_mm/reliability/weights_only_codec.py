@@ -28,7 +28,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _TORCH = (torch.Tensor, torch.nn.Parameter, torch.Size, torch.device, torch.dtype)
 
 
-def to_plain(value: Any, where: str = "") -> Any:
+def encode(value: Any, where: str = "") -> Any:
     """Copies nested containers, with plain values for what is none.
 
     Args:
@@ -37,7 +37,7 @@ def to_plain(value: Any, where: str = "") -> Any:
 
     Returns:
         Plain numbers, strings, tensors, lists, tuples and dicts.
-        :func:`from_plain` undoes it, except that numpy numbers and other subclasses of
+        :func:`decode` undoes it, except that numpy numbers and other subclasses of
         plain types stay plain, and paths and enumerations stay what they became.
 
     Raises:
@@ -53,10 +53,10 @@ def to_plain(value: Any, where: str = "") -> Any:
     if isinstance(value, Mapping):
         return _plain_mapping(value, where)
     if isinstance(value, (list, tuple)):
-        items = [to_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        items = [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, (set, frozenset)):
-        items = [to_plain(item, where) for item in value]
+        items = [encode(item, where) for item in value]
         return {MARK: "set", "items": items}
     if isinstance(value, HistoryBuffer):
         log, counts = (_to_tensor(array, where) for array in value.data)
@@ -67,7 +67,7 @@ def to_plain(value: Any, where: str = "") -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, Enum):
-        return to_plain(value.value, where)
+        return encode(value.value, where)
     if isinstance(value, Tensor):
         return value.detach().as_subclass(Tensor)
     raise CheckpointError(
@@ -77,17 +77,17 @@ def to_plain(value: Any, where: str = "") -> Any:
     )
 
 
-def from_plain(value: Any) -> Any:
-    """Undoes :func:`to_plain`; what was not marked is returned as it is."""
+def decode(value: Any) -> Any:
+    """Undoes :func:`encode`; what was not marked is returned as it is."""
     if isinstance(value, dict):
         kind = value.get(MARK)
         if kind is not None:
             return _restore(kind, value)
         for key, item in value.items():
-            value[key] = from_plain(item)
+            value[key] = decode(item)
         return value
     if type(value) in (list, tuple):
-        return type(value)(from_plain(item) for item in value)
+        return type(value)(decode(item) for item in value)
     return value
 
 
@@ -96,7 +96,7 @@ def _plain_mapping(value: Mapping, where: str) -> dict:
     for key, item in value.items():
         name = f"{where}.{key}" if where else str(key)
         try:
-            plain[to_plain(key, where)] = to_plain(item, name)
+            plain[encode(key, where)] = encode(item, name)
         except CheckpointError as error:
             if not name.startswith(_DISPENSABLE):
                 raise

@@ -36,7 +36,7 @@ def _blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _DeafProcess(process.BaseProcess):
+class _ShieldedProcess(process.BaseProcess):
     """Starts with signals blocked, so that none can come too early, and stays so."""
 
     _parent_pid: int
@@ -47,11 +47,11 @@ class _DeafProcess(process.BaseProcess):
 
     def run(self) -> None:
         parent = (self._parent_pid,)
-        threading.Thread(target=_obey_parent, args=parent, daemon=True).start()
+        threading.Thread(target=_follow_parent, args=parent, daemon=True).start()
         super().run()
 
 
-def _obey_parent(parent: int) -> None:
+def _follow_parent(parent: int) -> None:
     """Ends this process when its parent says so with SIGTERM, or is gone."""
     while os.getppid() == parent:
         received = signal.sigtimedwait(SIGNALS, _LOOK)
@@ -64,39 +64,39 @@ def _obey_parent(parent: int) -> None:
     os._exit(0)
 
 
-class _DeafForkProcess(_DeafProcess, context.ForkProcess):
+class _ShieldedForkProcess(_ShieldedProcess, context.ForkProcess):
     pass
 
 
-class _DeafForkContext(context.ForkContext):
-    Process = _DeafForkProcess
+class _ShieldedForkContext(context.ForkContext):
+    Process = _ShieldedForkProcess
 
 
-class _DeafSpawnProcess(_DeafProcess, context.SpawnProcess):
+class _ShieldedSpawnProcess(_ShieldedProcess, context.SpawnProcess):
     pass
 
 
-class _DeafSpawnContext(context.SpawnContext):
-    Process = _DeafSpawnProcess
+class _ShieldedSpawnContext(context.SpawnContext):
+    Process = _ShieldedSpawnProcess
 
 
 _CONTEXTS: dict[str, type[BaseContext]] = {
-    "fork": _DeafForkContext,
-    "spawn": _DeafSpawnContext,
+    "fork": _ShieldedForkContext,
+    "spawn": _ShieldedSpawnContext,
 }
 
 
 def end_workers() -> None:
-    """Ends the deafened workers of this process, whatever they are at.
+    """Ends the shielded workers of this process, whatever they are at.
 
     A loader that is given up would wait for each of them, up to five seconds.
     """
     for child in multiprocessing.active_children():
-        if isinstance(child, _DeafProcess):
+        if isinstance(child, _ShieldedProcess):
             child.terminate()
 
 
-def deafen(loader: DataLoader) -> None:
+def shield_workers(loader: DataLoader) -> None:
     """Makes the workers that a loader will start leave signals to their parent.
 
     Does nothing where workers come from a fork server, and on systems that cannot tell
@@ -110,12 +110,12 @@ def deafen(loader: DataLoader) -> None:
         loader.multiprocessing_context = _CONTEXTS[method]()
 
 
-def deafen_loop(loop: Any) -> None:
+def shield_loop(loop: Any) -> None:
     """Does so for the loader of a loop of MMEngine, or ``None``."""
     loader = getattr(loop, "dataloader", None)
     if not isinstance(loader, DataLoader):
         return
-    deafen(loader)
+    shield_workers(loader)
     # mmengine 0.10.7 has begun to load by now, with workers that listen.
     reader: Any = getattr(loop, "dataloader_iterator", None)
     if isinstance(getattr(reader, "_iterator", None), _MultiProcessingDataLoaderIter):

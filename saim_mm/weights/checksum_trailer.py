@@ -25,7 +25,7 @@ _COMMENT_LENGTH = struct.pack("<H", len(_LABEL) + _DIGEST_LENGTH)
 _CHUNK = 1 << 20
 
 
-def write_sealed(file: BinaryIO, archive: bytes) -> str:
+def write_with_sha256(file: BinaryIO, archive: bytes) -> str:
     """Writes what ``torch.save`` made, with its checksum.
 
     Args:
@@ -44,7 +44,7 @@ def write_sealed(file: BinaryIO, archive: bytes) -> str:
     return digest.hexdigest()
 
 
-def check_seal(path: Path) -> bool:
+def check_sha256(path: Path) -> bool:
     """Compares a file with the checksum in it.
 
     Args:

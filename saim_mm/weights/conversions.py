@@ -16,7 +16,7 @@ from torch import Tensor
 from . import keymap
 from .blur import Smoothing, check_blur, gaussian_kernel
 from .files import CheckpointError
-from .keymap import Conversion, Row, account, count_layers, to_ours, to_theirs
+from .keymap import Conversion, KeyRow, account, count_layers, to_ours, to_theirs
 from .layouts import HUGGING_FACE, RELEASE, TIMM, Layout, weight_and_bias
 from .loading import shown
 from .tied_decoder import own_decoder_layers, shares_weights
@@ -229,13 +229,13 @@ def finetuned_to_release(state: Mapping[str, Tensor]) -> Conversion:
     )
 
 
-def _encoder_rows(layout: Layout, depth: int, final_norm: bool) -> list[Row]:
+def _encoder_rows(layout: Layout, depth: int, final_norm: bool) -> list[KeyRow]:
     norm = weight_and_bias("ln1", layout.norm) if final_norm else []
     # A file without layers must fail by its missing keys, not convert to nothing.
     return layout.encoder(max(depth, 1)) + norm
 
 
-def _pretraining_rows(depth: int, decoder_depth: int, mlp: bool) -> list[Row]:
+def _pretraining_rows(depth: int, decoder_depth: int, mlp: bool) -> list[KeyRow]:
     """The table of a whole SAIM model; ``mlp`` or linear head."""
     pixels = "head.projector.to_pixels"
     projector = weight_and_bias(pixels, _HEAD)
@@ -252,7 +252,7 @@ def _pretraining_rows(depth: int, decoder_depth: int, mlp: bool) -> list[Row]:
     ]
 
 
-def _classifier_rows(depth: int, pooled: bool, probe: bool, head: str) -> list[Row]:
+def _classifier_rows(depth: int, pooled: bool, probe: bool, head: str) -> list[KeyRow]:
     """The table of a classifier; ``probe``: with a batch norm before the last layer."""
     norm = ("backbone.ln2", "fc_norm") if pooled else ("backbone.ln1", "norm")
     statistics = ("running_mean", "running_var", "num_batches_tracked") if probe else ()

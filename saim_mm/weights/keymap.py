@@ -13,7 +13,7 @@ from .files import CheckpointError, StateDict
 
 #: Our key, and theirs. Several of theirs are stacked along dimension 0 to make ours:
 #: separate query, key and value become one matrix.
-Row = tuple[str, tuple[str, ...]]
+KeyRow = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Conversion:
 
 
 def to_ours(
-    rows: Iterable[Row],
+    rows: Iterable[KeyRow],
     source: Mapping[str, Tensor],
     what: str,
     allowed: Mapping[str, str] | None = None,
@@ -59,7 +59,7 @@ def to_ours(
 
 
 def to_theirs(
-    rows: Iterable[Row],
+    rows: Iterable[KeyRow],
     source: Mapping[str, Tensor],
     what: str,
     allowed: Mapping[str, str] | None = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .keymap import Row
+from .keymap import KeyRow
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Layout:
     parts: Mapping[str, tuple[str, ...]]
     norm: str
 
-    def encoder(self, depth: int, ours: str = "") -> list[Row]:
+    def encoder(self, depth: int, ours: str = "") -> list[KeyRow]:
         """The table of an encoder without final norm; ``ours`` is our prefix."""
         return [
             (f"{ours}cls_token", (self.cls_token,)),
@@ -40,7 +40,7 @@ class Layout:
             *self.stack(depth, f"{ours}layers.", self.layers),
         ]
 
-    def stack(self, depth: int, ours: str, theirs: str) -> list[Row]:
+    def stack(self, depth: int, ours: str, theirs: str) -> list[KeyRow]:
         """The table of ``depth`` layers."""
         return [
             row
@@ -52,7 +52,7 @@ class Layout:
         ]
 
 
-def weight_and_bias(ours: str, *theirs: str) -> list[Row]:
+def weight_and_bias(ours: str, *theirs: str) -> list[KeyRow]:
     """The rows of one linear layer, norm or convolution."""
     return [
         (f"{ours}.{kind}", tuple(f"{name}.{kind}" for name in theirs))

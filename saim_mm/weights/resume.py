@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
 
-from .checksum_trailer import check_archive, check_seal
+from .checksum_trailer import check_archive, check_sha256
 from .files import CheckpointError, read_torch
 from .safe_loader import known_globals
 
@@ -18,7 +18,7 @@ _NEEDED = ("meta", "message_hub", "state_dict")
 
 
 @dataclass
-class Newest:
+class ResumeCandidate:
     """What :func:`find_newest` found.
 
     Attributes:
@@ -41,13 +41,13 @@ def verify_checkpoint(path: str | Path) -> None:
         CheckpointError: If it is damaged, no checkpoint, or wants to run code.
     """
     path = Path(path)
-    sealed = check_seal(path)
+    sealed = check_sha256(path)
     if not sealed:
         check_archive(path)
     _peek(path, sealed)
 
 
-def find_newest(work_dir: str | Path) -> Newest:
+def find_newest(work_dir: str | Path) -> ResumeCandidate:
     """Finds the newest checkpoint of a run that verifies.
 
     Newest is what was written last. Files named ``best_*`` and those without what
@@ -57,7 +57,7 @@ def find_newest(work_dir: str | Path) -> Newest:
         work_dir: Folder of the run. Its ``last_checkpoint`` may lead to another one,
             that of ``CheckpointHook``'s ``out_dir``.
     """
-    work_dir, newest = Path(work_dir), Newest()
+    work_dir, newest = Path(work_dir), ResumeCandidate()
     folders = {work_dir}
     pointer = work_dir / "last_checkpoint"
     if pointer.is_file():
@@ -70,7 +70,7 @@ def find_newest(work_dir: str | Path) -> Newest:
     }
     for path in sorted(found, key=lambda path: found[path], reverse=True):
         try:
-            sealed = check_seal(path)
+            sealed = check_sha256(path)
             if not sealed:
                 check_archive(path)
             content = _peek(path, sealed)
@@ -96,7 +96,7 @@ def resume_from_newest(runner: Runner) -> None:
     Raises:
         CheckpointError: If there are checkpoints, and none of them is good.
     """
-    newest = find_newest(runner.work_dir) if is_main_process() else Newest()
+    newest = find_newest(runner.work_dir) if is_main_process() else ResumeCandidate()
     answer: list[Any] = [newest]
     broadcast_object_list(answer)
     newest = answer[0]

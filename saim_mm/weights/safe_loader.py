@@ -21,7 +21,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as loading
 
-from .checksum_trailer import check_seal
+from .checksum_trailer import check_sha256
 from .files import DISCARDED, CheckpointError, allowing, explain, read_torch
 
 Loader = Callable[..., Any]
@@ -84,7 +84,7 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
             f"{filename}: there is no such checkpoint file; give the path of a local "
             "file or an address that begins with https://."
         )
-    check_seal(path)
+    check_sha256(path)
     return _disarm(read_torch(path, map_location, _KNOWN), filename)
 
 

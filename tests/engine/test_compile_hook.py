@@ -14,7 +14,7 @@ from torch import nn
 
 from saim_mm.engine import compile_hook
 from saim_mm.engine.compile_hook import CompileLayersHook, compile_layers, why_not
-from saim_mm.models.layers import StreamLayer
+from saim_mm.models.layers import AttentionBlock
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_compiles_the_layers_of_both_streams(compiled: list[nn.Module]) -> None:
     model = tiny_saim()
     CompileLayersHook().before_train(runner_of(model))
     assert compiled == [*model.backbone.layers, *model.neck.layers]
-    assert all(isinstance(layer, StreamLayer) for layer in compiled)
+    assert all(isinstance(layer, AttentionBlock) for layer in compiled)
 
 
 def test_compiles_the_layers_of_other_vits(compiled: list[nn.Module]) -> None:

@@ -12,7 +12,7 @@ from forked_runs import build_runner, run_config
 from mmengine.runner import Runner
 
 from saim_mm.weights import verify_checkpoint
-from saim_mm.weights.checksum_trailer import check_seal
+from saim_mm.weights.checksum_trailer import check_sha256
 from saim_mm.weights.resume import find_newest
 
 KEEP_ONE = dict(interval=1, max_keep_ckpts=1)
@@ -39,7 +39,7 @@ def check_intact(work_dir: Path) -> int:
     newest = find_newest(work_dir)
     assert newest.skipped == []
     pointed = Path((work_dir / "last_checkpoint").read_text())
-    assert check_seal(pointed)
+    assert check_sha256(pointed)
     verify_checkpoint(pointed)
     return iteration_of(newest.path)
 

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten
 
 from saim_mm.datasets import SampleIndex
 from saim_mm.models import SAIM
-from saim_mm.models.layers import StreamLayer
+from saim_mm.models.layers import AttentionBlock
 from saim_mm.models.order import sort_tokens
 
 #: They move no data.
@@ -210,7 +210,7 @@ def test_activation_checkpointing_keeps_less_and_changes_nothing(
     """MMEngine's own switch, for the layers of both streams."""
     plain = model_with(**options)
     saving = copy.deepcopy(plain)
-    layers = [n for n, m in saving.named_modules() if isinstance(m, StreamLayer)]
+    layers = [n for n, m in saving.named_modules() if isinstance(m, AttentionBlock)]
     turn_on_activation_checkpointing(saving, layers)
     images = torch.randn(2, 3, *plain.backbone.img_size)
     kept = []

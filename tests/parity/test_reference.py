@@ -17,7 +17,7 @@ from tiny import relative, step_of, tiny_images, tiny_saim
 from torch import Tensor
 
 from saim_mm.models import SAIM, SAIMHead
-from saim_mm.models.layers import StreamLayer
+from saim_mm.models.layers import AttentionBlock
 from saim_mm.models.saim_head import (
     GaussianBlur,
     patch_statistics,
@@ -45,7 +45,7 @@ MODELS = {
 }
 
 
-def _layer(layer: StreamLayer, x: Tensor, memory: Tensor) -> Tensor:
+def _layer(layer: AttentionBlock, x: Tensor, memory: Tensor) -> Tensor:
     """Tokens (L, D) read all of the memory (S, D) in one pre-norm layer."""
     qkv, proj = layer.attn.qkv, layer.attn.proj
     q, kv = layer.ln1(x), layer.ln1(memory)

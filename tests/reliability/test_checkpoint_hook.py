@@ -21,7 +21,7 @@ from tiny import tiny_config
 
 from saim_mm.reliability import SafeCheckpointHook
 from saim_mm.weights import verify_checkpoint
-from saim_mm.weights.checksum_trailer import check_seal
+from saim_mm.weights.checksum_trailer import check_sha256
 from saim_mm.weights.resume import find_newest
 
 
@@ -125,7 +125,7 @@ def test_published_files_are_plain_and_whole(tmp_path: Path) -> None:
     assert len(published) == 1
     path = tmp_path / published.pop()
     verify_checkpoint(path)
-    assert check_seal(path)
+    assert check_sha256(path)
     assert set(torch.load(path, weights_only=True)) == {"meta", "state_dict"}
     assert find_newest(tmp_path).path == tmp_path / "epoch_1.pth"
 

@@ -34,7 +34,7 @@ from saim_mm.reliability.finite_guard import (
     poison_unless_finite,
 )
 from saim_mm.reliability.finite_guard_hook import FiniteGuardHook, NotFiniteError
-from saim_mm.weights.resume import Newest
+from saim_mm.weights.resume import ResumeCandidate
 
 ROOT = Path(__file__).parents[2]
 
@@ -193,7 +193,7 @@ def test_all_ranks_go_back_to_what_the_first_one_finds(
     monkeypatch.setattr(
         finite_guard_hook,
         "find_newest",
-        lambda folder: find(folder) if get_rank() == 0 else Newest(),
+        lambda folder: find(folder) if get_rank() == 0 else ResumeCandidate(),
     )
     options = dict(where="gradient", at=[2, 3], guard=dict(patience=2), ranks=2)
     options["points"] = ["iter_2"]

@@ -101,7 +101,7 @@ def test_each_rank_keeps_its_part(runs: dict[bool, Figures]) -> None:
     assert max(shares) < 0.55  # rows are not cut, so halves are nearly equal
     assert not any(rank["sharded"] for rank in runs[False]["ranks"])
     # Brought together one at a time: fully_shard makes classes of its own.
-    assert runs[True]["layers"] == ["FSDPStreamLayer"] * 4
+    assert runs[True]["layers"] == ["FSDPAttentionBlock"] * 4
 
 
 @needs_fully_shard

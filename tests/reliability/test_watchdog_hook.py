@@ -22,11 +22,11 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from saim_mm.reliability.rank_progress import (
-    Beat,
+    Heartbeat,
+    code_location_of,
     is_busy,
     is_waiting,
     patient_code,
-    place_of,
     stuck_ranks,
 )
 from saim_mm.reliability.watchdog_hook import EXIT_STUCK, WatchdogHook
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def beat(position: int, seconds: float = 100, busy: bool = False, waits: bool = False):
-    return Beat(1, position, seconds, busy, waits, "model.py:1 (forward)")
+    return Heartbeat(1, position, seconds, busy, waits, "model.py:1 (forward)")
 
 
 # ---- who it is -----------------------------------------------------------------------
@@ -55,12 +55,12 @@ def beat(position: int, seconds: float = 100, busy: bool = False, waits: bool = 
         ([beat(1), beat(0)], []),  # the first iteration
     ],
 )
-def test_stuck_ranks(beats: list[Beat], stuck: list[int]) -> None:
+def test_stuck_ranks(beats: list[Heartbeat], stuck: list[int]) -> None:
     assert stuck_ranks(dict(enumerate(beats)), timeout=50) == stuck
 
 
 def test_beats_are_the_same_when_they_arrive() -> None:
-    assert Beat.decode(beat(3).encode().encode()) == beat(3)
+    assert Heartbeat.decode(beat(3).encode().encode()) == beat(3)
 
 
 def frame_within(call: Callable[[Callable[[], None]], Any]) -> FrameType:
@@ -149,9 +149,9 @@ def test_who_waits_and_where() -> None:
 
     Function.apply(layer(torch.ones(1))).backward()
     assert is_waiting(frames["engine"]) and not is_waiting(frames["own"])
-    place = place_of(frames["engine"])
+    place = code_location_of(frames["engine"])
     assert "called from test_watchdog_hook.py" in place
-    assert place_of(frames["own"]).startswith("test_watchdog_hook.py")
+    assert code_location_of(frames["own"]).startswith("test_watchdog_hook.py")
 
 
 @pytest.mark.parametrize("options", [dict(timeout=0), dict(silence=-1.0)])

@@ -14,7 +14,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
-from saim_mm.reliability.weights_only_codec import from_plain, to_plain
+from saim_mm.reliability.weights_only_codec import decode, encode
 from saim_mm.weights import CheckpointError
 from saim_mm.weights.files import allowing
 
@@ -29,10 +29,10 @@ class Index(int):
 
 def through_a_file(value: Any) -> Any:
     buffer = io.BytesIO()
-    torch.save(to_plain(value), buffer)
+    torch.save(encode(value), buffer)
     buffer.seek(0)
     with allowing(()):  # the same without, since torch 2.5
-        return from_plain(torch.load(buffer, weights_only=True))
+        return decode(torch.load(buffer, weights_only=True))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_history_is_bit_for_bit_the_same() -> None:
 
 def test_a_state_dict_keeps_its_versions_and_tensors() -> None:
     state = torch.nn.BatchNorm1d(3).state_dict()
-    plain = to_plain({"state_dict": state})["state_dict"]
+    plain = encode({"state_dict": state})["state_dict"]
     assert type(plain) is OrderedDict
     assert plain._metadata == state._metadata  # type: ignore[attr-defined]
     assert all(plain[key] is state[key] for key in state)
@@ -94,17 +94,17 @@ def test_state_that_has_no_plain_form_is_refused() -> None:
     with pytest.raises(
         CheckpointError, match=r"optimizer\.groups\[1\]\.rule.*function"
     ):
-        to_plain({"optimizer": {"groups": [{}, {"rule": test_values}]}})
+        encode({"optimizer": {"groups": [{}, {"rule": test_values}]}})
     with pytest.raises(CheckpointError, match="numpy array of object"):
-        to_plain({"optimizer": np.array([None])})
+        encode({"optimizer": np.array([None])})
 
 
 def test_what_only_tells_about_the_run_is_left_out() -> None:
     info = {"epoch": 3, "writer": object(), "list": [object()]}
-    plain = to_plain({"message_hub": {"runtime_info": info}, "meta": {"f": len}})
+    plain = encode({"message_hub": {"runtime_info": info}, "meta": {"f": len}})
     assert plain == {"message_hub": {"runtime_info": {"epoch": 3}}, "meta": {}}
 
 
 def test_a_later_version_is_named() -> None:
     with pytest.raises(CheckpointError, match="'Quaternion'.*install the version"):
-        from_plain({"x": {"__saim_mm_type__": "Quaternion"}})
+        decode({"x": {"__saim_mm_type__": "Quaternion"}})

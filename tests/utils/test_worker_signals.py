@@ -10,10 +10,10 @@ import pytest
 from forked_runs import Child, Numbers
 from torch.utils.data import DataLoader
 
-from saim_mm.utils.worker_signals import SIGNALS, deafen, end_workers
+from saim_mm.utils.worker_signals import SIGNALS, end_workers, shield_workers
 
 
-def read_on(pipe: int, method: str, *, deaf: bool) -> None:
+def read_on(pipe: int, method: str, *, shielded: bool) -> None:
     """Reads twelve batches in a process that takes no notice of signals."""
     for number in SIGNALS:
         signal.signal(number, lambda *args: None)
@@ -23,14 +23,14 @@ def read_on(pipe: int, method: str, *, deaf: bool) -> None:
         num_workers=2,
         multiprocessing_context=method,
     )
-    if deaf:
-        deafen(loader)
+    if shielded:
+        shield_workers(loader)
     for _ in loader:
         os.write(pipe, b"b")
 
 
 @pytest.mark.parametrize(
-    "method, deaf",
+    "method, shielded",
     [
         ("fork", True),
         pytest.param("spawn", True, marks=pytest.mark.slow),
@@ -38,13 +38,13 @@ def read_on(pipe: int, method: str, *, deaf: bool) -> None:
         ("fork", False),
     ],
 )
-def test_batches_come_in_spite_of_signals(method: str, deaf: bool) -> None:
-    child = Child(lambda pipe: read_on(pipe, method, deaf=deaf))
+def test_batches_come_in_spite_of_signals(method: str, shielded: bool) -> None:
+    child = Child(lambda pipe: read_on(pipe, method, shielded=shielded))
     child.wait_for(b"b", timeout=60)
     for number in SIGNALS:
         child.signal(number)
-    assert (child.join(60) == 0) == deaf
-    assert (child.told.count(b"b") == 12) == deaf
+    assert (child.join(60) == 0) == shielded
+    assert (child.told.count(b"b") == 12) == shielded
 
 
 def test_the_parent_can_end_them() -> None:
@@ -52,7 +52,7 @@ def test_the_parent_can_end_them() -> None:
 
     def end(pipe: int) -> None:
         loader = DataLoader(Numbers(6, seconds=30.0), num_workers=2)
-        deafen(loader)
+        shield_workers(loader)
         reader = iter(loader)
         time.sleep(0.2)
         end_workers()

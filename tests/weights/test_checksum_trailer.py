@@ -14,7 +14,7 @@ import torch
 
 from saim_mm.reliability.verified_backend import VerifiedBackend
 from saim_mm.weights import CheckpointError, verify_checkpoint
-from saim_mm.weights.checksum_trailer import check_archive, check_seal
+from saim_mm.weights.checksum_trailer import check_archive, check_sha256
 
 
 def archive(size: int = 500) -> bytes:
@@ -31,7 +31,7 @@ def sealed(tmp_path: Path) -> Path:
 
 
 def test_a_sealed_file_is_an_ordinary_checkpoint(sealed: Path) -> None:
-    assert check_seal(sealed)
+    assert check_sha256(sealed)
     verify_checkpoint(sealed)
     for options in ({}, {"mmap": True}):
         content = torch.load(str(sealed), weights_only=True, **options)
@@ -47,7 +47,7 @@ def test_a_file_without_seal_is_told_apart(tmp_path: Path) -> None:
     for name, options in (("zip", {}), ("old", {"_use_new_zipfile_serialization": 0})):
         path = tmp_path / f"{name}.pth"
         torch.save({"weight": torch.ones(3)}, path, **options)
-        assert not check_seal(path)
+        assert not check_sha256(path)
         verify_checkpoint(path)
 
 

@@ -39,6 +39,11 @@ class Attack:
 ATTACKS = {"system": "posix.system", "eval": "eval", "open": "open"}
 
 
+@pytest.fixture(autouse=True)
+def safe() -> None:
+    safe_loader.install_safe_loader()
+
+
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
     return tmp_path / "canary"

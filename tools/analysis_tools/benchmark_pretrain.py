@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
         help="float32, or autocast; by default what the config does on this machine",
     )
     parser.add_argument(
-        "--compile", action="store_true", help="torch.compile every StreamLayer"
+        "--compile", action="store_true", help="torch.compile every AttentionBlock"
     )
     parser.add_argument(
         "--against",

@@ -64,7 +64,7 @@ def plan(rows: Sequence[str], seeds: int | None, scale: Scale) -> list[Run]:
     return list(runs.values())
 
 
-def carry_out(run: Run, scale: Scale, place: Place) -> float:
+def run_one(run: Run, scale: Scale, place: Place) -> float:
     """Does one run and keeps its record; returns its seconds."""
     torch.set_num_threads(1)  # matrices are small, and runs stand side by side
     if place not in _loaded:
@@ -113,7 +113,7 @@ def run_all(
             run = next(ready, None) if len(running) < jobs else None
             if run is not None:
                 waiting.remove(run)
-                running[pool.submit(carry_out, run, scale, place)] = run
+                running[pool.submit(run_one, run, scale, place)] = run
                 continue
             if not running:
                 print(f"{len(waiting)} runs lack a learning rate, as tuning failed.")
