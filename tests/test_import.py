@@ -14,7 +14,9 @@ def seen():
     schemes = dict(CheckpointLoader._schemes)
     allowed = getattr(checkpoint, "get_torch_safe_globals", None)
     torch_allows = getattr(torch.serialization, "get_safe_globals", list)()
-    return schemes, allowed, list(torch_allows), torch.load
+    # Torch adds its own when its compiler is imported.
+    foreign = [x for x in torch_allows if not x.__module__.startswith("torch.")]
+    return schemes, allowed, foreign, torch.load
 
 before = seen()
 import saim_mm
