@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
+from PIL import Image
 from small_scale_folders import write_folder
 from torch import Tensor
+
+from projects.small_scale_cifar10.images import (
+    Images,
+    augmented_batches,
+    crop_and_flip,
+    load_split,
+    normalise,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,9 +32,9 @@ def ramp(batch: int) -> Tensor:
     )
 
 
-def test_crops_keep_area_and_ratio_and_stay_inside(suite: SimpleNamespace) -> None:
+def test_crops_keep_area_and_ratio_and_stay_inside() -> None:
     """On a ramp, the inner values of a crop tell its sides and corners."""
-    views = suite.images.crop_and_flip(ramp(500), torch.Generator().manual_seed(0))
+    views = crop_and_flip(ramp(500), torch.Generator().manual_seed(0))
     # Slopes are per pixel of the crop; borders are left out (bicubic looks beyond).
     width = (views[:, 0, 16, 20] - views[:, 0, 16, 12]) / 8 * 32 / 200
     height = (views[:, 1, 20, 16] - views[:, 1, 12, 16]) / 8 * 32 / 200
@@ -43,9 +51,9 @@ def test_crops_keep_area_and_ratio_and_stay_inside(suite: SimpleNamespace) -> No
     assert torch.allclose(views[:, 2], torch.tensor(7.0), atol=1e-3)
 
 
-def test_the_whole_image_is_the_image_or_its_mirror(suite: SimpleNamespace) -> None:
+def test_the_whole_image_is_the_image_or_its_mirror() -> None:
     images = torch.rand(20, 3, 32, 32) * 255
-    views = suite.images.crop_and_flip(
+    views = crop_and_flip(
         images, torch.Generator().manual_seed(0), area=(1, 1), ratio=(1, 1)
     )
     same = (views - images).flatten(1).abs().max(dim=1).values
@@ -54,7 +62,7 @@ def test_the_whole_image_is_the_image_or_its_mirror(suite: SimpleNamespace) -> N
     assert same.min() < 0.05 and mirrored.min() < 0.05
 
 
-def test_normalises_as_any_other_run_does(suite: SimpleNamespace) -> None:
+def test_normalises_as_any_other_run_does() -> None:
     """The configs read BGR and turn it round; here it is RGB from the start."""
     config = Config.fromfile(ROOT / "configs/_base_/datasets/in1k_224.py")
     preprocessor = dict(config.data_preprocessor, type="SelfSupDataPreprocessor")
@@ -62,27 +70,23 @@ def test_normalises_as_any_other_run_does(suite: SimpleNamespace) -> None:
     expected = MODELS.build(preprocessor)(
         dict(inputs=rgb.flip(1), data_samples=None), True
     )["inputs"]
-    torch.testing.assert_close(suite.images.normalise(rgb), expected)
+    torch.testing.assert_close(normalise(rgb), expected)
 
 
-def test_batches_are_epochs_without_repetition(suite: SimpleNamespace) -> None:
+def test_batches_are_epochs_without_repetition() -> None:
     labels = torch.arange(10)
-    images = suite.images.Images(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), labels)
-    batches = list(
-        suite.images.augmented_batches(images, 4, 3, torch.Generator().manual_seed(0))
-    )
+    images = Images(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), labels)
+    batches = list(augmented_batches(images, 4, 3, torch.Generator().manual_seed(0)))
     assert len(batches) == 6  # the rest of two images is dropped, each epoch
     for epoch in range(3):
         seen = torch.cat([found for _, found in batches[2 * epoch : 2 * epoch + 2]])
         assert len(set(seen.tolist())) == 8
 
 
-def test_parts_are_disjoint_balanced_and_always_the_same(
-    suite: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_parts_are_disjoint_balanced_and_always_the_same(tmp_path: Path) -> None:
     root = write_folder(tmp_path)
-    split = suite.images.load_split(root, 32, train=20, held_out=10, test=20)
-    again = suite.images.load_split(root, 32, train=20, held_out=10, test=20)
+    split = load_split(root, 32, train=20, held_out=10, test=20)
+    again = load_split(root, 32, train=20, held_out=10, test=20)
     seen = set()
     for name, size in (("train", 20), ("held_out", 10), ("test", 20)):
         part, other = getattr(split, name), getattr(again, name)
@@ -94,16 +98,23 @@ def test_parts_are_disjoint_balanced_and_always_the_same(
     assert len(seen) == 50
 
 
-def test_folders_that_do_not_fit_are_refused(
-    suite: SimpleNamespace, tmp_path: Path
-) -> None:
-    load = suite.images.load_split
+def test_the_choice_of_images_is_the_published_one(tmp_path: Path) -> None:
+    """Figures were published with it: of 15 sorted files, these in this order."""
+    root = write_folder(tmp_path, classes=1)
+    for i, path in enumerate(sorted((root / "train/class0").iterdir())):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(path)
+    split = load_split(root, 32, train=10, held_out=5, test=10)
+    assert split.train.pixels[:, 0, 0, 0].tolist() == [1, 10, 9, 5, 11, 2, 3, 7, 8, 4]
+    assert split.held_out.pixels[:, 0, 0, 0].tolist() == [0, 14, 12, 6, 13]
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must hold train/CLASS"):
-        load(tmp_path, 32, 20, 10, 20)
+        load_split(tmp_path, 32, 20, 10, 20)
     root = write_folder(tmp_path / "folder")
     with pytest.raises(ValueError, match="15 images and 20 are wanted"):
-        load(root, 32, 30, 10, 20)
+        load_split(root, 32, 30, 10, 20)
     with pytest.raises(ValueError, match="multiples of the number of classes"):
-        load(root, 32, 21, 10, 20)
+        load_split(root, 32, 21, 10, 20)
     with pytest.raises(ValueError, match=r"\(32, 32\) pixels and all must have"):
-        load(root, 16, 20, 10, 20)
+        load_split(root, 16, 20, 10, 20)

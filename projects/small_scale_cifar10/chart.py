@@ -8,7 +8,7 @@ from typing import Any
 
 from saim_mm.visualization.figure import new_figure, plain_axes, render, save_png
 
-from .rows import ROWS
+from .experiments import EXPERIMENTS
 from .statistics import Estimate
 from .table import FIGURES, TITLES
 
@@ -21,7 +21,7 @@ def chart_rows(
     """What is drawn: of each record the rows that have an interval, best probe first.
 
     Args:
-        contents: Of records, as :func:`~small_scale.table.summarise` makes them.
+        contents: Of records, as :func:`.table.summarise` makes them.
 
     Returns:
         Label and figures. Rows of records after the first say their learning rate.
@@ -36,7 +36,7 @@ def chart_rows(
             if not estimates or estimates["linear"].half_width is None:
                 continue
             rate = f", rate {rates[name]:g}" if number else ""
-            found.append((ROWS[name].title + rate, estimates))
+            found.append((EXPERIMENTS[name].title + rate, estimates))
     return sorted(found, key=lambda row: -row[1]["linear"].mean)
 
 

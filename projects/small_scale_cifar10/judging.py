@@ -1,4 +1,4 @@
-"""From a row, a seed and a learning rate to figures."""
+"""From an experiment, a seed and a learning rate to figures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 from saim_mm.evaluation import Features, ProbeRecipe, knn_accuracy, linear_probe
 from saim_mm.models import SAIMViT
 
+from .experiments import Experiment, Scale, encoder_config
 from .images import DataSplit, Images, normalise
-from .rows import Row, Scale, encoder_config
 from .training import Trained, build, copy_encoder, finetune, pretrain
 
 #: Images of a forward pass that needs no gradients.
@@ -20,17 +20,17 @@ _CHUNK = 1000
 
 
 def judge(
-    row: Row,
+    experiment: Experiment,
     scale: Scale,
     seed: int,
     rate: float | None,
     data: DataSplit,
     tuning: bool,
 ) -> dict[str, Any]:
-    """Trains a row and judges its encoder.
+    """Trains what an experiment trains and judges its encoder.
 
     Args:
-        row: What is trained.
+        experiment: What is trained.
         scale: Sizes and budget.
         seed: Of the weights, batches, crops and orders.
         rate: Peak learning rate of pretraining; ``None`` where there is none.
@@ -47,7 +47,7 @@ def judge(
     device = data.train.pixels.device
     torch.manual_seed(seed)
     generator = torch.Generator(device).manual_seed(seed)
-    encoder, trained = _encoder(row, scale, rate, data.train, generator)
+    encoder, trained = _encoder(experiment, scale, rate, data.train, generator)
     judged = data.held_out if tuning else data.test
     bank = frozen_features(encoder, data.train)
     queries = frozen_features(encoder, judged)
@@ -68,16 +68,16 @@ def judge(
 
 
 def _encoder(
-    row: Row,
+    experiment: Experiment,
     scale: Scale,
     rate: float | None,
     images: Images,
     generator: torch.Generator,
 ) -> tuple[SAIMViT, Trained | None]:
-    """The encoder of a row, with the final norm that was pretrained, if one was."""
+    """The trained encoder, with the final norm that was pretrained, if one was."""
     trained = None
     if rate is not None:
-        trained = pretrain(row, scale, rate, images, generator)
+        trained = pretrain(experiment, scale, rate, images, generator)
     final_norm = trained is not None and trained.model.backbone.final_norm
     encoder = build(encoder_config(scale, out_type="raw", final_norm=final_norm))
     if trained is not None:

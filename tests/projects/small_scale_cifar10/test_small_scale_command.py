@@ -6,15 +6,23 @@ import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from class_folders import launch
 from small_scale_folders import write_folder
 
+from projects.small_scale_cifar10 import scheduling
+from projects.small_scale_cifar10.results import Records
+from projects.small_scale_cifar10.scheduling import (
+    RunContext,
+    plan_runs,
+    run_all,
+)
+from projects.small_scale_cifar10.table import fill_page, summarise
+
 ROOT = Path(__file__).parents[3]
-TOOL = ROOT / "tools/small_scale.py"
+PROJECT = "projects.small_scale_cifar10"
 
 
 class Inline:
@@ -40,30 +48,30 @@ class Inline:
 
 @pytest.fixture
 def todo(
-    suite: SimpleNamespace, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, list[str]]]:
-    """Plans and does two rows with a stand-in for the judging; failed and done runs."""
+    """Does two experiments with a stand-in for the judging; failed and done runs."""
     done: list[str] = []
 
-    def judge(row: Any, _: Any, seed: int, rate: float | None, *__: Any) -> dict:
+    def judge(experiment: Any, _: Any, seed: int, rate: float | None, *__: Any) -> dict:
         if rate == judge.fails:
             raise ValueError("diverged")
-        done.append(f"{row.name} {seed} {rate}")
+        done.append(f"{experiment.name} {seed} {rate}")
         return dict(linear=100 * (rate or 0), seconds=1.0)
 
     def do(fails: float = -1.0, minutes: float = 1) -> tuple[int, list[str]]:
         done.clear()
         judge.fails = fails
-        records = suite.results.Records(tmp_path / "out", tiny)
-        runs = suite.scheduling.plan(["random", "mae"], 2, tiny)
+        records = Records(tmp_path / "out", tiny)
+        runs = plan_runs(["random", "mae"], 2, tiny)
         runs = [run for run in runs if not records.has(run)]
-        failed = suite.scheduling.run_all(runs, tiny, place, 2, minutes)
+        failed = run_all(runs, tiny, context, 2, minutes)
         return failed, list(done)
 
-    place = suite.scheduling.Place(tmp_path, "cpu", tmp_path / "out")
-    monkeypatch.setattr(suite.scheduling, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(suite.scheduling, "judge", judge)
-    monkeypatch.setitem(suite.scheduling._loaded, place, None)
+    context = RunContext(tmp_path, "cpu", tmp_path / "out")
+    monkeypatch.setattr(scheduling, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(scheduling, "judge", judge)
+    monkeypatch.setitem(scheduling._loaded, context, None)
     return do
 
 
@@ -88,44 +96,42 @@ def test_none_is_begun_after_the_time_is_up(
     assert "No time for 6 runs" in capsys.readouterr().out
 
 
-def test_page_gets_the_table_of_the_record(
-    suite: SimpleNamespace, tiny: Any, tmp_path: Path
-) -> None:
+def test_page_gets_the_table_of_the_record(tiny: Any, tmp_path: Path) -> None:
     record, page = tmp_path / "record.json", tmp_path / "page.md"
-    summary = suite.table.summarise([], tiny.as_json(), [])
+    summary = summarise([], tiny.as_json(), [])
     record.write_text(json.dumps(summary))
     page.write_text("before\n<!-- small-scale -->\nold\n<!-- end -->\nafter\n")
     for _ in range(2):
-        suite.table.fill_page(page, record)
+        fill_page(page, record)
         text = page.read_text()
         assert text.startswith("before\n<!-- small-scale -->\n\nViT of 2 layers")
         assert text.endswith("<!-- end -->\nafter\n") and "old" not in text
     page.write_text("no markers")
     with pytest.raises(ValueError, match="<!-- small-scale -->"):
-        suite.table.fill_page(page, record)
+        fill_page(page, record)
 
 
-def test_docs_show_the_committed_record(suite: SimpleNamespace, tmp_path: Path) -> None:
+def test_docs_show_the_committed_record(tmp_path: Path) -> None:
     records = sorted((ROOT / "benchmarks").glob("small_scale_*.json"))
     if not records:
         pytest.skip("no small-scale run is recorded")
     page = tmp_path / "experiments.md"
     page.write_text((ROOT / "docs/experiments.md").read_text())
-    suite.table.fill_page(page, records[0])
+    fill_page(page, records[0])
     assert page.read_text() == (ROOT / "docs/experiments.md").read_text()
 
 
 @pytest.mark.slow
 def test_command_runs_and_reports(tmp_path: Path) -> None:
     data, out = write_folder(tmp_path / "data"), tmp_path / "out"
-    ran = launch(TOOL, "run", "--data", data, "--out", out, "--preset", "tiny",
+    ran = launch(PROJECT, "run", "--data", data, "--out", out, "--preset", "tiny",
                  "--device", "cpu", "--rows", "random", "--seeds", "2")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count(" s\n") == 2
-    reported = launch(TOOL, "report", "--out", out, "--name", tmp_path / "sum")
+    reported = launch(PROJECT, "report", "--out", out, "--name", tmp_path / "sum")
     assert reported.returncode == 0, reported.stderr
     summary = json.loads((tmp_path / "sum.json").read_text())
     assert summary["rows"]["random"]["linear"]["count"] == 2
     (begun,) = summary["circumstances"]
-    assert "small_scale.py run" in begun["command"]
+    assert "python -m projects.small_scale_cifar10 run" in begun["command"]
     assert "| `random` |" in (tmp_path / "sum.md").read_text()

@@ -1,14 +1,14 @@
-#!/usr/bin/env python
-"""Reproduces the paper's ablations and rivals in the small, on CIFAR-10 as a folder.
+"""Reproduces the paper's ablations and baselines in the small, on CIFAR-10 folders.
 
-  small_scale.py run --data FOLDER --out DIR     trains and judges what is not yet done
-  small_scale.py report --out DIR --name FILE    writes FILE.json and FILE.md
-  small_scale.py page --record FILE.json --page FILE.md    puts its tables into a page
-  small_scale.py chart --record FILE.json --out FILE.png   draws it
+  run --data FOLDER --out DIR                trains and judges what is not yet done
+  report --out DIR --name FILE               writes FILE.json and FILE.md
+  page --record FILE.json --page FILE.md     puts its tables into a page
+  chart --record FILE.json --out FILE.png    draws it
 
-Every row has the same encoder, data, crops, schedule and number of images seen, and its
-learning rate is chosen from the same grid on images held out. ``run`` may be stopped at
-any time; the same command goes on where it stopped. Seeds are paired across the rows.
+Every experiment has the same encoder, data, crops, schedule and number of images seen,
+and its learning rate is chosen from the same grid on images held out. ``run`` may be
+stopped at any time; the same command goes on where it stopped. Seeds are paired across
+the experiments.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from small_scale.chart import draw
-from small_scale.results import Records, write_json
-from small_scale.rows import PRESETS, ROWS
-from small_scale.scheduling import Place, plan, run_all
-from small_scale.table import fill_page, markdown, summarise
 
-sys.path.append(str(Path(__file__).parent / "analysis_tools"))
+from saim_mm.utils.environment import environment
 
-from _benchmark import circumstances  # noqa: E402  (of a tool beside this one)
+from .chart import draw
+from .experiments import EXPERIMENTS, PRESETS
+from .results import Records, write_json
+from .scheduling import RunContext, plan_runs, run_all
+from .table import fill_page, markdown, summarise
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmpretrain", "saim_mm")
 #: Below --out: hardware, versions and command of every invocation.
-_CIRCUMSTANCES = "circumstances"
+_ENVIRONMENTS = "circumstances"
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; argparse ends on its own with exit code 2."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m projects.small_scale_cifar10",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train and judge what is not yet done")
@@ -52,7 +53,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="other settings than the preset's, such as pretrain_epochs=20",
     )
-    run.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    run.add_argument(
+        "--rows", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS)
+    )
     run.add_argument(
         "--seeds",
         type=int,
@@ -83,19 +86,19 @@ def run(args: argparse.Namespace) -> int:
     """Does all that is not yet done; returns the number of runs that failed."""
     scale = PRESETS[args.preset].changed(args.set)
     records = Records(args.out, scale)
-    place = Place(args.data, args.device, args.out)
-    notes = args.out / _CIRCUMSTANCES
-    notes.mkdir(exist_ok=True)
+    context = RunContext(args.data, args.device, args.out)
+    environments = args.out / _ENVIRONMENTS
+    environments.mkdir(exist_ok=True)
     begun = time.strftime("%Y-%m-%d_%H-%M-%S")
-    write_json(notes / f"{begun}.json", circumstances(_PACKAGES))
-    todo = [r for r in plan(args.rows, args.seeds, scale) if not records.has(r)]
-    return run_all(todo, scale, place, args.jobs, args.minutes)
+    write_json(environments / f"{begun}.json", environment(_PACKAGES))
+    todo = [r for r in plan_runs(args.rows, args.seeds, scale) if not records.has(r)]
+    return run_all(todo, scale, context, args.jobs, args.minutes)
 
 
 def report(args: argparse.Namespace) -> int:
     """Writes the summary of what is done, and prints its tables."""
     records = Records.open(args.out)
-    notes = sorted((args.out / _CIRCUMSTANCES).glob("*.json"))
+    notes = sorted((args.out / _ENVIRONMENTS).glob("*.json"))
     begun = [json.loads(path.read_text()) for path in notes]
     runs, settings = records.read(), records.scale.as_json()
     args.name.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The one trainer of all rows: pretraining, and fine-tuning with labels.
+"""The one trainer of all experiments: pretraining, and fine-tuning with labels.
 
 A loop of its own and not MMEngine's Runner: at 32 pixels a step takes milliseconds on a
 GPU, where reading, transforming and packing the images one by one would be most of the
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from saim_mm.models import SAIMViT
 
+from .experiments import Experiment, Scale, encoder_config, model_config
 from .images import Images, augmented_batches
-from .rows import Row, Scale, encoder_config, model_config
 
 #: Loss of a step: (model, images (B, 3, H, W), labels (B,)) -> scalar.
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -87,12 +87,16 @@ def build_classifier(scale: Scale, num_classes: int) -> Classifier:
 
 
 def pretrain(
-    row: Row, scale: Scale, rate: float, images: Images, generator: torch.Generator
+    experiment: Experiment,
+    scale: Scale,
+    rate: float,
+    images: Images,
+    generator: torch.Generator,
 ) -> Trained:
-    """Trains what a row trains, from random weights.
+    """Trains what an experiment trains, from random weights.
 
     Args:
-        row: Not one of task ``none``.
+        experiment: Not one of task ``none``.
         scale: Sizes and budget.
         rate: Peak learning rate.
         images: On the device to be used.
@@ -100,12 +104,13 @@ def pretrain(
             torch's global streams.
     """
     model: nn.Module
-    if row.task == "labels":
+    if experiment.task == "labels":
         model = build_classifier(scale, int(images.labels.max()) + 1)
         loss: LossFunction = label_loss
     else:
-        model = build(model_config(row, scale))
-        loss = _simmim_loss if row.task == "simmim" else _selfsup_loss
+        model = build(model_config(experiment, scale))
+        simmim = experiment.task == "simmim"
+        loss = _simmim_loss if simmim else _selfsup_loss
     recipe = dict(rate=rate, betas=(0.9, 0.95), epochs=scale.pretrain_epochs)
     return fit(model, loss, images, scale, recipe, generator)
 

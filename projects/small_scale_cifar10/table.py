@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .experiments import EXPERIMENTS
 from .results import tuned_rates
-from .rows import ROWS
 from .statistics import Estimate, estimate, paired_difference
 
 #: Between these lines of a page stand the tables.
@@ -38,19 +38,19 @@ CLAIMS = (
 
 
 def summarise(
-    records: list[dict[str, Any]], settings: dict[str, Any], circumstances: Any
+    records: list[dict[str, Any]], settings: dict[str, Any], environments: Any
 ) -> dict[str, Any]:
     """Everything that a reader needs to check the figures.
 
     Args:
         records: Finished runs.
         settings: The scale.
-        circumstances: Command, hardware, versions.
+        environments: Command, hardware and versions of each invocation.
     """
     rows = {
         name: {figure: asdict(estimate(list(values.values())))
                for figure in FIGURES if (values := _by_seed(records, name, figure))}
-        for name in ROWS
+        for name in EXPERIMENTS
     }  # fmt: skip
     claims = {
         claim: {figure: asdict(gain) for figure in FIGURES
@@ -58,7 +58,7 @@ def summarise(
         for claim, first, second, _ in CLAIMS
     }  # fmt: skip
     return dict(
-        circumstances=circumstances,
+        circumstances=environments,
         settings=settings,
         rows=rows,
         claims=claims,
@@ -111,17 +111,21 @@ def _heading(settings: dict[str, Any]) -> str:
 
 def _row_table(records: list[dict[str, Any]]) -> list[str]:
     lines = [_cells(["row", "", *TITLES, "seeds", "rate", "train s"]), _rule(8)]
-    for name, row in ROWS.items():
+    for name, experiment in EXPERIMENTS.items():
         runs = [r for r in records if r["row"] == name and not r["tuning"]]
         if not runs:
-            lines.append(_cells([f"`{name}`", row.title, *["not run"] * 3, "", "", ""]))
+            lines.append(
+                _cells([f"`{name}`", experiment.title, *["not run"] * 3, "", "", ""])
+            )
             continue
         cells = [str(estimate([r[figure] for r in runs])) for figure in FIGURES]
         trained = [r["train_seconds"] for r in runs if "train_seconds" in r]
         seconds = f"{estimate(trained).mean:.0f}" if trained else "-"
         rate = f"{runs[0]['rate']:g}" if runs[0]["rate"] else "-"
         lines.append(
-            _cells([f"`{name}`", row.title, *cells, str(len(runs)), rate, seconds])
+            _cells(
+                [f"`{name}`", experiment.title, *cells, str(len(runs)), rate, seconds]
+            )
         )
     return lines
 

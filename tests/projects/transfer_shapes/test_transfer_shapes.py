@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,33 +16,25 @@ pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 pytest.importorskip("mmcv.ops", reason="mmcv has no compiled ops")
 
-ROOT = Path(__file__).parents[2]
+from projects.transfer_shapes import files, report, shapes  # noqa: E402
+
+ROOT = Path(__file__).parents[3]
 SIZE = 64
 SEEDS = range(30)
+#: A user stands in the clone; here, in an empty folder.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
-def parts() -> Iterator[SimpleNamespace]:
-    """The modules of the demo, which lie beside a script and not in a package."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        from demo_transfer import files, report, shapes
-
-        yield SimpleNamespace(files=files, report=report, shapes=shapes)
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
-
-
-@pytest.fixture(scope="module")
-def maker(parts: SimpleNamespace) -> object:
+def maker() -> shapes.SceneMaker:
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 256, (100, 150, 3), dtype=np.uint8) for _ in range(3)]
-    return parts.shapes.SceneMaker(photos, SIZE)
+    return shapes.SceneMaker(photos, SIZE)
 
 
 @pytest.fixture(scope="module")
-def scenes(parts: SimpleNamespace, maker: ModuleType) -> list:
-    return [maker.make((seed,), parts.files.FEW) for seed in SEEDS]
+def scenes(maker: shapes.SceneMaker) -> list:
+    return [maker.make((seed,), files.FEW) for seed in SEEDS]
 
 
 def test_boxes_are_tight_around_masks(scenes: list) -> None:
@@ -59,7 +49,7 @@ def test_boxes_are_tight_around_masks(scenes: list) -> None:
 
 
 def test_objects_do_not_overlap_and_differ_from_the_background(
-    parts: SimpleNamespace, maker: ModuleType, scenes: list
+    maker: shapes.SceneMaker, scenes: list
 ) -> None:
     counts = {len(scene.classes) for scene in scenes}
     assert counts == {1, 2}
@@ -71,11 +61,9 @@ def test_objects_do_not_overlap_and_differ_from_the_background(
         assert len(scene.classes) == len(scene.masks)
 
 
-def test_the_same_seed_gives_the_same_scene(
-    parts: SimpleNamespace, maker: ModuleType
-) -> None:
+def test_the_same_seed_gives_the_same_scene(maker: shapes.SceneMaker) -> None:
     first, again, other = (
-        maker.make(seed, parts.files.FEW) for seed in [(3, 1), (3, 1), (3, 2)]
+        maker.make(seed, files.FEW) for seed in [(3, 1), (3, 1), (3, 2)]
     )
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.masks, again.masks)
@@ -83,57 +71,53 @@ def test_the_same_seed_gives_the_same_scene(
     assert not np.array_equal(first.image, other.image)
 
 
-def test_a_class_needs_both_its_shape_and_its_texture(parts: SimpleNamespace) -> None:
-    pairs = list(parts.shapes.CLASSES.values())
+def test_a_class_needs_both_its_shape_and_its_texture() -> None:
+    pairs = list(shapes.CLASSES.values())
     assert len(set(pairs)) == len(pairs) == 8
     for part in (0, 1):
         names = [pair[part] for pair in pairs]
         assert all(names.count(name) == 2 for name in names)
 
 
-def test_colours_tell_no_class(parts: SimpleNamespace, maker: ModuleType) -> None:
+def test_colours_tell_no_class(maker: shapes.SceneMaker) -> None:
     """Between two classes the mean colour differs less than within one."""
     means = np.array(
         [
             [
                 scene.image[scene.masks[0]].mean(axis=0)
                 for seed in range(20)
-                for scene in [maker.make((label, seed), parts.files.ONE, name)]
+                for scene in [maker.make((label, seed), files.ONE, name)]
             ]
-            for label, name in enumerate(parts.shapes.CLASSES)
+            for label, name in enumerate(shapes.CLASSES)
         ]
     )
     assert means.mean(axis=1).std(axis=0).max() < 0.5 * means.std(axis=1).mean()
 
 
-def test_a_given_class_is_that_of_all_objects(
-    parts: SimpleNamespace, maker: ModuleType
-) -> None:
-    for name in parts.shapes.CLASSES:
-        assert set(maker.make((0,), parts.files.FEW, name).classes) == {name}
+def test_a_given_class_is_that_of_all_objects(maker: shapes.SceneMaker) -> None:
+    for name in shapes.CLASSES:
+        assert set(maker.make((0,), files.FEW, name).classes) == {name}
 
 
 @pytest.mark.parametrize("side", [None, SIZE - 1])
-def test_photographs_of_no_use(parts: SimpleNamespace, side: int | None) -> None:
+def test_photographs_of_no_use(side: int | None) -> None:
     photos = [] if side is None else [np.zeros((200, side, 3), np.uint8)]
     with pytest.raises(ValueError, match=f"smaller than size={SIZE}"):
-        parts.shapes.SceneMaker(photos, SIZE)
+        shapes.SceneMaker(photos, SIZE)
 
 
-def test_label_map_and_coco_say_what_the_scene_says(
-    parts: SimpleNamespace, scenes: list
-) -> None:
+def test_label_map_and_coco_say_what_the_scene_says(scenes: list) -> None:
     from pycocotools import mask as rle
 
-    coco = parts.files.coco_annotations(scenes)
+    coco = files.coco_annotations(scenes)
     assert [image["id"] for image in coco["images"]] == list(range(len(scenes)))
     names = {entry["id"]: entry["name"] for entry in coco["categories"]}
     found = iter(coco["annotations"])
     for i, scene in enumerate(scenes):
-        segments = parts.files.label_map(scene)
+        segments = files.label_map(scene)
         assert (segments[~scene.masks.any(axis=0)] == 1).all()
         for name, mask in zip(scene.classes, scene.masks, strict=True):
-            assert set(segments[mask]) == {parts.files.SEGMENTS.index(name) + 1}
+            assert set(segments[mask]) == {files.SEGMENTS.index(name) + 1}
             annotation = next(found)
             assert annotation["image_id"] == i
             assert names[annotation["category_id"]] == name
@@ -143,13 +127,13 @@ def test_label_map_and_coco_say_what_the_scene_says(
     assert next(found, None) is None
 
 
-def test_class_names_of_the_configs(parts: SimpleNamespace) -> None:
+def test_class_names_of_the_configs() -> None:
     from mmengine.config import Config
 
     folder = ROOT / "configs/demo_transfer"
     for name, classes in {
-        "mask-rcnn_shapes.py": parts.files.SCENE_CLASSES,
-        "upernet_shapes.py": parts.files.SEGMENTS,
+        "mask-rcnn_shapes.py": files.SCENE_CLASSES,
+        "upernet_shapes.py": files.SEGMENTS,
     }.items():
         cfg = Config.fromfile(folder / name, import_custom_modules=False)
         for loader in (cfg.train_dataloader, cfg.test_dataloader):
@@ -157,10 +141,10 @@ def test_class_names_of_the_configs(parts: SimpleNamespace) -> None:
 
 
 def test_files_and_the_labels_of_a_seed(
-    parts: SimpleNamespace, maker: ModuleType, tmp_path: Path
+    maker: shapes.SceneMaker, tmp_path: Path
 ) -> None:
-    sizes = parts.files.Sizes(4, labelled=5, judged=2, scenes=3, judged_scenes=1)
-    parts.files.write_data(maker, tmp_path, sizes)
+    sizes = files.Sizes(4, labelled=5, judged=2, scenes=3, judged_scenes=1)
+    files.write_data(maker, tmp_path, sizes)
     assert len(list((tmp_path / "unlabelled").iterdir())) == 4
     assert len(list((tmp_path / "classes/train").rglob("*.jpg"))) == 5 * 8
     assert len(list((tmp_path / "classes/val").rglob("*.jpg"))) == 2 * 8
@@ -169,29 +153,29 @@ def test_files_and_the_labels_of_a_seed(
         path = tmp_path / "scenes/images/training" / image["file_name"]
         assert cv2.imread(str(path)).shape == (image["height"], image["width"], 3)
 
-    chosen = parts.files.choose_labels(tmp_path, seed=0, per_class=2)
+    chosen = files.choose_labels(tmp_path, seed=0, per_class=2)
     lines = (tmp_path / "classes/labels_0.txt").read_text().split("\n")[:-1]
     images = sorted((tmp_path / "classes/train").rglob("*.jpg"))
-    order = list(parts.shapes.CLASSES)
+    order = list(shapes.CLASSES)
     images.sort(key=lambda path: (order.index(path.parent.name), path.name))
     for index, line in zip(chosen, lines, strict=True):
         name, label = line.split()
         assert images[index] == tmp_path / "classes/train" / name
         assert order[int(label)] == images[index].parent.name
-    assert chosen == parts.files.choose_labels(tmp_path, seed=0, per_class=2)
-    assert chosen != parts.files.choose_labels(tmp_path, seed=1, per_class=2)
+    assert chosen == files.choose_labels(tmp_path, seed=0, per_class=2)
+    assert chosen != files.choose_labels(tmp_path, seed=1, per_class=2)
 
 
 def test_train_and_test_set_number_the_classes_alike(
-    parts: SimpleNamespace, maker: ModuleType, tmp_path: Path
+    maker: shapes.SceneMaker, tmp_path: Path
 ) -> None:
     """One reads a list, the other folders, which count in alphabetical order."""
     from mmengine.config import Config
     from mmengine.registry import DATASETS, DefaultScope
 
-    sizes = parts.files.Sizes(1, labelled=1, judged=1, scenes=1, judged_scenes=1)
-    parts.files.write_data(maker, tmp_path, sizes)
-    parts.files.choose_labels(tmp_path, seed=0, per_class=1)
+    sizes = files.Sizes(1, labelled=1, judged=1, scenes=1, judged_scenes=1)
+    files.write_data(maker, tmp_path, sizes)
+    files.choose_labels(tmp_path, seed=0, per_class=1)
     cfg = Config.fromfile(ROOT / "configs/demo_transfer/classifier_shapes.py")
     train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
     train.data_root = str(tmp_path / "classes/train")
@@ -206,11 +190,10 @@ def test_train_and_test_set_number_the_classes_alike(
             for dataset in map(DATASETS.build, (train, test))
         ]
     assert numbers[0] == numbers[1]
-    assert len(set(numbers[0].values())) == len(parts.shapes.CLASSES)
+    assert len(set(numbers[0].values())) == len(shapes.CLASSES)
 
 
-def test_table(parts: SimpleNamespace) -> None:
-    report = parts.report
+def test_table() -> None:
     results = report.Results()
     for before, after in [(10, 21), (20, 30), (30, 29)]:
         results.add("probe", report.RANDOM, before)
@@ -228,7 +211,7 @@ def test_everything_in_small(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     short = ["train_cfg.max_iters=2", "param_scheduler.0.end=1"]
     short += ["param_scheduler.1.begin=1"]
-    command = [sys.executable, str(ROOT / "tools/demo_transfer.py")]
+    command = [sys.executable, "-m", "projects.transfer_shapes"]
     numbers = dict(unlabelled=8, labelled=3, judged=2, scenes=8)
     numbers |= {"judged-scenes": 3, "labels-per-class": 2}
     command += ["--seeds", "0", "1", *(f"--{k}={v}" for k, v in numbers.items())]
@@ -237,7 +220,7 @@ def test_everything_in_small(tmp_path: Path) -> None:
     command += ["--pretrain-options", *short, "train_dataloader.batch_size=4"]
     command += ["train_dataloader.num_workers=0"]
     command += ["train_dataloader.persistent_workers=False"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True,
         timeout=1800,
@@ -258,10 +241,10 @@ def test_everything_in_small(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_more_labels_than_images_are_refused(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools/demo_transfer.py")]
+    command = [sys.executable, "-m", "projects.transfer_shapes"]
     done = subprocess.run(
         [*command, "--labels-per-class", "5", "--labelled", "4"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600,
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 2
     assert "--labels-per-class=5" in done.stderr

@@ -1,15 +1,16 @@
-"""The suite's rows: each is what its title says."""
+"""The suite's experiments: each is what its title says."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from projects.small_scale_cifar10.experiments import EXPERIMENTS, Scale, model_config
+from projects.small_scale_cifar10.training import build
 from saim_mm.models import SAIM
 
 
@@ -45,28 +46,24 @@ def options_of(model: SAIM) -> tuple[Any, ...]:
         "segments": ("segments", 4, False, None, "l2", True, 1),
     }.items(),
 )
-def test_row_is_what_its_title_says(
-    suite: SimpleNamespace, tiny: Any, name: str, expected: tuple[Any, ...]
+def test_experiment_is_what_its_title_says(
+    tiny: Any, name: str, expected: tuple[Any, ...]
 ) -> None:
     scale = replace(tiny, depth=4)
-    config = suite.rows.model_config(suite.rows.ROWS[name], scale)
-    assert options_of(suite.training.build(config)) == expected
+    config = model_config(EXPERIMENTS[name], scale)
+    assert options_of(build(config)) == expected
 
 
-def test_an_option_that_nobody_reads_is_refused(
-    suite: SimpleNamespace, tiny: Any
-) -> None:
-    row = replace(suite.rows.ROWS["saim"], options=dict(smothing=None))
+def test_an_option_that_nobody_reads_is_refused(tiny: Any) -> None:
+    experiment = replace(EXPERIMENTS["saim"], options=dict(smothing=None))
     with pytest.raises(TypeError, match="smothing"):
-        suite.training.build(suite.rows.model_config(row, tiny))
+        build(model_config(experiment, tiny))
 
 
-def test_settings_go_through_json_and_the_command_line(
-    suite: SimpleNamespace, tiny: Any
-) -> None:
+def test_settings_go_through_json_and_the_command_line(tiny: Any) -> None:
     scale = tiny.changed(["pretrain_epochs=7", "rates=(1e-3,)"])
     assert (scale.pretrain_epochs, scale.rates, scale.width) == (7, (1e-3,), 16)
-    assert suite.rows.Scale.from_json(json.loads(json.dumps(scale.as_json()))) == scale
+    assert Scale.from_json(json.loads(json.dumps(scale.as_json()))) == scale
     with pytest.raises(ValueError, match="'epochs=7' names none of"):
         tiny.changed(["epochs=7"])
     with pytest.raises(ValueError, match="no value that Python could read"):

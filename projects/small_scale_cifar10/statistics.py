@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 
-#: 97.5 % quantile of Student's t, for 1, 2, ... degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+from scipy import stats
+
+#: Probability that an interval holds the mean.
+_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,15 @@ def estimate(values: Sequence[float]) -> Estimate:
     """Mean and 95 % interval by Student's t.
 
     Raises:
-        ValueError: If there are no values, or more than ten.
+        ValueError: If there are no values.
     """
-    if not 1 <= len(values) <= len(_T) + 1:
-        raise ValueError(f"{len(values)} values; 1 to {len(_T) + 1} can be summed up.")
-    if len(values) == 1:
+    count = len(values)
+    if not count:
+        raise ValueError("0 values have no mean; give those of one seed at least.")
+    if count == 1:
         return Estimate(values[0], None, 1)
-    quantile = _T[len(values) - 2]
-    half_width = quantile * stdev(values) / math.sqrt(len(values))
-    return Estimate(mean(values), half_width, len(values))
+    quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)
+    return Estimate(mean(values), float(quantile * stats.sem(values)), count)
 
 
 def paired_difference(
@@ -56,7 +57,7 @@ def paired_difference(
 ) -> Estimate | None:
     """First minus second, over the seeds that both have.
 
-    Paired, because two rows of one seed see the same batches and crops.
+    Paired, because two experiments of one seed see the same batches and crops.
 
     Args:
         first: Seed -> figure.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .rows import Row, Scale
+from .experiments import Experiment, Scale
 
 _SETTINGS = "settings.json"
 
@@ -18,13 +18,13 @@ class Run:
     """One training and judging.
 
     Attributes:
-        row: What is trained.
+        experiment: What is trained.
         seed: Of all randomness.
         rate: Peak learning rate that is tried, for a run that tunes; ``None`` for one
             that counts, which takes the tuned rate.
     """
 
-    row: Row
+    experiment: Experiment
     seed: int
     rate: float | None = None
 
@@ -32,7 +32,7 @@ class Run:
     def name(self) -> str:
         """Name of the record, without suffix."""
         tried = "" if self.rate is None else f"_tune_{self.rate:g}"
-        return f"{self.row.name}_seed{self.seed}{tried}"
+        return f"{self.experiment.name}_seed{self.seed}{tried}"
 
 
 class Records:
@@ -73,8 +73,8 @@ class Records:
 
     def is_ready(self, run: Run) -> bool:
         """Whether all is finished that a run builds on."""
-        tuned = run.rate is None and run.row.task != "none"
-        return not tuned or self.best_rate(run.row) is not None
+        tuned = run.rate is None and run.experiment.task != "none"
+        return not tuned or self.best_rate(run.experiment) is not None
 
     def has(self, run: Run) -> bool:
         """Whether a run is finished."""
@@ -82,7 +82,7 @@ class Records:
 
     def write(self, run: Run, figures: dict[str, Any]) -> None:
         """Keeps the figures of a finished run."""
-        key = dict(row=run.row.name, seed=run.seed, tuning=run.rate is not None)
+        key = dict(row=run.experiment.name, seed=run.seed, tuning=run.rate is not None)
         write_json(self._path(run), {**key, **figures})
 
     def read(self) -> list[dict[str, Any]]:
@@ -90,13 +90,13 @@ class Records:
         paths = sorted(set(self.folder.glob("*.json")) - {self.folder / _SETTINGS})
         return [json.loads(path.read_text()) for path in paths]
 
-    def best_rate(self, row: Row) -> float | None:
+    def best_rate(self, experiment: Experiment) -> float | None:
         """The tried rate whose linear probe did best on the images held out.
 
-        ``None`` while a rate has not been tried, and for a row that trains nothing.
+        ``None`` while a rate has not been tried, and where nothing is trained.
         """
-        tried = tuned_rates(self.read()).get(row.tuned_row, {})
-        if row.task == "none" or not set(self.scale.rates) <= set(tried):
+        tried = tuned_rates(self.read()).get(experiment.tuned_name, {})
+        if experiment.task == "none" or not set(self.scale.rates) <= set(tried):
             return None
         return max(self.scale.rates, key=lambda rate: tried[rate])
 
@@ -105,7 +105,7 @@ class Records:
 
 
 def tuned_rates(records: list[dict[str, Any]]) -> dict[str, dict[float, float]]:
-    """Row -> rate -> linear probe on the images held out."""
+    """Experiment -> rate -> linear probe on the images held out."""
     tried: dict[str, dict[float, float]] = {}
     for record in records:
         if record["tuning"]:

@@ -1,4 +1,4 @@
-"""What is compared: one row per system, as a few changes to one base."""
+"""What is compared: one experiment per system, as a few changes to one base."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Task = Literal["saim", "mae", "simmim", "labels", "none"]
 
 @dataclass(frozen=True)
 class Scale:
-    """Size of the models and of the runs; the same for every row.
+    """Size of the models and of the runs; the same for every experiment.
 
     Attributes:
         name: Of the preset.
@@ -29,8 +29,8 @@ class Scale:
         finetune_epochs: Passes of fine-tuning.
         warmup: Share of the steps with a rising rate.
         rates: Peak learning rates that every method is tuned over.
-        finetune_rate: Peak learning rate of fine-tuning, for every row.
-        layer_decay: Layer-wise rate decay of fine-tuning, for every row.
+        finetune_rate: Peak learning rate of fine-tuning, for every experiment.
+        layer_decay: Layer-wise rate decay of fine-tuning, for every experiment.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Scale:
 PRESETS = {
     scale.name: scale
     for scale in (
-        # 3 to 5 minutes of one CPU core for a row and seed.
+        # 3 to 5 minutes of one CPU core for an experiment and seed.
         Scale("cpu", 64, 4, 4, 10_000, 5_000, 10_000, 64, 4, 2, (1e-3, 2e-3, 4e-3)),
         # A narrow 12-layer ViT, for one GPU.
         Scale("gpu", 192, 12, 3, 45_000, 5_000, 10_000, 512, 100, 20,
@@ -95,8 +95,8 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """A system.
+class Experiment:
+    """A system that is trained and judged; one row of the tables.
 
     Attributes:
         name: Short, unique.
@@ -105,8 +105,8 @@ class Row:
         options: For ``saim``, what differs from the paper's SAIM: ``order``,
             ``decoder`` (share of the encoder's depth, 0 for none, or ``"one"`` layer),
             ``coupled``, ``segment_size``, ``query_share``, and options of ``SAIMHead``.
-        rate_of: The row whose tuned learning rate is used; by default its own.
-        seeds: How many by default: 3 where a claim of the paper hangs on the row.
+        rate_of: The experiment whose tuned learning rate is used; by default its own.
+        seeds: How many by default: 3 where a claim of the paper hangs on it.
     """
 
     name: str
@@ -117,24 +117,24 @@ class Row:
     seeds: int = 1
 
     @property
-    def tuned_row(self) -> str:
-        """Name of the row that the learning rate is tuned on."""
+    def tuned_name(self) -> str:
+        """Name of the experiment that the learning rate is tuned on."""
         return self.rate_of or self.name
 
 
-def _saim(name: str, title: str, seeds: int = 1, **options: Any) -> Row:
-    return Row(name, title, options=options, rate_of="saim", seeds=seeds)
+def _saim(name: str, title: str, seeds: int = 1, **options: Any) -> Experiment:
+    return Experiment(name, title, options=options, rate_of="saim", seeds=seeds)
 
 
 #: Those first that the paper's claims hang on. As in its Tables 3 and 4, order and
 #: decoder are compared without smoothing, and losses with it.
-ROWS = {
-    row.name: row
-    for row in (
-        Row("random", "random weights", task="none", seeds=3),
-        Row("saim", "SAIM as in the paper (smoothing 9/1)", seeds=3),
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("random", "random weights", task="none", seeds=3),
+        Experiment("saim", "SAIM as in the paper (smoothing 9/1)", seeds=3),
         _saim("stochastic", "stochastic, decoder; no smoothing", 3, smoothing=None),
-        Row("mae", "MAE", task="mae", seeds=3),
+        Experiment("mae", "MAE", task="mae", seeds=3),
         replace(
             _saim("raster", "raster, no decoder (ViT-iGPT)", 3,
                   order="raster", decoder=0, smoothing=None),
@@ -165,14 +165,14 @@ ROWS = {
             segment_size=(2, 2),
             smoothing=None,
         ),
-        Row("simmim", "SimMIM", task="simmim"),
-        Row("supervised", "labels, same number of images seen", task="labels"),
+        Experiment("simmim", "SimMIM", task="simmim"),
+        Experiment("supervised", "labels, same number of images seen", task="labels"),
     )
 }  # fmt: skip
 
 
 def encoder_config(scale: Scale, **options: Any) -> dict[str, Any]:
-    """Config of the encoder that all rows share."""
+    """Config of the encoder that all experiments share."""
     arch = dict(
         embed_dims=scale.width,
         num_layers=scale.depth,
@@ -184,20 +184,23 @@ def encoder_config(scale: Scale, **options: Any) -> dict[str, Any]:
     return {**base, **sizes, **options}
 
 
-def model_config(row: Row, scale: Scale) -> dict[str, Any]:
-    """Config of the model that a row pretrains.
+def model_config(experiment: Experiment, scale: Scale) -> dict[str, Any]:
+    """Config of the model that an experiment pretrains.
 
     Raises:
-        ValueError: If the row pretrains no model of the registry.
+        ValueError: If the experiment pretrains no model of the registry.
     """
     makers = dict(saim=_saim_config, mae=_mae_config, simmim=_simmim_config)
-    if row.task not in makers:
-        raise ValueError(f"Row {row.name!r} has task {row.task!r} and no such model.")
-    return makers[row.task](row, scale)
+    if experiment.task not in makers:
+        raise ValueError(
+            f"Experiment {experiment.name!r} has task {experiment.task!r} and no such "
+            f"model; the tasks that have one are {list(makers)}."
+        )
+    return makers[experiment.task](experiment, scale)
 
 
-def _saim_config(row: Row, scale: Scale) -> dict[str, Any]:
-    options = dict(row.options)
+def _saim_config(experiment: Experiment, scale: Scale) -> dict[str, Any]:
+    options = dict(experiment.options)
     share = options.pop("decoder", 1)
     depth = 1 if share == "one" else round(share * scale.depth)
     neck = dict(type="SAIMNeck", depth=depth, coupled=options.pop("coupled", False))
@@ -213,7 +216,7 @@ def _saim_config(row: Row, scale: Scale) -> dict[str, Any]:
     return {**model, "head": {"type": "SAIMHead", **options}}
 
 
-def _mae_config(row: Row, scale: Scale) -> dict[str, Any]:
+def _mae_config(experiment: Experiment, scale: Scale) -> dict[str, Any]:
     """MAE with the proportions of MAE ViT-B: 2/3 of the width, 2/3 of the depth."""
     encoder = encoder_config(scale, type="MAEViT", final_norm=True, mask_ratio=0.75)
     head_width = scale.width // scale.heads
@@ -244,7 +247,7 @@ def _mae_config(row: Row, scale: Scale) -> dict[str, Any]:
     )
 
 
-def _simmim_config(row: Row, scale: Scale) -> dict[str, Any]:
+def _simmim_config(experiment: Experiment, scale: Scale) -> dict[str, Any]:
     encoder = encoder_config(
         scale, type="SimMIMViT", final_norm=True, out_type="featmap"
     )

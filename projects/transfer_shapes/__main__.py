@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Shows on a CPU, in a quarter of an hour, what a pretrained encoder is good for.
 
 It makes labelled images (textured shapes over sample photographs; nothing is
@@ -19,27 +18,26 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import cv2
-from demo import (
-    PHOTO_SIZE,
-    DemoError,
-    make_run_dir,
-    removed_if_stopped,
-    sample_photos,
-)
-from demo_transfer import tasks
-from demo_transfer.files import Sizes, choose_labels, write_data
-from demo_transfer.report import PRETRAINED, RANDOM, Results, Sheet
-from demo_transfer.shapes import SceneMaker
 from mmengine.config import DictAction
 
+from saim_mm.datasets.sample_photos import sample_photos
+from saim_mm.utils.run_folder import RunFolderError, run_folder
 from saim_mm.visualization import save_png
 
+from . import tasks
+from .files import Sizes, choose_labels, write_data
+from .report import PRETRAINED, RANDOM, Results, Sheet
+from .shapes import SceneMaker
+
+#: Shorter side of the photographs, in pixels.
+PHOTO_SIZE = 256
 #: Labels of each class that a classifier learns from.
 LABELS_PER_CLASS = 40
 #: What a run leaves in the work dir besides a folder of its own.
 RESULTS = ("table.md", "results.json", "predictions.png", "encoder.pth")
 #: Everything that Runner and the libraries print.
 LOG = "log.txt"
+_SIZES = "projects/transfer_shapes/files.py"
 
 T = TypeVar("T")
 
@@ -47,7 +45,9 @@ T = TypeVar("T")
 def parse_args() -> argparse.Namespace:
     """Reads the command line; argparse ends on its own with exit code 2."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m projects.transfer_shapes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--work-dir",
@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
             type=int,
             default=default,
             metavar="N",
-            help=f"images; see Sizes in demo_transfer/files.py (default: {default})",
+            help=f"images; see Sizes in {_SIZES} (default: {default})",
         )
     parser.add_argument(
         "--labels-per-class", type=int, default=LABELS_PER_CLASS, metavar="N"
@@ -95,10 +95,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def make_data(data: Path, args: argparse.Namespace) -> None:
-    """Makes the images from the sample photographs."""
+def make_data(data: Path, sources: list[Path], args: argparse.Namespace) -> None:
+    """Makes the images from photographs."""
     photos = []
-    for path in sample_photos():
+    for path in sources:
         photo = cv2.imread(str(path))
         scale = PHOTO_SIZE / min(photo.shape[:2])
         photos.append(
@@ -177,11 +177,13 @@ def fine_tune_encoders(
                     sheet.add(f"{task.name}, {column}", runner)
 
 
-def run(args: argparse.Namespace, run_dir: Path, console: TextIO) -> Results:
+def run(
+    args: argparse.Namespace, photos: list[Path], run_dir: Path, console: TextIO
+) -> Results:
     """Makes the data, pretrains, compares and writes the results."""
     watch, results, sheet = Stopwatch(console), Results(), Sheet()
     data = run_dir / "data"
-    watch.run("making images", make_data, data, args)
+    watch.run("making images", make_data, data, photos, args)
     pretrained = watch.run(
         "pretraining", tasks.pretrain, data, run_dir, args.pretrain_options,
         note=f" (progress in {run_dir / LOG})",
@@ -235,10 +237,14 @@ def main() -> int:
     """Returns the exit code: 2 for unusable input, 130 after Ctrl-C."""
     args, started, console = parse_args(), time.perf_counter(), sys.stdout
     try:
-        run_dir = make_run_dir(args.work_dir)
-        with removed_if_stopped(run_dir), tasks.output_to(run_dir / LOG):
-            results = run(args, run_dir, console)
-    except DemoError as error:
+        photos = sample_photos()
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        with run_folder(args.work_dir) as run_dir, tasks.output_to(run_dir / LOG):
+            results = run(args, photos, run_dir, console)
+    except RunFolderError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
