@@ -22,11 +22,12 @@ from pathlib import Path
 
 import torch
 
+from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.environment import environment
 
 from .chart import draw
 from .experiments import EXPERIMENTS, PRESETS
-from .results import Records, write_json
+from .results import Records
 from .scheduling import RunContext, plan_runs, run_all
 from .table import fill_page, markdown, summarise
 
@@ -88,9 +89,8 @@ def run(args: argparse.Namespace) -> int:
     records = Records(args.out, scale)
     context = RunContext(args.data, args.device, args.out)
     environments = args.out / _ENVIRONMENTS
-    environments.mkdir(exist_ok=True)
     begun = time.strftime("%Y-%m-%d_%H-%M-%S")
-    write_json(environments / f"{begun}.json", environment(_PACKAGES))
+    write_json(environments / f"{begun}.json", environment(_PACKAGES), indent=1)
     todo = [r for r in plan_runs(args.rows, args.seeds, scale) if not records.has(r)]
     return run_all(todo, scale, context, args.jobs, args.minutes)
 
@@ -101,8 +101,9 @@ def report(args: argparse.Namespace) -> int:
     notes = sorted((args.out / _ENVIRONMENTS).glob("*.json"))
     begun = [json.loads(path.read_text()) for path in notes]
     runs, settings = records.read(), records.scale.as_json()
-    args.name.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.name.with_suffix(".json"), summarise(runs, settings, begun))
+    write_json(
+        args.name.with_suffix(".json"), summarise(runs, settings, begun), indent=1
+    )
     text = markdown(runs, settings)
     args.name.with_suffix(".md").write_text(text)
     print(text)

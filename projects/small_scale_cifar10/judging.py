@@ -88,7 +88,10 @@ def _encoder(
 
 @torch.no_grad()
 def frozen_features(encoder: SAIMViT, images: Images) -> Features:
-    """Means of the patches, on the device of the images."""
+    """Means of the patches, on the device of the images.
+
+    Not by ``FeatureExtractor``: that leaves out the final norm of MAE and SimMIM.
+    """
     first = encoder.num_extra_tokens
     vectors = [
         encoder(normalise(chunk))[0][:, first:].float().mean(dim=1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from saim_mm.utils.atomic_file import write_json
 
 from .experiments import Experiment, Scale
 
@@ -52,7 +53,7 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
         settings = folder / _SETTINGS
         if not settings.exists():
-            write_json(settings, scale.as_json())
+            write_json(settings, scale.as_json(), indent=1)
         if json.loads(settings.read_text()) != scale.as_json():
             raise ValueError(
                 f"{settings} holds other settings than {scale.as_json()}; give "
@@ -83,7 +84,7 @@ class Records:
     def write(self, run: Run, figures: dict[str, Any]) -> None:
         """Keeps the figures of a finished run."""
         key = dict(row=run.experiment.name, seed=run.seed, tuning=run.rate is not None)
-        write_json(self._path(run), {**key, **figures})
+        write_json(self._path(run), {**key, **figures}, indent=1)
 
     def read(self) -> list[dict[str, Any]]:
         """All that is finished, in the order of the names."""
@@ -111,10 +112,3 @@ def tuned_rates(records: list[dict[str, Any]]) -> dict[str, dict[float, float]]:
         if record["tuning"]:
             tried.setdefault(record["row"], {})[record["rate"]] = record["linear"]
     return tried
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is never seen half-written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)

@@ -9,7 +9,6 @@ of frozen features, fine-tuning, detection (Mask R-CNN) and segmentation (UperNe
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -21,6 +20,7 @@ import cv2
 from mmengine.config import DictAction
 
 from saim_mm.datasets.sample_photos import sample_photos
+from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.run_folder import RunFolderError, run_folder
 from saim_mm.visualization import save_png
 
@@ -145,8 +145,7 @@ def probe_encoders(
     for column, files in encoders.items():
         for i, (seed, encoder) in enumerate(zip(args.seeds, files, strict=True)):
             if i == 0 or encoder != files[i - 1]:  # else they are the same
-                train = tasks.extract(encoder, data, "train", heads)
-                val = tasks.extract(encoder, data, "val", heads)
+                train, val = tasks.extract(encoder, data, heads)
             chosen = choose_labels(data, seed, args.labels_per_class)
             found = tasks.probe(train, val, chosen, seed)
             for row, value in zip(tasks.PROBES, found, strict=True):
@@ -211,7 +210,7 @@ def write_results(
     """Writes table, numbers and picture, and copies all results to the work dir."""
     settings = {k: v for k, v in vars(args).items() if k != "work_dir"}
     content = dict(settings=settings, seconds=watch.seconds, percent=results.rows)
-    (run_dir / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_json(run_dir / "results.json", content, indent=2)
     (run_dir / "table.md").write_text(results.table() + "\n")
     save_png(sheet.image(), run_dir / "predictions.png")
     for name in RESULTS:

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from pycocotools import mask as rle
+
+from saim_mm.utils.atomic_file import write_json
 
 from .shapes import CLASSES, Scene, SceneMaker, Style
 
@@ -104,8 +105,7 @@ def _write_scenes(
     for i, scene in enumerate(scenes):
         _write_image(images / f"{i:05d}.jpg", scene.image)
         _write_image(maps / f"{i:05d}.png", label_map(scene))
-    text = json.dumps(coco_annotations(scenes))
-    (folder / f"instances_{name}.json").write_text(text)
+    write_json(folder / f"instances_{name}.json", coco_annotations(scenes), end="")
 
 
 def label_map(scene: Scene) -> np.ndarray:

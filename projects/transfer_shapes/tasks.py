@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from saim_mm import launch
-from saim_mm.datasets.class_folders import ClassImages
+from saim_mm.datasets.class_folders import split_class_folders
 from saim_mm.evaluation import (
     FeatureExtractor,
     Features,
@@ -27,7 +27,6 @@ from saim_mm.evaluation import (
 from saim_mm.weights import saim_to_encoder, write_state_dict
 
 from .files import LABELS
-from .shapes import CLASSES
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo_transfer"
 PRETRAINING = CONFIGS / "saim_shapes.py"
@@ -108,16 +107,13 @@ def random_encoder(folder: Path, seed: int, options: Options) -> Path:
     return encoder
 
 
-def extract(encoder: Path, data: Path, split: str, num_heads: int) -> Features:
-    """Features of all images of a split, class by class and sorted by name."""
+def extract(encoder: Path, data: Path, num_heads: int) -> tuple[Features, Features]:
+    """Features to learn from and to judge, class by class and sorted by name."""
     built = build_encoder(encoder, num_heads=num_heads)
-    images = {
-        name: sorted(map(str, (data / "classes" / split / name).iterdir()))
-        for name in CLASSES
-    }
     size = tuple(built.backbone.img_size)
-    dataset = ClassImages(images, list(CLASSES), size, crop_ratio=1)
-    return FeatureExtractor(built.backbone, built.preprocessor).extract(dataset)
+    train, val = split_class_folders(data / "classes", size, crop_ratio=1)
+    extractor = FeatureExtractor(built.backbone, built.preprocessor)
+    return extractor.extract(train), extractor.extract(val)
 
 
 def probe(train: Features, val: Features, chosen: list[int], seed: int) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from scipy import stats
 
 from projects.small_scale_cifar10.chart import chart_rows, draw
 from projects.small_scale_cifar10.experiments import EXPERIMENTS
-from projects.small_scale_cifar10.results import Records, Run, write_json
+from projects.small_scale_cifar10.results import Records, Run
 from projects.small_scale_cifar10.scheduling import plan_runs
 from projects.small_scale_cifar10.statistics import estimate, paired_difference
 from projects.small_scale_cifar10.table import markdown, summarise
@@ -91,21 +90,19 @@ def test_records_of_another_scale_are_refused(tiny: Any, tmp_path: Path) -> None
         Records.open(tmp_path / "elsewhere")
 
 
-def test_a_file_is_never_seen_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_record_is_never_seen_half_written(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "record.json"
-    write_json(path, [1])
+    records, run = Records(tmp_path, tiny), Run(EXPERIMENTS["random"], 0)
+    records.write(run, dict(rate=None, linear=1.0))
 
-    def fail(self: Path, text: str) -> None:
-        with self.open("w") as file:
-            file.write(text[:1])
+    def fail(_: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError):
-        write_json(path, [2])
-    assert json.loads(path.read_text()) == [1]
+        records.write(run, dict(rate=None, linear=2.0))
+    assert [record["linear"] for record in records.read()] == [1.0]
 
 
 def test_table_says_what_was_not_run(tiny: Any) -> None:
