@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from saim_mm.models import SAIMHead
+from saim_mm.models import Plan, SAIMHead
 
 
 @MODELS.register_module()
@@ -32,10 +32,8 @@ class SmoothL1Head(SAIMHead):
             )
         self.beta = beta
 
-    def loss(
-        self, queries: Tensor, images: Tensor, order: Tensor, visible: Any = "causal"
-    ) -> Tensor:
-        """As of :class:`SAIMHead`: queries (B, K, D), images (B, C, H, W) -> scalar."""
-        prediction = self(queries, visible)
-        target = self.target(images, order)
+    def loss(self, queries: Tensor, images: Tensor, plan: Plan) -> Tensor:
+        """Queries (B, K, D) and images (B, C, H, W) -> scalar; see SAIMHead."""
+        prediction = self(queries, plan.query_mask)
+        target = self.target(images, plan.asked)
         return F.smooth_l1_loss(prediction.float(), target, beta=self.beta)

@@ -104,7 +104,8 @@ class Experiment:
         task: What is learnt before the judging; ``none`` judges random weights.
         options: For ``saim``, what differs from the paper's SAIM: ``order``,
             ``decoder`` (share of the encoder's depth, 0 for none, or ``"one"`` layer),
-            ``coupled``, ``segment_size``, ``query_share``, and options of ``SAIMHead``.
+            ``tied_decoder``, ``segment_size``, ``query_share``, and options of
+            ``SAIMHead``.
         rate_of: The experiment whose tuned learning rate is used; by default its own.
         seeds: How many by default: 3 where a claim of the paper hangs on it.
     """
@@ -142,7 +143,7 @@ EXPERIMENTS = {
         ),
         _saim("raster-decoder", "raster, decoder", 3, order="raster", smoothing=None),
         _saim("coupled", "stochastic, coupled decoder", 3,
-              coupled=True, smoothing=None),
+              tied_decoder=True, smoothing=None),
         _saim("decoder-1", "stochastic, decoder of 1 layer", 3,
               decoder="one", smoothing=None),
         _saim("smooth-3", "smoothing 3/1", 3, smoothing=dict(kernel_size=3, sigma=1.0)),
@@ -194,11 +195,11 @@ def _saim_config(experiment: Experiment, scale: Scale) -> dict[str, Any]:
     options = dict(experiment.options)
     share = options.pop("decoder", 1)
     depth = 1 if share == "one" else round(share * scale.depth)
-    neck = dict(type="SAIMNeck", depth=depth, coupled=options.pop("coupled", False))
+    tied = options.pop("tied_decoder", False)
     model = dict(
         type="SAIM",
         backbone=encoder_config(scale),
-        neck=neck,
+        neck=dict(type="SAIMNeck", depth=depth, tied_decoder=tied),
         order=options.pop("order", "stochastic"),
         segment_size=options.pop("segment_size", None),
         query_share=options.pop("query_share", 1.0),

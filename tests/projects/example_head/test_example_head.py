@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from projects.example_head.head import SmoothL1Head
 from saim_mm.launch import fit_to_machine
-from saim_mm.models import SAIMHead
+from saim_mm.models import OrderSampler, SAIMHead
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "projects/example_head/configs/saim_debug_smooth-l1.py"
@@ -50,9 +50,11 @@ def test_the_loss_is_smooth_l1_of_the_same_target(beta: float) -> None:
     head, plain = SmoothL1Head(beta, **options), SAIMHead(**options)
     plain.load_state_dict(head.state_dict())
     queries, images = torch.randn(2, 4, 8), torch.randn(2, 3, 8, 8)
-    order = torch.stack([torch.randperm(4) for _ in range(2)])
-    expected = F.smooth_l1_loss(plain(queries), plain.target(images, order), beta=beta)
-    torch.testing.assert_close(head.loss(queries, images, order), expected)
+    plan = OrderSampler("stochastic", (2, 2)).plan(2, images.device)
+    expected = F.smooth_l1_loss(
+        plain(queries), plain.target(images, plan.asked), beta=beta
+    )
+    torch.testing.assert_close(head.loss(queries, images, plan), expected)
 
 
 def test_wrong_options_are_refused() -> None:
