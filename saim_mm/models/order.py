@@ -25,7 +25,7 @@ import torch
 from mmengine.dist import get_rank
 from torch import Tensor, nn
 
-from ..utils.sample_keys import hash_keys
+from ..utils.splitmix64 import hash_keys
 
 OrderKind = Literal["stochastic", "raster", "segments"]
 #: What a token sees: all others, those at or before its own place, or what a mask says:
