@@ -85,5 +85,5 @@ def _copy_one(source: Path, target: Path) -> str | None:
     scale = min(1.0, PHOTO_SIZE / min(image.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    target.write_bytes(cv2.imencode(".jpg", image)[1])
+    target.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
     return None

@@ -13,7 +13,6 @@ import torch
 from class_folders import (
     NORMAL,
     launch,
-    run_here,
     unpack_cifar10,
     write_checkpoint,
     write_class_folders,
@@ -21,6 +20,7 @@ from class_folders import (
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from run_tool import run_tool
 from tiny import tiny_backbone, tiny_saim
 
 from saim_mm.datasets.class_folders import split_class_folders
@@ -253,7 +253,7 @@ def test_checkpoints_that_are_none_of_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "own_process", [False, pytest.param(True, marks=pytest.mark.slow)]
 )
-def test_tool(own_process: bool, tmp_path: Path, monkeypatch) -> None:
+def test_tool(own_process: bool, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "epoch_1.pth")
     data = write_class_folders(tmp_path / "data", val="test")
     out = tmp_path / "result.json"
@@ -263,7 +263,7 @@ def test_tool(own_process: bool, tmp_path: Path, monkeypatch) -> None:
         done = launch(TOOL, *arguments)
         assert done.returncode == 0, done.stderr
     else:
-        assert run_here(TOOL, monkeypatch, *arguments) == 0
+        assert run_tool("analysis_tools.knn", *arguments) == 0
     result = json.loads(out.read_text())
     assert (result["train_images"], result["val_images"]) == (12, 6)
     assert result["accuracy_k3"] == 100  # colours
