@@ -141,6 +141,30 @@ def test_features_do_not_depend_on_batches_or_workers(tmp_path: Path) -> None:
     assert one.labels.tolist() == many.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
+@pytest.mark.parametrize("final_norm", [False, True])
+def test_features_of_images_in_memory(final_norm: bool) -> None:
+    """As the encoder run by hand, whatever the batches and the preprocessor."""
+    backbone = frozen_tiny(out_type="raw", final_norm=final_norm)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(0.1)  # norms that do something
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(5)
+    preprocessor = SelfSupDataPreprocessor([120.0] * 3, [60.0] * 3, to_rgb=False)
+    extractor = FeatureExtractor(backbone, preprocessor, final_norm=final_norm)
+    found = extractor.extract_tensors(images, labels)
+    assert torch.equal(found.labels, labels)
+    backbone.eval()
+    with torch.no_grad():
+        tokens = backbone((images.float() - 120) / 60)[0]
+    assert torch.equal(found.vectors, tokens[:, 1:].mean(dim=1))
+    by_two = extractor.extract_tensors(images, labels, batch_size=2)
+    torch.testing.assert_close(by_two.vectors, found.vectors)
+    samples = [_sample(label) for label in range(5)]
+    batch = extractor(dict(inputs=images, data_samples=samples))
+    assert torch.equal(batch.vectors, found.vectors)
+
+
 def test_pools_that_do_not_exist() -> None:
     with pytest.raises(ValueError, match="'avg', 'cls'"):
         FeatureExtractor(frozen_tiny(), SelfSupDataPreprocessor(), "mean")
@@ -148,6 +172,9 @@ def test_pools_that_do_not_exist() -> None:
         FeatureExtractor(
             frozen_tiny(with_cls_token=False), SelfSupDataPreprocessor(), "cls"
         )
+    with pytest.raises(ValueError, match="final_norm=False"):
+        backbone = frozen_tiny(final_norm=False)
+        FeatureExtractor(backbone, SelfSupDataPreprocessor(), final_norm=True)
 
 
 def test_evaluation_mode_puts_every_part_back() -> None:
