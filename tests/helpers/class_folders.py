@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 from mmengine.runner import save_checkpoint
 from PIL import Image
 from tiny import tiny_saim
@@ -65,12 +63,3 @@ def launch(tool: Path | str, *arguments: object) -> subprocess.CompletedProcess:
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-
-
-def run_here(tool: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Runs a tool in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
-    monkeypatch.syspath_prepend(str(tool.parent))
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(tool), run_name="__main__")
-    return end.value.code or 0
