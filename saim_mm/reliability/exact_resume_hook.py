@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mmengine.dist import get_rank, is_main_process
@@ -19,6 +20,7 @@ from .exact_loops import (
     global_batch_size,
     seed_training_step,
 )
+from .inner_datasets import with_inner_datasets
 
 #: Where a checkpoint has what :meth:`ExactResumeHook.before_save_checkpoint` writes.
 STATE_KEY = "exact_resume"
@@ -73,7 +75,9 @@ class ExactResumeHook(Hook):
             self._seed = runner.seed or 0
             runner.logger.warning(_not_exact(runner))
             return
-        for dataset in _unseeded(loop.dataloader.dataset):
+        for dataset in filter(
+            _lacks_seeds, with_inner_datasets(loop.dataloader.dataset)
+        ):
             runner.logger.warning(
                 f"{type(dataset).__name__} will crop and flip differently when resumed;"
                 " put dict(type='SeedSample') first in its pipeline"
@@ -134,55 +138,116 @@ class ExactResumeHook(Hook):
             global_batch_size=global_batch_size(self._loop.dataloader),
             dataset_length=len(sampler.dataset),
             accumulation=_accumulation(runner),
-            unstepped=_unstepped(runner, self._iteration),
+            unstepped=_pending_microbatches(runner, self._iteration),
         )
 
     def _resume(self, runner: Runner, loop: ExactEpochLoop | ExactIterLoop) -> None:
         state = self._loaded or {}
-        images = global_batch_size(loop.dataloader)
-        if state.get("iteration") != self._iteration:
-            # Of a run without this hook; an epoch's beginning or the number of
-            # iterations is all there is to go by.
-            if isinstance(loop, ExactIterLoop):
-                done = self._iteration
-                self._position = DataPosition(loop.epoch, done, done * images)
-            loop.resume_at(self._position)
-            runner.logger.warning(
-                "not an exact resume: the checkpoint holds no position in the data; "
-                f"going on with {self._position}"
-            )
-            return
-        loop.sampler.seed = state["seed"]
-        batches, samples = state["batches"], state["samples"]
-        unstepped = state["unstepped"]
-        for difference in _differences(runner, loop, state):
-            runner.logger.warning(f"not an exact resume: {difference}")
-        if images != state["global_batch_size"]:
-            batches = samples // images
-        if (images, _accumulation(runner)) != (
-            state["global_batch_size"],
-            state["accumulation"],
-        ):
-            unstepped = 0
-        self._position = DataPosition(state["epoch"], batches, samples)
-        loop.resume_at(self._position, unstepped)
-        if is_main_process():
+        # Of another iteration: by a run without this hook, or none to be resumed.
+        saved = state if state.get("iteration") == self._iteration else None
+        self._position, pending, warnings = resume_point(saved, _present(runner, loop))
+        if saved is not None:
+            loop.sampler.seed = saved["seed"]
+        loop.resume_at(self._position, pending)
+        for warning in warnings:
+            runner.logger.warning(f"not an exact resume: {warning}")
+        if saved is not None and is_main_process():
             runner.logger.info(
-                f"resuming at {self._position}; the gradients of {unstepped} "
+                f"resuming at {self._position}; the gradients of {pending} "
                 "iterations that no step was made of are computed once more"
             )
 
 
-def _unseeded(dataset: Any) -> Iterator[Any]:
-    """Yields, of a dataset and those that it wraps, what lacks ``SeedSample``."""
+@dataclass(frozen=True)
+class PresentRun:
+    """What :func:`resume_point` has to know about a run that goes on.
+
+    Attributes:
+        iteration: Iterations finished.
+        epoch: Epochs finished; 0 in a loop that counts iterations.
+        counts_epochs: Whether its loop does.
+        global_batch_size: Samples that all processes together take per iteration.
+        dataset_length: Samples in an epoch.
+        accumulation: Iterations per optimiser step.
+    """
+
+    iteration: int
+    epoch: int
+    counts_epochs: bool
+    global_batch_size: int
+    dataset_length: int
+    accumulation: int
+
+
+def resume_point(
+    saved: Mapping[str, int] | None, now: PresentRun
+) -> tuple[DataPosition, int, list[str]]:
+    """Where in its data a run goes on.
+
+    Args:
+        saved: What :class:`ExactResumeHook` put into the checkpoint; ``None`` if that
+            is of a run without it.
+        now: The run that goes on.
+
+    Returns:
+        The position; how many iterations before it wait for an optimiser step and are
+        to be computed once more; and why the run will not be the one that was
+        interrupted, a sentence each, if it will not.
+    """
+    images = now.global_batch_size
+    if saved is None:
+        position = DataPosition(now.epoch)
+        if not now.counts_epochs:
+            position = DataPosition(0, now.iteration, now.iteration * images)
+        lost = "the checkpoint holds no position in the data; going on with"
+        return position, 0, [f"{lost} {position}"]
+    same_batches = images == saved["global_batch_size"]
+    same_steps = same_batches and now.accumulation == saved["accumulation"]
+    samples = saved["samples"]
+    batches = saved["batches"] if same_batches else samples // images
+    position = DataPosition(saved["epoch"], batches, samples)
+    return position, saved["unstepped"] if same_steps else 0, _differences(saved, now)
+
+
+def _differences(saved: Mapping[str, int], now: PresentRun) -> list[str]:
+    """What keeps a run from going on as the one that wrote a checkpoint would have."""
+    found = []
+    if now.global_batch_size != saved["global_batch_size"]:
+        found.append(
+            f"an iteration takes {now.global_batch_size} images and took "
+            f"{saved['global_batch_size']}. The order of images goes on, but schedules "
+            "count iterations; set batch_size so that processes x batch_size is "
+            f"{saved['global_batch_size']}"
+        )
+    if now.dataset_length != saved["dataset_length"]:
+        found.append(
+            f"the dataset holds {now.dataset_length} images and held "
+            f"{saved['dataset_length']}; they come in another order from here on"
+        )
+    if now.accumulation != saved["accumulation"]:
+        found.append(
+            f"a step accumulates {now.accumulation} iterations and accumulated "
+            f"{saved['accumulation']}"
+        )
+    return found
+
+
+def _present(runner: Runner, loop: ExactEpochLoop | ExactIterLoop) -> PresentRun:
+    return PresentRun(
+        iteration=loop.iter,
+        epoch=loop.epoch,
+        counts_epochs=isinstance(loop, ExactEpochLoop),
+        global_batch_size=global_batch_size(loop.dataloader),
+        dataset_length=len(loop.sampler.dataset),
+        accumulation=_accumulation(runner),
+    )
+
+
+def _lacks_seeds(dataset: Any) -> bool:
+    """Whether a dataset's transforms draw numbers that no sample seeds."""
     transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
     seeded = any(isinstance(transform, SeedSample) for transform in transforms)
-    seeded = seeded or getattr(dataset, "seeds_samples", False)
-    if transforms and not seeded:
-        yield dataset
-    for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
-        if inner is not None:
-            yield from _unseeded(inner)
+    return bool(transforms) and not (seeded or getattr(dataset, "seeds_samples", False))
 
 
 def _accumulation(runner: Runner) -> int:
@@ -190,40 +255,13 @@ def _accumulation(runner: Runner) -> int:
     return getattr(runner.optim_wrapper, "_accumulative_counts", 1)
 
 
-def _unstepped(runner: Runner, iteration: int) -> int:
+def _pending_microbatches(runner: Runner, iteration: int) -> int:
     """Iterations whose gradients wait for the optimiser's step."""
     accumulation = _accumulation(runner)
     # The last step of a run is made of what there is.
     if accumulation == 1 or runner.optim_wrapper.should_update():
         return 0
     return iteration % accumulation
-
-
-def _differences(
-    runner: Runner, loop: ExactEpochLoop | ExactIterLoop, state: dict[str, Any]
-) -> list[str]:
-    """What keeps a run from going on as the one that wrote a checkpoint would have."""
-    images = global_batch_size(loop.dataloader)
-    length, accumulation = len(loop.sampler.dataset), _accumulation(runner)
-    found = []
-    if images != state["global_batch_size"]:
-        found.append(
-            f"an iteration takes {images} images and took "
-            f"{state['global_batch_size']}. The order of images goes on, but schedules "
-            "count iterations; set batch_size so that processes x batch_size is "
-            f"{state['global_batch_size']}"
-        )
-    if length != state["dataset_length"]:
-        found.append(
-            f"the dataset holds {length} images and held {state['dataset_length']}; "
-            "they come in another order from here on"
-        )
-    if accumulation != state["accumulation"]:
-        found.append(
-            f"a step accumulates {accumulation} iterations and accumulated "
-            f"{state['accumulation']}"
-        )
-    return found
 
 
 def _not_exact(runner: Runner) -> str:
