@@ -75,9 +75,8 @@ class ExactResumeHook(Hook):
             self._seed = runner.seed or 0
             runner.logger.warning(_not_exact(runner))
             return
-        for dataset in filter(
-            _lacks_seeds, with_inner_datasets(loop.dataloader.dataset)
-        ):
+        datasets = with_inner_datasets(loop.dataloader.dataset)
+        for dataset in filter(_lacks_seeds, datasets):
             runner.logger.warning(
                 f"{type(dataset).__name__} will crop and flip differently when resumed;"
                 " put dict(type='SeedSample') first in its pipeline"

@@ -2,8 +2,8 @@
 
 * :mod:`files` reads and writes; nothing in a file is ever executed. :mod:`safe_loader`
   makes that true of all that MMEngine loads, where it is asked to.
-* :mod:`checksum_trailer` seals a file by its SHA-256; :mod:`resume` finds the newest
-  good checkpoint of a run.
+* :mod:`checksum_trailer` puts a file's SHA-256 into it; :mod:`resume` finds the
+  newest good checkpoint of a run.
 * :mod:`conversions` renames keys, as pure functions on state dicts, by the tables in
   :mod:`layouts`; :mod:`keymap` applies a table and accounts for every key.
 * :mod:`loading` puts an encoder into a task model, :mod:`whole_model` a checkpoint into

@@ -29,7 +29,8 @@ from saim_mm.reliability.rank_progress import (
     patient_code,
     stuck_ranks,
 )
-from saim_mm.reliability.watchdog_hook import EXIT_STUCK, WatchdogHook
+from saim_mm.reliability.watchdog import EXIT_STUCK
+from saim_mm.reliability.watchdog_hook import WatchdogHook
 
 ROOT = Path(__file__).parents[2]
 
@@ -166,7 +167,7 @@ def test_does_nothing_in_a_single_process(tmp_path: Path) -> None:
     runner = build_runner(config)
     hook = next(h for h in runner.hooks if isinstance(h, WatchdogHook))
     hook.before_train(runner)
-    assert hook._watchdog is None
+    assert hook._watch is None
 
 
 # ---- two ranks -----------------------------------------------------------------------
