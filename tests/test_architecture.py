@@ -89,3 +89,11 @@ def test_the_run_names_every_hook_where_it_acts() -> None:
             drawn.add(name)
             assert acts_in(hook, event), f"{name} does nothing in {event}"
     assert drawn == set(HOOKS.module_dict)
+
+
+def test_the_commands_of_the_proofs_name_files() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.partition("## How each proof is run")[2].partition("\n## ")[0]
+    paths = re.findall(r"\b(?:tests|tools)/[\w./]+", table)
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []
