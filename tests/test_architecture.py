@@ -54,6 +54,15 @@ def test_the_drawing_of_rooms() -> None:
     assert chain in DRAWINGS[0]
 
 
+def test_the_four_lines_of_the_loss() -> None:
+    source = (ROOT / "saim_mm" / "models" / "saim.py").read_text(encoding="utf-8")
+    lines = re.findall(r"<b>([^<]*self\.[^<]*)</b>", DRAWINGS[1])
+    assert len(lines) == 4
+    body = source.partition("def loss(")[2].partition("\n    def ")[0]
+    found = [line for line in lines if line in body]
+    assert found == lines
+
+
 def test_the_table_of_hooks() -> None:
     table = rows("| hook | priority | in `runtime.py` | writes |")
     known: dict[str, type[Hook]] = HOOKS.module_dict
