@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mmengine.dist import get_rank, is_main_process
@@ -69,7 +68,6 @@ class ExactResumeHook(Hook):
         """Sets the loop to where the run goes on, if it goes on."""
         loop = runner.train_loop
         self._iteration = loop.iter
-        self._position = DataPosition(epoch=loop.epoch)
         self._loop = loop if isinstance(loop, (ExactEpochLoop, ExactIterLoop)) else None
         if self._loop is None:
             self._seed = runner.seed or 0
@@ -81,6 +79,7 @@ class ExactResumeHook(Hook):
                 f"{type(dataset).__name__} will crop and flip differently when resumed;"
                 " put dict(type='SeedSample') first in its pipeline"
             )
+        self._position = _counted_position(self._loop)
         if self._iteration:
             self._resume(runner, self._loop)
         self._seed = self._loop.sampler.seed
@@ -127,15 +126,20 @@ class ExactResumeHook(Hook):
         if self._loop is None:
             return
         checkpoint["meta"].update(epoch=self._position.epoch, iter=self._iteration)
-        sampler = self._loop.sampler
-        checkpoint[STATE_KEY] = dict(
-            seed=sampler.seed,
+        checkpoint[STATE_KEY] = self._state(runner, self._loop)
+
+    def _state(
+        self, runner: Runner, loop: ExactEpochLoop | ExactIterLoop
+    ) -> dict[str, int]:
+        """How far the run is, and what that depends on."""
+        return dict(
+            seed=loop.sampler.seed,
             epoch=self._position.epoch,
             iteration=self._iteration,
             batches=self._position.batches,
             samples=self._position.samples,
-            global_batch_size=global_batch_size(self._loop.dataloader),
-            dataset_length=len(sampler.dataset),
+            global_batch_size=global_batch_size(loop.dataloader),
+            dataset_length=len(loop.sampler.dataset),
             accumulation=_accumulation(runner),
             unstepped=_pending_microbatches(runner, self._iteration),
         )
@@ -144,7 +148,8 @@ class ExactResumeHook(Hook):
         state = self._loaded or {}
         # Of another iteration: by a run without this hook, or none to be resumed.
         saved = state if state.get("iteration") == self._iteration else None
-        self._position, pending, warnings = resume_point(saved, _present(runner, loop))
+        now = self._state(runner, loop)
+        self._position, pending, warnings = resume_point(saved, now)
         if saved is not None:
             loop.sampler.seed = saved["seed"]
         loop.resume_at(self._position, pending)
@@ -157,89 +162,62 @@ class ExactResumeHook(Hook):
             )
 
 
-@dataclass(frozen=True)
-class PresentRun:
-    """What :func:`resume_point` has to know about a run that goes on.
-
-    Attributes:
-        iteration: Iterations finished.
-        epoch: Epochs finished; 0 in a loop that counts iterations.
-        counts_epochs: Whether its loop does.
-        global_batch_size: Samples that all processes together take per iteration.
-        dataset_length: Samples in an epoch.
-        accumulation: Iterations per optimiser step.
-    """
-
-    iteration: int
-    epoch: int
-    counts_epochs: bool
-    global_batch_size: int
-    dataset_length: int
-    accumulation: int
-
-
 def resume_point(
-    saved: Mapping[str, int] | None, now: PresentRun
+    saved: Mapping[str, int] | None, now: Mapping[str, int]
 ) -> tuple[DataPosition, int, list[str]]:
     """Where in its data a run goes on.
 
     Args:
         saved: What :class:`ExactResumeHook` put into the checkpoint; ``None`` if that
             is of a run without it.
-        now: The run that goes on.
+        now: The same of the run that goes on, at the position that its loop counts.
 
     Returns:
         The position; how many iterations before it wait for an optimiser step and are
         to be computed once more; and why the run will not be the one that was
         interrupted, a sentence each, if it will not.
     """
-    images = now.global_batch_size
     if saved is None:
-        position = DataPosition(now.epoch)
-        if not now.counts_epochs:
-            position = DataPosition(0, now.iteration, now.iteration * images)
+        position = DataPosition(now["epoch"], now["batches"], now["samples"])
         lost = "the checkpoint holds no position in the data; going on with"
         return position, 0, [f"{lost} {position}"]
-    same_batches = images == saved["global_batch_size"]
-    same_steps = same_batches and now.accumulation == saved["accumulation"]
-    samples = saved["samples"]
-    batches = saved["batches"] if same_batches else samples // images
+    batches, samples = saved["batches"], saved["samples"]
+    same_batches = now["global_batch_size"] == saved["global_batch_size"]
+    same_steps = same_batches and now["accumulation"] == saved["accumulation"]
+    if not same_batches:
+        batches = samples // now["global_batch_size"]
     position = DataPosition(saved["epoch"], batches, samples)
     return position, saved["unstepped"] if same_steps else 0, _differences(saved, now)
 
 
-def _differences(saved: Mapping[str, int], now: PresentRun) -> list[str]:
+def _differences(saved: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
     """What keeps a run from going on as the one that wrote a checkpoint would have."""
     found = []
-    if now.global_batch_size != saved["global_batch_size"]:
+    if now["global_batch_size"] != saved["global_batch_size"]:
         found.append(
-            f"an iteration takes {now.global_batch_size} images and took "
+            f"an iteration takes {now['global_batch_size']} images and took "
             f"{saved['global_batch_size']}. The order of images goes on, but schedules "
             "count iterations; set batch_size so that processes x batch_size is "
             f"{saved['global_batch_size']}"
         )
-    if now.dataset_length != saved["dataset_length"]:
+    if now["dataset_length"] != saved["dataset_length"]:
         found.append(
-            f"the dataset holds {now.dataset_length} images and held "
+            f"the dataset holds {now['dataset_length']} images and held "
             f"{saved['dataset_length']}; they come in another order from here on"
         )
-    if now.accumulation != saved["accumulation"]:
+    if now["accumulation"] != saved["accumulation"]:
         found.append(
-            f"a step accumulates {now.accumulation} iterations and accumulated "
+            f"a step accumulates {now['accumulation']} iterations and accumulated "
             f"{saved['accumulation']}"
         )
     return found
 
 
-def _present(runner: Runner, loop: ExactEpochLoop | ExactIterLoop) -> PresentRun:
-    return PresentRun(
-        iteration=loop.iter,
-        epoch=loop.epoch,
-        counts_epochs=isinstance(loop, ExactEpochLoop),
-        global_batch_size=global_batch_size(loop.dataloader),
-        dataset_length=len(loop.sampler.dataset),
-        accumulation=_accumulation(runner),
-    )
+def _counted_position(loop: ExactEpochLoop | ExactIterLoop) -> DataPosition:
+    """Where a loop is by what MMEngine restores: an epoch's start, or iterations."""
+    if isinstance(loop, ExactEpochLoop):
+        return DataPosition(loop.epoch)
+    return DataPosition(0, loop.iter, loop.iter * global_batch_size(loop.dataloader))
 
 
 def _lacks_seeds(dataset: Any) -> bool:

@@ -73,10 +73,8 @@ class Heartbeat(NamedTuple):
 def patient_code(runner: Runner) -> set[CodeType]:
     """The functions of a run that may take any time."""
     # Those that are built: to ask for another would build it, and read its data.
-    loops = (
-        x for x in (runner._val_loop, runner._test_loop) if isinstance(x, BaseLoop)
-    )
-    runs = (type(loop).run for loop in loops)
+    loops = (runner._val_loop, runner._test_loop)
+    runs = [type(loop).run for loop in loops if isinstance(loop, BaseLoop)]
     return {inspect.unwrap(f).__code__ for f in (Runner.call_hook, *runs)}
 
 

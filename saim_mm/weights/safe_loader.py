@@ -30,9 +30,10 @@ from .files import DISCARDED, CheckpointError, explain, read_torch
 Loader = Callable[..., Any]
 #: Safe loaders, each with the one of MMEngine that it stands for.
 _originals: dict[Loader, Loader] = {}
-#: A function of OneDL's MMEngine by its name, and what it was.
+#: What OneDL's MMEngine allows: also ``getattr`` and a history's methods, by which a
+#: file could bring others to be called. Upstream has no such list.
 _ALLOW_LIST = "get_torch_safe_globals"
-_replaced: dict[str, Callable[[], list[Any]]] = {}
+_OWN_LIST = getattr(loading, _ALLOW_LIST, None)
 _FORCE, _FORBID = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
@@ -119,10 +120,7 @@ def install_safe_loader(allow: Iterable[type | str] = ()) -> None:
         ValueError: If something in ``allow`` is no class, or is not there.
     """
     trust(allow)
-    # OneDL's allow ``getattr`` and a history's methods, by which a file could bring
-    # others to be called. Upstream has no such function.
-    if hasattr(loading, _ALLOW_LIST):
-        _replaced.setdefault(_ALLOW_LIST, getattr(loading, _ALLOW_LIST))
+    if _OWN_LIST is not None:
         setattr(loading, _ALLOW_LIST, lambda: list(known_globals()))
     for prefix, loader in list(CheckpointLoader._schemes.items()):
         if loader not in _originals:
@@ -142,8 +140,8 @@ def uninstall_safe_loader() -> None:
         if loader in _originals:
             CheckpointLoader.register_scheme(prefix, _originals[loader], force=True)
     _originals.clear()
-    if _ALLOW_LIST in _replaced:
-        setattr(loading, _ALLOW_LIST, _replaced.pop(_ALLOW_LIST))
+    if _OWN_LIST is not None:
+        setattr(loading, _ALLOW_LIST, _OWN_LIST)
     trust_nothing()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,6 @@ from saim_mm.datasets import SeedSample
 from saim_mm.reliability.exact_loops import DataPosition
 from saim_mm.reliability.exact_resume_hook import (
     ExactResumeHook,
-    PresentRun,
     _lacks_seeds,
     resume_point,
 )
@@ -87,21 +85,15 @@ SAVED = dict(
     accumulation=2,
     unstepped=1,
 )
-NOW = PresentRun(
-    iteration=11,
-    epoch=2,
-    counts_epochs=True,
-    global_batch_size=4,
-    dataset_length=16,
-    accumulation=2,
-)
+#: By an epoch's start.
+NOW = dict(SAVED, seed=7, batches=0, samples=0, unstepped=0)
 
 
 @pytest.mark.parametrize(
     ("saved", "change", "position", "pending", "said"),
     [
         (SAVED, {}, (2, 3, 12), 1, []),
-        (SAVED, dict(counts_epochs=False, epoch=0), (2, 3, 12), 1, []),  # as saved
+        (SAVED, dict(epoch=0, batches=11, samples=44), (2, 3, 12), 1, []),  # as saved
         (SAVED, dict(global_batch_size=2), (2, 6, 12), 0, ["takes 2 images and took"]),
         (SAVED, dict(global_batch_size=8), (2, 1, 12), 0, ["takes 8 images and took"]),
         (SAVED, dict(accumulation=3), (2, 3, 12), 0, ["accumulates 3 iterations"]),
@@ -116,7 +108,7 @@ NOW = PresentRun(
         (None, {}, (2, 0, 0), 0, ["no position in the data"]),
         (
             None,
-            dict(counts_epochs=False, epoch=0),
+            dict(epoch=0, batches=11, samples=44),
             (0, 11, 44),
             0,
             ["no position in the data"],
@@ -130,7 +122,7 @@ def test_resume_point(
     pending: int,
     said: list[str],
 ) -> None:
-    found = resume_point(saved, dataclasses.replace(NOW, **change))
+    found = resume_point(saved, dict(NOW, **change))
     assert found[:2] == (DataPosition(*position), pending)
     assert len(found[2]) == len(said)
     assert all(part in text for part, text in zip(said, found[2], strict=True))
