@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, FUNCTIONS, init_default_scope
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -27,6 +27,7 @@ from saim_mm import launch
 from saim_mm.datasets import SampleIndex
 from saim_mm.reliability.exact_loops import seed_training_step
 from saim_mm.weights.files import read_torch
+from saim_mm.weights.load_model import build_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -94,9 +95,7 @@ def replay(cfg: Config, record: dict[str, Any], folder: Path) -> bool:
     """Computes losses and gradients of the step, and prints what is found."""
     init_default_scope(cfg.get("default_scope", "mmengine"))
     launch.fit_to_machine(cfg)
-    if cfg.get("data_preprocessor") and "data_preprocessor" not in cfg.model:
-        cfg.model.data_preprocessor = cfg.data_preprocessor
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     if record["weights"] is None:
         raise ValueError("this record has no weights; use an earlier one of the run")
     model.load_state_dict(read_torch(folder / record["weights"]))
