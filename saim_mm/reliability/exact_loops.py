@@ -18,7 +18,8 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from ..datasets.exact_sampler import ExactSampler
 from ..registry import register
-from ..utils.sample_index import Stream, mix64, seed_generators
+from ..utils.sample_index import Stream, seed_generators
+from ..utils.splitmix64 import mix64
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, FUNCTIONS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, FUNCTIONS, init_default_scope
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .. import launch
 from ..utils.sample_index import SampleIndex
 from ..weights.files import read_torch
+from ..weights.load_model import build_model
 from .exact_loops import seed_training_step
 
 
@@ -67,9 +68,7 @@ def replay(
         raise ValueError("this record has no weights; use an earlier one of the run")
     init_default_scope(cfg.get("default_scope", "mmengine"))
     launch.fit_to_machine(cfg)
-    if cfg.get("data_preprocessor") and "data_preprocessor" not in cfg.model:
-        cfg.model.data_preprocessor = cfg.data_preprocessor
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     model.load_state_dict(read_torch(folder / record["weights"]))
     model.to("cuda" if torch.cuda.is_available() else "cpu").train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
