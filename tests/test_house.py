@@ -30,8 +30,6 @@ HALLS = {"saim_mm/__init__.py", "saim_mm/models/__init__.py"}
 BY_PATH = {
     "tools/doctor.py",
     "saim_mm/_doctor.py",
-    "tools/small_scale.py",
-    "tools/analysis_tools/benchmark_loader.py",
 }
 #: What the six files of SAIM may import besides each other.
 METHOD_NEEDS = {"torch", "mmengine", "mmcv", "mmpretrain", "utils", "weights"}

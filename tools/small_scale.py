@@ -27,9 +27,7 @@ from small_scale.rows import PRESETS, ROWS
 from small_scale.scheduling import Place, plan, run_all
 from small_scale.table import fill_page, markdown, summarise
 
-sys.path.append(str(Path(__file__).parent / "analysis_tools"))
-
-from _benchmark import circumstances  # noqa: E402  (of a tool beside this one)
+from saim_mm.utils.environment import environment
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmpretrain", "saim_mm")
 #: Below --out: hardware, versions and command of every invocation.
@@ -87,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     notes = args.out / _CIRCUMSTANCES
     notes.mkdir(exist_ok=True)
     begun = time.strftime("%Y-%m-%d_%H-%M-%S")
-    write_json(notes / f"{begun}.json", circumstances(_PACKAGES))
+    write_json(notes / f"{begun}.json", environment(_PACKAGES))
     todo = [r for r in plan(args.rows, args.seeds, scale) if not records.has(r)]
     return run_all(todo, scale, place, args.jobs, args.minutes)
 
