@@ -151,7 +151,7 @@ def build_saim(cfg: Config, device: torch.device) -> SAIM:
 
 def slow_loss(model: SAIM, data: dict[str, Any]) -> Tensor:
     """The loss of the same orders as the release would compute it."""
-    images, order = data["inputs"], model.order
+    images, order = data["inputs"], model.order_sampler
     steps = order.draw(len(images), images.device).argsort(dim=1)
     steps = steps // order.segment_length * order.segment_length
     return reference_loss(model, images, steps)

@@ -91,8 +91,8 @@ def test_model_is_the_row_of_the_table(name: str) -> None:
     order, depth, coupled, smoothing, loss, normalised, head = ROWS[name]
     cfg = load(name)
     model = build_full(cfg)
-    assert model.order.kind == order
-    assert (len(model.neck.layers), model.neck.coupled) == (depth, coupled)
+    assert model.order_sampler.kind == order
+    assert (len(model.neck.layers), model.neck.tied_decoder) == (depth, coupled)
     assert (model.head.loss_kind, model.head.norm_pix) == (loss, normalised)
     assert head_kind(model) == head
     if smoothing is None:

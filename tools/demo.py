@@ -183,7 +183,7 @@ def predictions_sheet(model: SAIM, photos: Path) -> np.ndarray:
     size = tuple(model.backbone.img_size)
     images = read_images(photos, size, model.data_preprocessor, SHEET_ROWS)
     generator = torch.Generator(images.device).manual_seed(0)
-    order = model.order.draw(len(images), images.device, generator)
+    order = model.order_sampler.draw(len(images), images.device, generator)
     return reconstruction_sheet(model, images, order)
 
 

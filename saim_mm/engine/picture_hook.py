@@ -157,12 +157,12 @@ class PictureHook(Hook):
         model, images, step = unwrap_model(runner.model), self._shown, runner.iter + 1
         assert images is not None
         generator = torch.Generator(images.device).manual_seed(self.seed)
-        order = model.order.draw(len(images), images.device, generator)
+        order = model.order_sampler.draw(len(images), images.device, generator)
         generator.manual_seed(self.seed)  # the same orders for the curve
         errors = position_errors(model, [images], generator)
         show = runner.visualizer.add_image
         show("reconstruction", reconstruction_sheet(model, images, order), step=step)
-        curve = draw_position_error(errors, model.order, model.head.loss_kind)
+        curve = draw_position_error(errors, model.order_sampler, model.head.loss_kind)
         show("loss_by_step", curve, step=step)
         parts = np.array_split(errors.mean(dim=0).numpy(), len(QUARTERS))
         scalars = {

@@ -99,10 +99,10 @@ def saim_flops(model: SAIM) -> Flops:
     Args:
         model: Any SAIM model; its weights may be on the meta device.
     """
-    patches = model.order.num_patches
+    patches = model.order_sampler.num_patches
     tokens = 1 + patches
     # Without decoder the encoder's own output predicts, at every patch.
-    asked = max(1, round(model.query_share * patches))
+    asked = max(1, round(model.order_sampler.query_share * patches))
     content = sum(_layer(x, tokens, tokens) for x in model.backbone.layers)
     to_pixels = _linears(model.head.projector.to_pixels)
     return Flops(
@@ -117,7 +117,7 @@ def saim_flops(model: SAIM) -> Flops:
 
 def _decoder(model: SAIM) -> list[AttentionBlock]:
     """The layers that the query stream runs through."""
-    if not model.neck.coupled:
+    if not model.neck.tied_decoder:
         return list(model.neck.layers)
     stride = len(model.backbone.layers) // model.neck.depth
     return list(model.backbone.layers[stride - 1 :: stride])

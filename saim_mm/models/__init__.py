@@ -3,7 +3,7 @@
 from .baselines.simmim_vit import SimMIMViT
 from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
-from .order import PatchOrder
+from .order import OrderSampler, PatchOrder, Plan
 from .saim import SAIM
 from .saim_head import SAIMHead
 from .saim_neck import SAIMNeck
@@ -12,7 +12,9 @@ from .saim_vit import SAIMViT
 __all__ = [
     "SAIM",
     "FourLayerPyramid",
+    "OrderSampler",
     "PatchOrder",
+    "Plan",
     "SAIMHead",
     "SAIMNeck",
     "SAIMViT",

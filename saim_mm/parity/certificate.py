@@ -87,7 +87,7 @@ def certify_pretraining(
     model = build_saim(ours, arch, smoothing)
     decoder_depth = count_layers(ours, "neck.layers.") or arch.num_layers
     theirs = release_pretraining(release, images, noise, arch.num_heads, decoder_depth)
-    content = model.backbone(images, order)[-1]
+    content = model.backbone(images, model.order_sampler.plan_of(order)).states[-1]
     patches = unsort_tokens(content[:, 1:], order)
     loss = model.loss(images, order=order)["loss"]
     differences = {
@@ -233,7 +233,7 @@ def build_saim(
         neck=dict(
             type="SAIMNeck",
             depth=decoder_depth or arch.num_layers,
-            coupled=not decoder_depth,
+            tied_decoder=not decoder_depth,
         ),
         head=dict(
             type="SAIMHead",

@@ -56,7 +56,7 @@ def reference_predictions(model: SAIM, images: Tensor, step: Tensor) -> Tensor:
     for i, layer in enumerate(backbone.layers):
         h = _block(layer, h, h, mask_h)
         if every and (i + 1) % every == 0:
-            decoder = layer if neck.coupled else neck.layers[i // every]
+            decoder = layer if neck.tied_decoder else neck.layers[i // every]
             g = _block(decoder, g, h, mask_g)
     if not every:
         # Raster order without decoder: the token before a patch predicts it.

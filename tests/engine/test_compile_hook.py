@@ -84,7 +84,7 @@ def compare(
 ) -> tuple[float, dict[str, int]]:
     """The largest relative difference of loss and gradients, and what was compiled."""
     images = torch.randn(2, 3, *eager.backbone.img_size)
-    order = eager.order.draw(2, images.device)
+    order = eager.order_sampler.draw(2, images.device)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

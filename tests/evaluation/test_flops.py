@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[2] / "configs/saim"
 OPTIONS: list[dict[str, Any]] = [
     dict(),
     dict(depth=2),
-    dict(depth=2, coupled=True),
+    dict(depth=2, tied_decoder=True),
     dict(query_share=0.5),
     dict(query_share=0.01),  # a single patch
     dict(depth=0, order="raster"),

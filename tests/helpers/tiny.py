@@ -49,7 +49,7 @@ def tiny_config(
     order: str = "stochastic",
     segment_size: Size | None = None,
     depth: int = 4,
-    coupled: bool = False,
+    tied_decoder: bool = False,
     projector: str = "mlp",
     loss: str = "l2",
     norm_pix: bool = True,
@@ -63,7 +63,7 @@ def tiny_config(
         order: As for ``SAIM``.
         segment_size: As for ``SAIM``.
         depth: As for ``SAIMNeck``.
-        coupled: As for ``SAIMNeck``.
+        tied_decoder: As for ``SAIMNeck``.
         projector: As for ``SAIMHead``.
         loss: As for ``SAIMHead``.
         norm_pix: As for ``SAIMHead``.
@@ -77,7 +77,7 @@ def tiny_config(
     return dict(
         type="SAIM",
         backbone=tiny_backbone(**backbone),
-        neck=dict(type="SAIMNeck", depth=depth, coupled=coupled),
+        neck=dict(type="SAIMNeck", depth=depth, tied_decoder=tied_decoder),
         head=dict(
             type="SAIMHead",
             projector=projector,
@@ -132,15 +132,15 @@ def step_of(model: SAIM, order: Tensor) -> Tensor:
     first of them. ``order`` is (B, N).
     """
     step = order.argsort(dim=1)
-    if model.order.kind != "segments":
+    if model.order_sampler.kind != "segments":
         return step
-    length = model.order.segment_length
+    length = model.order_sampler.segment_length
     return step // length * length
 
 
 def predict(model: SAIM, images: Tensor, order: Tensor) -> Tensor:
     """Sorted predictions (B, N, p*p*C), like ``predict_patches`` with gradients."""
-    return model.head(model._queries(images, order), model.order.query_visible)
+    return model.predict_asked(images, model.order_sampler.plan_of(order))
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

@@ -30,7 +30,7 @@ ORDERS: dict[str, dict[str, Any]] = {
 }
 DECODERS: dict[str, dict[str, Any]] = {
     **{f"own{d}": dict(depth=d) for d in (4, 2, 1)},
-    **{f"coupled{d}": dict(depth=d, coupled=True) for d in (4, 2, 1)},
+    **{f"coupled{d}": dict(depth=d, tied_decoder=True) for d in (4, 2, 1)},
     "none": dict(depth=0),
 }
 PROJECTORS = ("linear", "mlp", "transformer")
@@ -107,7 +107,7 @@ def test_loss_and_every_gradient(case: Case) -> None:
     """Loss, predictions and all gradients agree to 1e-5 in float32."""
     model = tiny_saim(**_options(case))
     images = tiny_images(model, 2)
-    order = model.order.draw(2, images.device)
+    order = model.order_sampler.draw(2, images.device)
     step = step_of(model, order)
     parameters = dict(model.named_parameters())
     trained = {k: p for k, p in parameters.items() if p.requires_grad}
@@ -145,7 +145,7 @@ def test_predictions_in_double_precision(case: Case) -> None:
         **DECODERS[decoder],
     ).double()
     images = tiny_images(model, 2).double().requires_grad_()
-    order = model.order.draw(2, images.device)
+    order = model.order_sampler.draw(2, images.device)
     inputs = [p for p in model.parameters() if p.requires_grad] + [images]
 
     actual = unsort_tokens(predict(model, images, order), order)

@@ -33,11 +33,11 @@ from saim_mm.parity.reference import (
 MODELS = {
     "stochastic": dict(),
     "partial": dict(depth=2),
-    "coupled": dict(coupled=True, depth=2),
+    "coupled": dict(tied_decoder=True, depth=2),
     "raster": dict(order="raster"),
     "none": dict(order="raster", depth=0),
     "segments": dict(order="segments", segment_size=(1, 3)),
-    "segments-coupled": dict(order="segments", segment_size=(2, 1), coupled=True),
+    "segments-coupled": dict(order="segments", segment_size=(2, 1), tied_decoder=True),
     "transformer": dict(projector="transformer"),
     "segments-transformer": dict(
         order="segments", segment_size=(2, 1), projector="transformer"
@@ -100,12 +100,12 @@ def _step_by_step(model: SAIM, image: Tensor, order: Tensor) -> Tensor:
 
     show(backbone.cls_token[0] + backbone.pos_embed[0, :1])
     predictions: dict[int, Tensor] = {}
-    for group in order.split(model.order.segment_length):
+    for group in order.split(model.order_sampler.segment_length):
         if neck.depth:
             g = position[group]
             for d in range(neck.depth):
                 m = (d + 1) * stride  # the output of encoder layer m, Algorithm 1
-                layer = backbone.layers[m - 1] if neck.coupled else neck.layers[d]
+                layer = backbone.layers[m - 1] if neck.tied_decoder else neck.layers[d]
                 g = _layer(layer, g, torch.cat(seen[m]))
         else:
             g = seen[-1][-1]  # the token before
@@ -124,7 +124,7 @@ def test_masks_mean_what_the_equations_say(name: str) -> None:
     """Dense masks and growing prefixes give the same predictions, to 1e-12."""
     model = tiny_saim(num_layers=4, **{"depth": 4, **MODELS[name]}).double()
     images = tiny_images(model, 3).double()
-    order = model.order.draw(3, images.device)
+    order = model.order_sampler.draw(3, images.device)
     with torch.no_grad():
         expected = torch.stack(
             [_step_by_step(model, x, o) for x, o in zip(images, order, strict=True)]
@@ -138,7 +138,7 @@ def test_loss_is_the_mean_over_patches_and_pixels(loss: str) -> None:
     """By NumPy, from predictions and target."""
     model = tiny_saim(loss=loss)
     images = tiny_images(model, 3)
-    step = step_of(model, model.order.draw(3, images.device))
+    step = step_of(model, model.order_sampler.draw(3, images.device))
     with torch.no_grad():
         error = reference_predictions(model, images, step).numpy()
         error = error - _target_by_scipy(images.numpy(), (4, 4), 4, 1.0)

@@ -116,7 +116,7 @@ def test_losses_and_weights_are_those_of_data_parallelism(
 
 @needs_fully_shard
 @pytest.mark.parametrize(
-    "options", [dict(coupled=True), dict(order="raster", depth=0)], ids=str
+    "options", [dict(tied_decoder=True), dict(order="raster", depth=0)], ids=str
 )
 def test_other_models(images: str, tmp_path: Path, options: Figures) -> None:
     """The two streams in the same layers, and a single one."""

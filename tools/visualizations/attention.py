@@ -69,7 +69,7 @@ def draw(args: argparse.Namespace) -> Path:
     models: dict[str, SAIM] = {}
     if args.raster:
         models["raster order"] = load_saim(*args.raster, args.device)
-    models[f"{model.order.kind} order"] = model
+    models[f"{model.order_sampler.kind} order"] = model
 
     images = images_for(model, args.images, args.number)
     originals = to_rgb(images, model.data_preprocessor)

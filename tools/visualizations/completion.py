@@ -67,7 +67,7 @@ def draw(args: argparse.Namespace) -> Path:
     grid = tuple(model.backbone.patch_resolution)
     kept = kept_patches(args, grid)
     hidden = int((~kept).sum())
-    length = model.order.segment_length
+    length = model.order_sampler.segment_length
     steps = args.steps or max(1, hidden)
     patches_per_step = max(1, -(-hidden // (steps * length))) * length
     completion = list(
@@ -87,7 +87,7 @@ def draw(args: argparse.Namespace) -> Path:
         save_gif(animation(originals, frames), args.out, seconds)
     else:
         known = [
-            round(step.known[0].float().mean().item() * model.order.num_patches)
+            round(step.known[0].float().mean().item() * model.order_sampler.num_patches)
             for step in completion
         ]
         note = describe(patches_per_step >= hidden, model.head.norm_pix, args)

@@ -11,7 +11,7 @@ from typing import get_args
 import torch
 from _arguments import make_parser, run
 
-from saim_mm.models import PatchOrder
+from saim_mm.models import OrderSampler
 from saim_mm.models.order import OrderKind
 from saim_mm.visualization import order_sheet, save_png
 
@@ -22,7 +22,7 @@ def draw(args: argparse.Namespace) -> Path:
     if min(grid) < 1:
         raise ValueError(f"--grid {grid[0]} {grid[1]} must be at least 1 1.")
     segment = tuple(args.segment_size) if args.segment_size else None
-    family = PatchOrder(args.order, grid, segment)
+    family = OrderSampler(args.order, grid, segment)
     generator = torch.Generator().manual_seed(args.seed)
     order = family.draw(1, torch.device("cpu"), generator)[0]
     save_png(order_sheet(family, order, grid), args.out)

@@ -35,16 +35,18 @@ def draw(args: argparse.Namespace) -> Path:
     model = load_saim(args.config, args.checkpoint, args.device)
     images = images_for(model, args.images, args.number)
     generator = torch.Generator(images.device).manual_seed(args.seed)
-    order = model.order.draw(len(images), images.device, generator)
-    rivals = mae_columns(args, model) if args.mae else None
-    sheet = reconstruction_sheet(model, images, order, rivals)
+    order = model.order_sampler.draw(len(images), images.device, generator)
+    baselines = mae_columns(args, model) if args.mae else None
+    sheet = reconstruction_sheet(model, images, order, baselines)
 
     many = images_for(model, args.images, args.curve_images)
     # Of few images several orders, or the curve would be noise.
     orders = max(1, args.curve_images // len(many))
     batches = many.split(args.batch_size)
     errors = position_errors(model, batches, generator, orders)
-    curve = draw_position_error(errors, model.order, model.head.loss_kind, orders)
+    curve = draw_position_error(
+        errors, model.order_sampler, model.head.loss_kind, orders
+    )
     save_png(stack([sheet, curve]), args.out)
     return args.out
 

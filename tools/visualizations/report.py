@@ -40,7 +40,7 @@ def draw_predictions(args: argparse.Namespace) -> dict[str, np.ndarray]:
     model = load_saim(configs[-1], checkpoint, args.device)
     images = images_for(model, args.images, args.number)
     generator = torch.Generator(images.device).manual_seed(args.seed)
-    order = model.order.draw(len(images), images.device, generator)
+    order = model.order_sampler.draw(len(images), images.device, generator)
     return {checkpoint.name: reconstruction_sheet(model, images, order)}
 
 

@@ -44,7 +44,7 @@ class SimMIMViT(SAIMViT):
         super()._init_from_scratch()
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(  # type: ignore[override]  # a mask where SAIMViT takes an order
+    def forward(  # type: ignore[override]  # a mask where SAIMViT takes a plan
         self, x: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Runs the ViT, with some patches hidden if there is a mask.
@@ -58,7 +58,7 @@ class SimMIMViT(SAIMViT):
             The map (B, D, rows, columns), in a tuple.
         """
         if mask is None:
-            return super().forward(x)
+            return super().forward(x)  # type: ignore[return-value]  # without plan
         x, grid = self.patch_embed(x)
         hidden = mask.flatten(1).unsqueeze(-1).to(x.dtype)
         x = x * (1 - hidden) + self.mask_token.to(x.dtype) * hidden

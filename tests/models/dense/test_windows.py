@@ -90,7 +90,7 @@ def test_drop_path_drops_images_and_not_windows() -> None:
     torch.nn.init.zeros_(layer.ffn.layers[1].weight)
     torch.manual_seed(1)
     x = torch.randn(16, 64, 32)
-    changed = (layer(x, None, "all", Windows((8, 8), 4)) - x).abs().sum(-1) > 0
+    changed = (layer(x, windows=Windows((8, 8), 4)) - x).abs().sum(-1) > 0
     per_image = changed.float().mean(1)
     assert set(per_image.tolist()) == {0.0, 1.0}
 

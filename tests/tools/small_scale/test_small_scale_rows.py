@@ -21,8 +21,9 @@ def options_of(model: SAIM) -> tuple[Any, ...]:
         sigma = (2 * math.log(taps[middle] / taps[middle - 1])) ** -0.5
         smoothing = (len(taps), round(sigma, 3))
     return (
-        model.order.kind, len(model.neck.layers), model.neck.coupled, smoothing,
-        model.head.loss_kind, model.head.norm_pix, model.query_share,
+        model.order_sampler.kind, len(model.neck.layers), model.neck.tied_decoder,
+        smoothing, model.head.loss_kind, model.head.norm_pix,
+        model.order_sampler.query_share,
     )  # fmt: skip
 
 
