@@ -23,24 +23,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from saim_mm import launch
 from saim_mm.datasets.sample_photos import sample_photos
 from saim_mm.datasets.small_photos import NoPhotosError, copy_small, find_photos
-from saim_mm.models import SAIM
 from saim_mm.utils.run_folder import RunFolderError, run_folder
 from saim_mm.visualization import (
     LossCurve,
     draw_loss_curve,
-    read_images,
     read_loss_curve,
-    reconstruction_sheet,
     save_png,
 )
+from saim_mm.visualization.from_files import draw_predictions
 from saim_mm.weights import saim_to_encoder, write_state_dict
 
 CONFIG = Path(__file__).parents[1] / "configs" / "saim" / "saim_demo.py"
@@ -120,20 +116,11 @@ def load_config(args: argparse.Namespace, run_dir: Path, photos: Path) -> Config
     return cfg
 
 
-def predictions_sheet(model: SAIM, photos: Path) -> np.ndarray:
-    """Predictions beside originals for some of the photographs, cut to the centre."""
-    size = tuple(model.backbone.img_size)
-    images = read_images(photos, size, model.data_preprocessor, SHEET_ROWS)
-    generator = torch.Generator(images.device).manual_seed(0)
-    order = model.order_sampler.draw(len(images), images.device, generator)
-    return reconstruction_sheet(model, images, order)
-
-
 def write_results(runner: Runner, photos: Path, run_dir: Path) -> LossCurve:
     """Writes the three results into the run's folder and returns its loss curve."""
     model, curve = runner.model, read_loss_curve(run_dir)
     save_png(draw_loss_curve(curve), run_dir / "loss_curve.png")
-    save_png(predictions_sheet(model, photos), run_dir / "predictions.png")
+    save_png(draw_predictions(model, photos, SHEET_ROWS), run_dir / "predictions.png")
     encoder = saim_to_encoder(model.state_dict()).state_dict
     write_state_dict(run_dir / "encoder.pth", encoder)
     return curve

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Times the training steps of a SAIM model: where the time goes, and of what peak.
 
 With CUDA the times are the device's own and no step waits for the host; on a CPU they
@@ -8,35 +7,41 @@ are the host's. Gradient accumulation is switched off: every step updates.
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
-import json
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch._dynamo.utils
-from _benchmark import circumstances, measured_peak
-from _pretrain_trials import build_trials, measure
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, turn_on_activation_checkpointing
 from mmengine.utils.dl_utils import set_multi_processing
-from mmpretrain.registry import MODELS
+from torch import Tensor
 
 from saim_mm import launch
 from saim_mm.datasets import without_files
+from saim_mm.engine.compile_hook import compile_layers
 from saim_mm.evaluation.flops import known_peak_tflops, saim_flops
 from saim_mm.models import SAIM
+from saim_mm.parity.reference import reference_loss
+from saim_mm.utils.environment import environment
+from saim_mm.weights.load_model import build_model
 
+from .clock import Clock, Mark, measured_peak, most_allocated, resident_bytes
+from .trial import Trial, training_loss
+
+_PARTS = ("forward", "backward", "optimiser")
 _DTYPES = ("float32", "bfloat16", "float16")
-_AMP_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks pretrain", description=__doc__)
     parser.add_argument("config", help="config file of a SAIM pretraining")
     parser.add_argument("--out", help="write the figures to this .json file")
     parser.add_argument(
@@ -69,7 +74,7 @@ def parse_args() -> argparse.Namespace:
         "--peak-tflops", type=float, help="peak of the device, for the MFU"
     )
     launch.add_cfg_options(parser, "--set")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if min(args.steps, args.warm_up, args.batch or 1) < 1:
         parser.error("--batch, --steps and --warm-up must be at least 1")
     if args.dtype == "float16" and not torch.cuda.is_available():
@@ -95,8 +100,7 @@ def load_config(args: argparse.Namespace) -> Config:
     wrapper, loader = cfg.optim_wrapper, cfg.train_dataloader
     wrapper.pop("accumulative_counts", None)
     if args.dtype:
-        for option in _AMP_OPTIONS:
-            wrapper.pop(option, None)
+        launch.without_amp(cfg)
         wrapper.type = "OptimWrapper"
     if args.dtype == "float16":
         wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic", dtype="float16")
@@ -130,23 +134,48 @@ def _image_size(cfg: Config) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def build_model(cfg: Config, device: torch.device) -> SAIM:
+def build_saim(cfg: Config, device: torch.device) -> SAIM:
     """The model of a config, ready to train.
 
     Raises:
         ValueError: If it is no SAIM model.
     """
-    init_default_scope(cfg.default_scope)
-    if "data_preprocessor" in cfg:
-        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg, init_weights=True)
     if not isinstance(model, SAIM):
         raise ValueError(
-            f"{cfg.filename} builds a {type(model).__name__}; this tool times SAIM "
-            "pretraining, benchmark_detector.py detectors."
+            f"{cfg.filename} builds a {type(model).__name__}; this benchmark times "
+            "SAIM pretraining, `python -m benchmarks detector` detectors."
         )
-    model.init_weights()
     return model.to(device).train()
+
+
+def slow_loss(model: SAIM, data: dict[str, Any]) -> Tensor:
+    """The loss of the same orders as the release would compute it."""
+    images, order = data["inputs"], model.order_sampler
+    steps = order.draw(len(images), images.device).argsort(dim=1)
+    steps = steps // order.segment_length * order.segment_length
+    return reference_loss(model, images, steps)
+
+
+def build_trials(
+    model: SAIM, cfg: Config, args: argparse.Namespace
+) -> dict[str, Trial]:
+    """The model, and beside it, if asked for, another with the same weights."""
+    variants = {"saim_mm": (model, training_loss)}
+    if args.against:
+        slow = slow_loss if args.against == "reference" else training_loss
+        variants[args.against] = (copy.deepcopy(model), slow)
+    if cfg.get("activation_checkpointing"):
+        turn_on_activation_checkpointing(model, cfg.activation_checkpointing)
+    if args.compile:
+        compile_layers(model)
+    autocast: AbstractContextManager = nullcontext()
+    if args.dtype == "bfloat16" and cfg.optim_wrapper.type == "OptimWrapper":
+        autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
+    return {
+        name: Trial(x, build_optim_wrapper(x, cfg.optim_wrapper), compute, autocast)
+        for name, (x, compute) in variants.items()
+    }
 
 
 def batches(cfg: Config, args: argparse.Namespace, device: torch.device) -> Iterator:
@@ -172,6 +201,82 @@ def batches(cfg: Config, args: argparse.Namespace, device: torch.device) -> Iter
 def _endless(loader: Iterable) -> Iterator:
     while True:
         yield from loader
+
+
+def step_in_turn(
+    trials: dict[str, Trial],
+    data: Iterator,
+    args: argparse.Namespace,
+    device: torch.device,
+) -> tuple[list[dict[str, Any]], float]:
+    """Steps the trials in turn on the same batches.
+
+    Returns:
+        A result for each trial, and the seconds of the very first step, in which
+        layers are compiled.
+    """
+    clock, waits = Clock(device), []
+    first = 0.0
+    for number in range(args.warm_up + args.steps):
+        start = clock.mark()
+        batch = next(data)
+        waits.append((start, clock.mark()))
+        for trial in trials.values():
+            torch.manual_seed(number)  # the same orders in all trials
+            trial.step(batch, clock)
+        if not number:
+            clock.wait()
+            marks = trials["saim_mm"].marks[0]
+            first = clock.seconds(marks[0], marks[-1])
+    clock.wait()
+    waited = [clock.seconds(*wait) for wait in waits[args.warm_up :]]
+    results = []
+    for name, trial in trials.items():
+        result = _times(trial.marks[args.warm_up :], waited, clock, args.batch)
+        losses = [loss.item() for loss in trial.losses]
+        memory = _memory(trial, batch, clock, device)
+        results.append(dict(variant=name, **result, **memory, losses=losses))
+    return results, first
+
+
+def _memory(
+    trial: Trial, batch: dict[str, Any], clock: Clock, device: torch.device
+) -> dict[str, int]:
+    """MiB of tensors, in a forward pass and a step that are not timed.
+
+    With small batches the gradients outweigh what the forward pass keeps for them, and
+    the peak says little about it.
+    """
+    resident = resident_bytes(trial.model, trial.optim_wrapper)
+    forward = most_allocated(device, lambda: trial.forward(batch))
+    peak = resident + most_allocated(device, lambda: trial.step(batch, clock))
+    return dict(
+        resident_mib=round(resident / 2**20),
+        forward_mib=round(forward / 2**20),
+        peak_mib=round(peak / 2**20),
+    )
+
+
+def _times(
+    marks: list[tuple[Mark, ...]], waited: list[float], clock: Clock, batch: int
+) -> dict[str, Any]:
+    """Medians over the steps, in seconds."""
+    parts = {
+        name: [clock.seconds(step[i], step[i + 1]) for step in marks]
+        for i, name in enumerate(_PARTS)
+    }
+    computed = [sum(step) for step in zip(*parts.values(), strict=True)]
+    seconds = [sum(step) for step in zip(computed, waited, strict=True)]
+    split = {"loader": waited, **parts}
+    return dict(
+        images_per_second=round(batch / statistics.median(seconds), 3),
+        seconds_per_step=round(statistics.median(seconds), 5),
+        fastest=round(min(seconds), 5),
+        slowest=round(max(seconds), 5),
+        seconds_without_loader=round(statistics.median(computed), 5),
+        split={name: round(statistics.median(x), 5) for name, x in split.items()},
+        loader_share=round(sum(waited) / sum(seconds), 4),
+    )
 
 
 def peaks(args: argparse.Namespace, device: torch.device) -> dict[str, float | None]:
@@ -248,19 +353,20 @@ def _row(name: str, values: list[float | None], digits: int = 3) -> str:
     return f"{name:32s}" + "".join(f"{cell:>16s}" for cell in cells)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measures what the command line asks for; returns the record."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    record = circumstances(("torch", "mmengine", "mmcv", "mmpretrain"))
+    record = environment(("torch", "mmengine", "mmcv", "mmpretrain"))
     cfg = load_config(args)
     set_multi_processing(**cfg.env_cfg.mp_cfg)
     torch.backends.cudnn.benchmark = cfg.env_cfg.cudnn_benchmark
     torch.manual_seed(0)
-    model = build_model(cfg, device)
+    init_default_scope(cfg.default_scope)
+    model = build_saim(cfg, device)
     flops = saim_flops(model).step
     peak_tflops = peaks(args, device)
     trials = build_trials(model, cfg, args)
-    results, first_step = measure(trials, batches(cfg, args, device), args, device)
+    results, first_step = step_in_turn(trials, batches(cfg, args, device), args, device)
     for result in results:
         utilise(result, flops, peak_tflops)
     settings = ("config", "dtype", "batch", "data", "steps", "warm_up")
@@ -279,17 +385,3 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         results=results,
         ratio=compare(*results) if args.against else None,
     )
-
-
-def main() -> None:
-    """Measures, prints and records."""
-    args = parse_args()
-    MMLogger.get_current_instance().setLevel("WARNING")  # a line per parameter
-    record = run(args)
-    print(describe(record))
-    if args.out:
-        Path(args.out).write_text(json.dumps(record, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
-"""benchmark_marks.sh: its commands, without running them."""
+"""marks.sh: its commands, without running them."""
 
 from __future__ import annotations
 
+import importlib
 import os
-import runpy
 import shlex
 import subprocess
 import sys
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import pretrain, variants
+
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools/analysis_tools/benchmark_marks.sh"
+SCRIPT = ROOT / "benchmarks/marks.sh"
 
 
 def commands(tmp_path: Path, *arguments: str, status: int = 0) -> list[list[str]]:
@@ -39,20 +41,18 @@ def test_every_command_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the tool it calls, down to the config with its overrides."""
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     monkeypatch.chdir(ROOT)
     found = commands(tmp_path, str(tmp_path / "out"), str(tmp_path))
     marks = set()
-    for tool, *arguments in found:
-        monkeypatch.setattr(sys, "argv", [tool, *arguments])
-        names = runpy.run_path(tool)
-        if "parse_args" in names:
-            args = names["parse_args"]()
-            cfg = names["load_config"](args)
+    for minus_m, package, name, *arguments in found:
+        assert (minus_m, package) == ("-m", "benchmarks")
+        benchmark = importlib.import_module(f"benchmarks.{name}")
+        args = benchmark.parse_args(arguments)
+        if name == "pretrain":
+            cfg = pretrain.load_config(args)
             assert (args.dtype, args.compile) == ("bfloat16", True)
         else:
-            args = names["argument_parser"](None, "").parse_args()
-            cfg = sys.modules["_variants"].load_config(args)
+            cfg = variants.load_config(args)
         assert isinstance(args, Namespace) and cfg.model.backbone.type == "SAIMViT"
         marks.add(Path(args.out).stem)
     assert {"full", "loader", "fine-tune", "detector", "reference-896"} <= marks
@@ -76,4 +76,4 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
 def test_no_folder_shows_the_usage() -> None:
     run = subprocess.run([SCRIPT], capture_output=True, text=True)
     assert run.returncode == 2
-    assert "benchmark_marks.sh OUT [DATA]" in run.stderr
+    assert "benchmarks/marks.sh OUT [DATA]" in run.stderr

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Times fine-tuning steps of a classifier, beside the same one with mmpretrain's ViT.
 
 Both see the same made-up images of the config's size.
@@ -6,10 +5,18 @@ Both see the same made-up images of the config's size.
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from _variants import Change, argument_parser, as_configured, compare
 from mmengine.config import Config, ConfigDict
 from mmpretrain.structures import DataSample
+
+from . import variants
+from .variants import Change, as_configured, describe
+
+__all__ = ["describe", "measure", "parse_args"]
 
 
 def mmpretrain_vit(model: ConfigDict) -> None:
@@ -45,12 +52,14 @@ def made_up_batch(cfg: Config, batch_size: int) -> dict[str, list]:
     )
 
 
-def main() -> None:
-    """Compares the variants."""
-    parser = argument_parser(__doc__, "config of a classifier with SAIMViT")
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser("benchmarks classifier", description=__doc__)
+    parser.add_argument("config", help="config of a classifier with SAIMViT")
+    return variants.parse_args(arguments, parser, is_classifier)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Compares the variants; returns the record."""
     packages = ["torch", "mmengine", "mmcv", "mmpretrain"]
-    compare(parser, packages, VARIANTS, made_up_batch, is_classifier)
-
-
-if __name__ == "__main__":
-    main()
+    return variants.measure(args, VARIANTS, made_up_batch, packages)

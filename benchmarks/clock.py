@@ -1,21 +1,16 @@
-"""What the benchmarks share: the machine, clocks, memory and what peak is possible."""
+"""What the benchmarks share: clocks, memory and what peak is possible."""
 
 from __future__ import annotations
 
 import os
-import platform
-import shlex
-import subprocess
-import sys
+import resource
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import packages_distributions, version
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from mmengine.optim import OptimWrapper
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 #: A point in time: of the device's own clock with CUDA, else of the host's.
@@ -57,17 +52,30 @@ class Clock:
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """TFLOP/s of one large matrix product, the best of some."""
-    size, repeats = (8192, 20) if device.type == "cuda" else (2048, 5)
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    clock, marks = Clock(device), []
+    cuda = device.type == "cuda"
+    largest, repeats = (8192, 20) if cuda else (2048, 5)
+    # Always as many: what is drawn later must not depend on the machine's speed.
+    a, b = torch.randn(2, largest, largest, device=device, dtype=dtype)
+    size = largest if cuda else 128
+    while True:
+        seconds = _fastest_product(a[:size, :size], b[:size, :size], repeats)
+        # Grown until it takes long enough: the largest product takes minutes on CPUs
+        # that have no kernels for the type.
+        if size == largest or seconds > 0.1:
+            return 2 * size**3 / seconds / 1e12
+        size *= 2
+
+
+def _fastest_product(a: Tensor, b: Tensor, repeats: int) -> float:
+    """Seconds, after a product that warms up."""
+    clock, marks = Clock(a.device), []
     for _ in range(repeats + 1):
         marks.append(clock.mark())
         torch.mm(a, b)
     marks.append(clock.mark())
     clock.wait()
-    # The first product is a warm-up.
     spans = zip(marks[1:-1], marks[2:], strict=True)
-    return 2 * size**3 / min(clock.seconds(*span) for span in spans) / 1e12
+    return min(clock.seconds(*span) for span in spans)
 
 
 def resident_bytes(model: nn.Module, optim_wrapper: OptimWrapper) -> int:
@@ -98,51 +106,8 @@ def most_allocated(device: torch.device, step: Callable[[], Any]) -> int:
     return most
 
 
-def circumstances(packages: Sequence[str]) -> dict[str, Any]:
-    """What a figure means nothing without.
-
-    Args:
-        packages: Import names of the packages whose versions matter.
-    """
-    names = packages_distributions()
-    cuda = torch.cuda.is_available()
-    return dict(
-        command=shlex.join(["python", *sys.argv]),
-        commit=_git("rev-parse", "HEAD") or "unknown",
-        # Of the code: a series of records must not make its later ones look doubtful.
-        uncommitted_changes=bool(
-            _git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks")
-        ),
-        hardware=torch.cuda.get_device_name() if cuda else cpu_name(),
-        threads=torch.get_num_threads(),
-        versions={
-            "python": platform.python_version(),
-            **{
-                part: f"{names[part][0]} {version(names[part][0])}" for part in packages
-            },
-        },
-        load_average=[round(load, 2) for load in os.getloadavg()],
-    )
-
-
-def cpu_name() -> str:
-    """The processors, by number and kind."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = {line.split(":")[1].strip() for line in lines if "model name" in line}
-    kinds = ", ".join(sorted(names)) or platform.machine()
-    return f"{os.cpu_count()} CPUs, {kinds}"
-
-
-def _git(*arguments: str) -> str:
-    """What git prints in this repository; empty where there is none."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()
+def process_peak_mib(device: torch.device) -> float:
+    """The most of this process so far: on the GPU by tensors, else all of it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,11 +1,10 @@
-"""benchmark_classifier.py, really launched; how fast it is, is never asserted."""
+"""The classifier's benchmark, really launched; how fast it is, is never asserted."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,33 +15,28 @@ from mmengine.config import Config
 from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 
+from benchmarks.classifier import VARIANTS
 from saim_mm.models import SAIMViT
 
 ROOT = Path(__file__).parents[2]
-TOOL = "tools/analysis_tools/benchmark_classifier.py"
-DETECTOR = "tools/analysis_tools/benchmark_detector.py"
 CONFIG = "configs/saim/benchmarks/vit-b_finetune_100e_in1k.py"
 SHRUNK = ["model.backbone.arch=deit-tiny", "model.backbone.img_size=32",
           "model.head.in_channels=192"]  # fmt: skip
 
 
 def launch(
-    *arguments: str, tool: str = TOOL, config: str = CONFIG
+    *arguments: str, name: str = "classifier", config: str = CONFIG
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, tool, config, *arguments], cwd=ROOT, env=environment,
-        capture_output=True, text=True, timeout=600,
+        [sys.executable, "-m", "benchmarks", name, config, *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 
-def test_variants_have_the_backbones_they_are_named_after(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tools/analysis_tools"))
-    variants = runpy.run_path(str(ROOT / TOOL))["VARIANTS"]
+def test_variants_have_the_backbones_they_are_named_after() -> None:
     built = []
-    for change in variants.values():
+    for change in VARIANTS.values():
         model = Config.fromfile(ROOT / CONFIG).model
         change(model)
         model.backbone.init_cfg = None
@@ -83,16 +77,16 @@ def test_no_steps_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tool", "config", "model"),
+    ("name", "config", "model"),
     [
-        (TOOL, "configs/saim/saim_debug.py", "SAIM"),
-        (DETECTOR, "configs/coco/vitdet_saim-vit-b_100e_coco.py", "MaskRCNN"),
-        (DETECTOR, CONFIG, "ImageClassifier"),
+        ("classifier", "configs/saim/saim_debug.py", "SAIM"),
+        ("detector", "configs/coco/vitdet_saim-vit-b_100e_coco.py", "MaskRCNN"),
+        ("detector", CONFIG, "ImageClassifier"),
     ],
 )
 def test_a_config_of_another_kind_is_refused(
-    tool: str, config: str, model: str
+    name: str, config: str, model: str
 ) -> None:
-    run = launch(tool=tool, config=config)
+    run = launch(name=name, config=config)
     assert run.returncode == 2
     assert f"{config} builds a {model}; see --help" in run.stderr

@@ -27,13 +27,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _benchmark import circumstances
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
 from saim_mm import launch
+from saim_mm.utils.environment import environment
 
 CONFIG = Path(__file__).parents[2] / "configs" / "saim" / "saim_debug.py"
 #: Largest growth of resident memory, and largest loss of speed, in per cent.
@@ -294,7 +294,7 @@ def load_config(args: argparse.Namespace, folder: Path, name: str) -> Config:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What the record holds beside the circumstances."""
+    """What the record holds beside the environment."""
     (folder / "images").mkdir()
     make_images(folder / "images", args.images)
     interval = args.iterations // POINTS
@@ -352,7 +352,7 @@ def main() -> int:
     """Trains, prints and records."""
     args = parse_args()
     torch.set_num_threads(1)
-    record = circumstances(PACKAGES)
+    record = environment(PACKAGES)
     settings = dict(vars(args))
     settings.pop("out")
     with tempfile.TemporaryDirectory() as scratch:

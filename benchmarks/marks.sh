@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the marks of benchmarks/README.md on one GPU and keeps a record of each:
 #
-#   tools/analysis_tools/benchmark_marks.sh OUT [DATA]
+#   benchmarks/marks.sh OUT [DATA]
 #
 # OUT is the folder of the records; DATA, with images in it, is what the loader's mark
 # needs. A mark that fails does not keep the others from being measured. It is run in the
@@ -12,22 +12,22 @@ if (($# < 1 || $# > 2)); then
     sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 fi
-if [[ ! -d tools/analysis_tools || ! -d configs/saim ]]; then
+if [[ ! -d benchmarks || ! -d configs/saim ]]; then
     echo "error: $PWD is not the root of the repository; go there first" >&2
     exit 2
 fi
 out=$1 data=${2:-} failed=()
 mkdir -p "$out"
 
-mark() { # NAME TOOL ARGUMENTS...
-    local name=$1 tool=$2
+mark() { # NAME BENCHMARK ARGUMENTS...
+    local name=$1 benchmark=$2
     shift 2
     echo "== $name"
-    "${PYTHON:-python}" "tools/analysis_tools/$tool.py" "$@" --out "$out/$name.json" ||
+    "${PYTHON:-python}" -m benchmarks "$benchmark" "$@" --out "$out/$name.json" ||
         failed+=("$name")
 }
 pretrain() { # NAME ARGUMENTS...
-    mark "$1" benchmark_pretrain configs/saim/saim_vit-b_800e_in1k.py \
+    mark "$1" pretrain configs/saim/saim_vit-b_800e_in1k.py \
         --dtype bfloat16 --compile --steps 30 --warm-up 10 --data none "${@:2}"
 }
 
@@ -42,9 +42,9 @@ if [[ -n $data ]]; then
     pretrain loader --batch 256 --data config --set train_dataloader.num_workers=16 \
         train_dataloader.dataset.data_root="$data" train_dataloader.dataset.data_prefix=''
 fi
-mark fine-tune benchmark_classifier \
+mark fine-tune classifier \
     configs/saim/benchmarks/vit-b_finetune_100e_in1k.py --batch-size 128
-mark detector benchmark_detector \
+mark detector detector \
     configs/coco/mask-rcnn_saim-vit-b_100e_coco.py --batch-size 2
 
 if ((${#failed[@]})); then

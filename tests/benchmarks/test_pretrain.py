@@ -1,4 +1,4 @@
-"""benchmark_pretrain.py, really launched; how fast it is, is never asserted."""
+"""The pretraining benchmark, really launched; how fast it is, is never asserted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-TOOL = "tools/analysis_tools/benchmark_pretrain.py"
+BENCHMARK = ["-m", "benchmarks", "pretrain"]
 DEBUG = "configs/saim/saim_debug.py"
 VIT_B = "configs/saim/saim_vit-b_800e_in1k.py"
 SHORT = ["--steps", "2", "--warm-up", "1", "--batch", "4"]
@@ -30,7 +30,7 @@ SHRUNK = [
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, TOOL, *arguments], cwd=ROOT, env=environment,
+        [sys.executable, *BENCHMARK, *arguments], cwd=ROOT, env=environment,
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
@@ -38,7 +38,9 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
 def check(record: dict[str, Any], stdout: str) -> None:
     """What every record has, and its table says."""
     assert {"commit", "hardware", "versions", "load_average"} <= set(record)
-    assert record["command"].startswith(f"python {TOOL} {record['config']} --steps 2")
+    assert record["command"].startswith(
+        f"python -m benchmarks pretrain {record['config']} --steps 2"
+    )
     assert (record["batch"], record["steps"], record["dtype"]) == (4, 2, "float32")
     assert record["peak_tflops"]["measured product"] > 0
     assert record["compile"] is None

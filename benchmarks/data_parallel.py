@@ -1,36 +1,36 @@
-#!/usr/bin/env python
 """Times how several processes train a SAIM model together: data parallelism and FSDP.
 
 The variants live in the same processes and step in turn on the same made-up images, so
 that a busy machine hits them alike. A step ends when the slowest process ends it.
 
-  torchrun --nproc_per_node 2 tools/analysis_tools/benchmark_data_parallel.py CONFIG
+  torchrun --nproc_per_node 2 -m benchmarks data-parallel CONFIG
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from _benchmark import circumstances
-from benchmark_pretrain import build_model
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.registry import MODEL_WRAPPERS, init_default_scope
 from torch import nn
 
 from saim_mm import launch
 from saim_mm.reliability import FullyShardedModel
 from saim_mm.reliability.sharding import own_part
+from saim_mm.utils.environment import environment
+
+from .pretrain import build_saim
 
 _DDP = dict(type="MMDistributedDataParallel", broadcast_buffers=False)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -42,10 +42,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "benchmarks data-parallel",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("config", help="config file of a SAIM pretraining")
@@ -54,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     add("--warm-up", type=int, default=3, help="steps before them")
     add("--out", type=Path, metavar="JSON", help="write the figures to this file")
     launch.add_cfg_options(parser, "--set")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if min(args.batch, args.steps, args.warm_up) < 1:
         parser.error("--batch, --steps and --warm-up must be at least 1")
     return args
@@ -65,7 +67,7 @@ def build(
 ) -> tuple[nn.Module, OptimWrapper]:
     """A model as a run would have it, and its optimiser."""
     torch.manual_seed(0)
-    model = build_model(cfg, device)
+    model = build_saim(cfg, device)
     wrapped = MODEL_WRAPPERS.build(wrapper, default_args=dict(module=model))
     optim_wrapper = build_optim_wrapper(wrapped, cfg.optim_wrapper)
     if isinstance(wrapped, FullyShardedModel):
@@ -104,7 +106,7 @@ def own_mib(model: nn.Module, optim_wrapper: OptimWrapper) -> float:
     return sum(own_part(tensor).nbytes for tensor in tensors) / 2**20
 
 
-def measure(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+def step_in_turn(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     """Steps all variants in turn; medians, and ratios to the first within the turns."""
     device = torch.device(get_device())
     size = cfg.model.backbone.img_size
@@ -137,37 +139,42 @@ def measure(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measures; the first process prints and records."""
-    args = parse_args()
-    MMLogger.get_current_instance().setLevel("ERROR")  # a line per parameter
+def load_config(args: argparse.Namespace) -> Config:
+    """The config, bent to the machine, without gradient accumulation."""
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     launch.fit_to_machine(cfg)
     cfg.optim_wrapper.pop("accumulative_counts", None)
+    return cfg
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures all variants; returns the record."""
+    MMLogger.get_current_instance().setLevel("ERROR")  # every process would warn
+    cfg = load_config(args)
+    init_default_scope(cfg.default_scope)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if cuda else "gloo")
-    record = circumstances(("torch", "mmengine", "mmcv", "mmpretrain"))
-    launcher = f"torchrun --nproc_per_node {dist.get_world_size()}"
+    record = environment(("torch", "mmengine", "mmcv", "mmpretrain"))
+    processes = dist.get_world_size()
+    launcher = f"torchrun --nproc_per_node {processes}"
     record.update(
         command=record["command"].replace("python", launcher, 1),
-        processes=dist.get_world_size(),
+        processes=processes,
         batch=args.batch,
         steps=args.steps,
-        variants=measure(cfg, args),
+        variants=step_in_turn(cfg, args),
     )
-    if dist.get_rank() == 0:
-        for name, row in record["variants"].items():
-            print(
-                f"{name:20s}{row['seconds_per_step']:10.4f} s a step"
-                f"{row['times_the_first']:8.3f} x{row['mib_per_process']:10.1f} MiB"
-            )
-        if args.out:
-            args.out.write_text(json.dumps(record, indent=2) + "\n")
     dist.destroy_process_group()
+    return record
 
 
-if __name__ == "__main__":
-    main()
+def describe(record: dict[str, Any]) -> str:
+    """The record as a table."""
+    return "\n".join(
+        f"{name:20s}{row['seconds_per_step']:10.4f} s a step"
+        f"{row['times_the_first']:8.3f} x{row['mib_per_process']:10.1f} MiB"
+        for name, row in record["variants"].items()
+    )

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import mmap
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import long_run
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools/analysis_tools/long_run.py"
+TOOL = "tests/soak/long_run.py"
 
 
-@pytest.fixture(scope="module")
-def long_run() -> ModuleType:
-    sys.path.insert(0, str(TOOL.parent))
-    spec = importlib.util.spec_from_file_location("long_run", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(TOOL.parent))
-    return module
-
-
-def test_memory_that_grows(long_run: ModuleType) -> None:
+def test_memory_that_grows() -> None:
     """The tenths' middles are nine tenths of a run apart; a peak does not count."""
     points = [
         long_run.Point(i, 0, 0, 0, 500 + 50 * i / 999 + 100 * (i % 100 == 3), 800.0, 2)
@@ -41,7 +29,7 @@ def test_memory_that_grows(long_run: ModuleType) -> None:
     assert (found["workers_mib"], found["workers_growth_percent"]) == (800, 0)
 
 
-def test_drift_is_against_a_fresh_run_in_the_same_turn(long_run: ModuleType) -> None:
+def test_drift_is_against_a_fresh_run_in_the_same_turn() -> None:
     """A machine that slows down is no drift; nor is a checkpoint in one turn."""
     turns = []
     for i in range(15):
@@ -54,7 +42,7 @@ def test_drift_is_against_a_fresh_run_in_the_same_turn(long_run: ModuleType) -> 
     assert found["fresh_cpu_ms_per_iteration"] == pytest.approx(6 * 1.7)
 
 
-def test_a_stretch_is_per_iteration(long_run: ModuleType) -> None:
+def test_a_stretch_is_per_iteration() -> None:
     start = long_run.Point(100, 1.0, 2.0, 3.0, 500, 800, 2)
     end = long_run.Point(300, 5.0, 4.0, 3.5, 501, 800, 2)
     assert long_run.stretch(start, end) == (20, 12.5)
@@ -69,14 +57,14 @@ def test_a_stretch_is_per_iteration(long_run: ModuleType) -> None:
         (dict(main=0.0, workers=0.0, wall=0.0, cpu=3.1), [True, True, False]),
     ],
 )
-def test_marks(long_run: ModuleType, found: dict[str, float], met: list[bool]) -> None:
+def test_marks(found: dict[str, float], met: list[bool]) -> None:
     kinds = dict(main="growth", workers="growth", wall="drift", cpu="drift")
     named = {f"{name}_{kinds[name]}_percent": v for name, v in found.items()}
     assert list(long_run.judge(named).values()) == met
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux")
-def test_memory_and_time_of_a_process(long_run: ModuleType) -> None:
+def test_memory_and_time_of_a_process() -> None:
     before = long_run.resident_mib(os.getpid())
     with mmap.mmap(-1, 64 << 20) as block:  # pages that nothing has used before
         block[::4096] = b"x" * (len(block) // 4096)
@@ -91,7 +79,7 @@ def test_memory_and_time_of_a_process(long_run: ModuleType) -> None:
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux")
 def test_a_short_run_and_its_record(tmp_path: Path) -> None:
     out = tmp_path / "record.json"
-    command = [sys.executable, str(TOOL), "--iterations", "100", "--warm-up", "50"]
+    command = [sys.executable, TOOL, "--iterations", "100", "--warm-up", "50"]
     run = subprocess.run(
         [*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Times training steps of a detector, and measures their memory, beside variants.
 
 All see the same made-up images of the config's size.
@@ -6,10 +5,18 @@ All see the same made-up images of the config's size.
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
-from _variants import Change, argument_parser, as_configured, compare
 from mmengine.config import Config, ConfigDict
+
+from . import variants
+from .variants import Change, as_configured, describe
+
+__all__ = ["describe", "measure", "parse_args"]
 
 #: Options of ``SAIMViT`` that a plain ViT does not have.
 _DENSE_OPTIONS = ("window_size", "global_attn_indexes", "use_rel_pos_bias")
@@ -88,14 +95,16 @@ def made_up_batch(cfg: Config, batch_size: int) -> dict[str, list]:
     return dict(inputs=inputs, data_samples=samples)
 
 
-def main() -> None:
-    """Compares the variants."""
-    parser = argument_parser(
-        __doc__, "config of a detector with SAIMViT, FourLayerPyramid and FPN"
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser("benchmarks detector", description=__doc__)
+    parser.add_argument(
+        "config", help="config of a detector with SAIMViT, FourLayerPyramid and FPN"
     )
+    return variants.parse_args(arguments, parser, is_detector)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Compares the variants; returns the record."""
     packages = ["torch", "mmengine", "mmcv", "mmdet", "mmpretrain"]
-    compare(parser, packages, VARIANTS, made_up_batch, is_detector)
-
-
-if __name__ == "__main__":
-    main()
+    return variants.measure(args, VARIANTS, made_up_batch, packages)

@@ -1,4 +1,4 @@
-"""benchmark_data_parallel.py, really launched; how fast it is, is never asserted."""
+"""The benchmark of data parallelism, really launched; its speed is never asserted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from saim_mm.reliability.sharding import fully_shard
 
 ROOT = Path(__file__).parents[2]
-TOOL = "tools/analysis_tools/benchmark_data_parallel.py"
 
 
 @pytest.mark.slow
@@ -22,7 +21,8 @@ def test_all_variants_learn_the_same(tmp_path: Path) -> None:
     out = tmp_path / "record.json"
     run = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone",
-         "--nproc_per_node", "2", TOOL, "configs/saim/saim_debug.py",
+         "--nproc_per_node", "2", "-m", "benchmarks", "data-parallel",
+         "configs/saim/saim_debug.py",
          "--batch", "2", "--steps", "2", "--warm-up", "1", "--out", str(out)],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
@@ -30,6 +30,8 @@ def test_all_variants_learn_the_same(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     record = json.loads(out.read_text())
     assert record["processes"] == 2
+    launcher = "torchrun --nproc_per_node 2 -m benchmarks data-parallel"
+    assert record["command"].startswith(f"{launcher} configs/saim/saim_debug.py")
     rows = record["variants"]
     first = rows["data parallelism"]
     assert first["times_the_first"] == 1

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Times how images are loaded and cropped: ours against mmpretrain's and torchvision's.
 
 All pipelines run in one process and one thread, as in a data worker, and take turns,
@@ -9,7 +8,6 @@ no --data it uses sample photographs, enlarged to the size of ImageNet's.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
 import resource
@@ -18,16 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import cv2
 import numpy as np
 import torch
-from _benchmark import circumstances
 from mmcv.transforms import Compose
 from mmengine.dataset import default_collate
 from mmpretrain.registry import TRANSFORMS
@@ -37,8 +33,10 @@ from torchvision import io as torchvision_io
 from torchvision import transforms as torchvision_transforms
 
 from saim_mm.datasets import PackedImages, UnlabeledImages, load_random_crop
+from saim_mm.datasets.sample_photos import sample_photos
+from saim_mm.utils.environment import environment
 
-TOOLS = Path(__file__).parents[1]
+PACK_IMAGES = Path(__file__).parents[1] / "tools/dataset_converters/pack_images.py"
 SIDE = 224
 CROP = dict(scale=SIDE, crop_ratio_range=(0.67, 1.0))
 PACK = dict(type="PackInputs")
@@ -64,37 +62,29 @@ PACKAGES = (
 Load = Callable[[int], Any]
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("benchmarks loader", description=__doc__)
     add = parser.add_argument
     add("--data", type=Path, metavar="FOLDER", help="images, nested or flat")
     add("--images", type=int, default=100, help="images of the folder that are used")
     add("--rounds", type=int, default=9, help="how often each pipeline loads them")
     add("--workers", type=int, default=2, help="data workers; 0 leaves that part out")
     add("--out", type=Path, metavar="JSON", help="write the figures to this file")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if min(args.images, args.rounds) < 1 or args.workers < 0:
         parser.error("--images and --rounds must be positive, --workers not negative")
     return args
 
 
 def sample_folder(folder: Path) -> Path:
-    """Writes the demo's photographs as JPEGs of the size of ImageNet's."""
-    demo = _import(TOOLS / "demo.py")
-    for source in demo.sample_photos():
+    """Writes the sample photographs as JPEGs of the size of ImageNet's."""
+    for source in sample_photos():
         with Image.open(source) as image:
             size = round(image.width * SAMPLE_HEIGHT / image.height), SAMPLE_HEIGHT
             larger = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
         larger.save(folder / f"{source.stem}.jpg", quality=SAMPLE_QUALITY)
     return folder
-
-
-def _import(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def chosen(dataset: UnlabeledImages, count: int) -> list[str]:
@@ -106,8 +96,7 @@ def chosen(dataset: UnlabeledImages, count: int) -> list[str]:
 
 def make_pack(folder: Path, names: Path, pack: Path, *options: str) -> dict[str, Any]:
     """Packs the listed images of a folder; what its pack.json says, and its size."""
-    tool = TOOLS / "dataset_converters" / "pack_images.py"
-    command = [sys.executable, tool, folder, pack, "--list", names, *options]
+    command = [sys.executable, PACK_IMAGES, folder, pack, "--list", names, *options]
     subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL)
     manifest = json.loads((pack / "pack.json").read_text())
     size = sum(path.stat().st_size for path in pack.glob("*.tar"))
@@ -328,8 +317,8 @@ def _cpu_with_children() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Everything that the record holds beside the circumstances."""
+def figures(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Everything that the record holds beside the environment."""
     folder = args.data or sample_folder(scratch)
     paths = chosen(UnlabeledImages(str(folder)), args.images)
     names = scratch / "names.txt"
@@ -361,41 +350,36 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return record
 
 
-def show(record: dict[str, Any]) -> None:
-    """Prints the record."""
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures in one thread; returns the record."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        return {**environment(PACKAGES), **figures(args, Path(scratch))}
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The record as tables."""
     data = record["data"]
-    print(
+    lines = [
         f"{data['images']} images of {data['kilobytes']} kB and "
-        f"{data['megapixels']} megapixels, median of {record['rounds']} rounds\n"
-    )
-    print(f"{'':44s}{'images/CPU-s':>14s}{'ms':>8s}{'x ours':>8s}")
+        f"{data['megapixels']} megapixels, median of {record['rounds']} rounds",
+        "",
+        f"{'':44s}{'images/CPU-s':>14s}{'ms':>8s}{'x ours':>8s}",
+    ]
     for kind in ("pipelines", "decoders"):
         for name, row in record[kind].items():
             ratio = f"{row['times_ours']:8.2f}" if "times_ours" in row else ""
-            print(
+            lines.append(
                 f"{name:44s}{row['images_per_cpu_second']:14.0f}"
                 f"{row['milliseconds']:8.2f}{ratio}"
             )
-        print()
-    print(f"PSNR of ours against Pillow's filter: {record['psnr_against_pillow']}")
+        lines.append("")
+    lines.append(
+        f"PSNR of ours against Pillow's filter: {record['psnr_against_pillow']}"
+    )
     for kind, pack in record["packs"].items():
-        print(f"{kind}: {pack['kilobytes']} kB an image, PSNR {pack['psnr']}")
+        lines.append(f"{kind}: {pack['kilobytes']} kB an image, PSNR {pack['psnr']}")
     if "data_loader" in record:
-        print(f"DataLoader: {record['data_loader']}")
-
-
-def main() -> None:
-    """Measures, prints and records."""
-    args = parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    record = circumstances(PACKAGES)
-    with tempfile.TemporaryDirectory() as scratch:
-        record.update(measure(args, Path(scratch)))
-    show(record)
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        lines.append(f"DataLoader: {record['data_loader']}")
+    return "\n".join(lines)

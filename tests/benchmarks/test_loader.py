@@ -1,4 +1,4 @@
-"""benchmark_loader.py, really launched; how fast anything is, is never asserted."""
+"""The benchmark of loading, really launched; how fast it is, is never asserted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOL = "tools/analysis_tools/benchmark_loader.py"
+BENCHMARK = ["-m", "benchmarks", "loader"]
 
 
 @pytest.mark.slow
@@ -20,14 +20,14 @@ def test_record_of_the_sample_photographs(tmp_path: Path) -> None:
     pytest.importorskip("simplejpeg")
     out = tmp_path / "record.json"
     run = subprocess.run(
-        [sys.executable, TOOL, "--images", "3", "--rounds", "2", "--out", str(out)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, *BENCHMARK, "--images", "3", "--rounds", "2",
+         "--out", str(out)], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     record = json.loads(out.read_text())
     assert {"commit", "hardware", "versions", "load_average"} <= set(record)
-    assert record["command"].startswith(f"python {TOOL} --images 3")
+    assert record["command"].startswith("python -m benchmarks loader --images 3")
     assert record["data"]["images"] == 3
     assert 0.15 < record["data"]["megapixels"] < 0.25
     assert len(record["pipelines"]) == 11
