@@ -201,7 +201,7 @@ def test_random_state_is_kept() -> None:
 
 
 def test_the_choice_of_images_never_changes(tmp_path: Path) -> None:
-    """Published figures are of these; the same on every machine and in every version."""
+    """Published figures are of these images, on every machine."""
     root = write_class_folders(tmp_path, val=None, train=9)
     split = split_class_folders(root, (32, 32), 0.4, 3, 2)
     train, val = (
