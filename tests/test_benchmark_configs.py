@@ -109,7 +109,7 @@ def test_linear_probing_is_the_release() -> None:
 def test_evaluation_is_resize_256_and_crop_224_bicubic(name: str) -> None:
     cfg = load(name)
     for key in ("val_dataloader", "test_dataloader"):
-        if not cfg[key]:
+        if not cfg.get(key):
             continue
         _, resize, crop, _ = cfg[key].dataset.pipeline
         assert (resize.scale, resize.edge) == (256, "short")
@@ -288,7 +288,7 @@ def shrink(name: str, root: Path, checkpoint: Path | None) -> Config:
         patch_size=PATCH,
     )
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        if cfg[key]:
+        if cfg.get(key):
             shrink_loader(cfg[key], root)
     if "knn" in name:
         cfg.model.neck.depth = DEPTH

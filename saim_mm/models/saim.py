@@ -150,6 +150,28 @@ class SAIM(BaseSelfSupervisor):
         indices = sample_indices(data_samples)
         return self.order_sampler.plan(len(inputs), inputs.device, order, indices)
 
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[DataSample] | None = None,
+        mode: str = "tensor",
+    ) -> Any:
+        """As all models of MMEngine are called.
+
+        Args:
+            inputs: Images (B, C, H, W), after the data preprocessor.
+            data_samples: As for :meth:`plan`.
+            mode: ``tensor``: the encoder's features, as it is used later, in a tuple;
+                ``loss``: ``dict(loss=...)``; ``predict``: as :meth:`predict_patches`,
+                with the orders of the samples if they have any.
+
+        Raises:
+            RuntimeError: If the mode is another.
+        """
+        if mode == "predict":
+            return self.predict_patches(inputs, _order_of_samples(data_samples))
+        return super().forward(inputs, data_samples, mode)
+
     def predict_asked(self, inputs: Tensor, plan: Plan) -> Tensor:
         """Predicts what a plan asks for, with gradients where they are on.
 

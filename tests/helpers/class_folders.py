@@ -54,10 +54,11 @@ def unpack_cifar10(archive: Path, root: Path, train: int, test: int) -> Path:
     return root
 
 
-def launch(tool: Path, *arguments: object) -> subprocess.CompletedProcess:
-    """Runs a tool in a process of its own, as people do; importing takes seconds."""
+def launch(tool: Path | str, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs a tool, or a module by its name, in a process of its own, as people do."""
+    program = ["-m", tool] if isinstance(tool, str) else [str(tool)]
     return subprocess.run(
-        [sys.executable, str(tool), *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},

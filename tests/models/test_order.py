@@ -303,6 +303,22 @@ def test_predict_patches_draws_too() -> None:
     assert torch.equal(drawn, model.predict_patches(images, order))
 
 
+def test_predict_mode_predicts_every_patch() -> None:
+    """As ``predict_patches`` does, drawn or in the order of the samples."""
+    model = tiny_saim()
+    images = tiny_images(model, 3)
+    order = model.order_sampler.draw(3, CPU)
+    expected = model.predict_patches(images, order)
+    found = model(images, _samples(order), mode="predict")
+    assert found.shape == (3, 6, 48) and torch.equal(found, expected)
+    torch.manual_seed(7)
+    drawn = model.predict_patches(images)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, model(images, mode="predict"))
+    with pytest.raises(RuntimeError, match="Invalid mode"):
+        model(images, mode="perdict")
+
+
 def test_some_samples_with_an_order_and_some_without() -> None:
     model = tiny_saim()
     order = torch.arange(6)
