@@ -17,7 +17,7 @@ INSTALL := $(UV) pip install --python $(PY) -c $(PINS) -b $(PINS) \
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-transfer test test-fast lint format pins clean
+.PHONY: help setup setup-test demo demo-transfer test test-fast test-gpu lint format pins clean
 
 help:  ## Show this list
 	@echo "saim_mm: make TARGET [PYTHON=python3.12] [DATA=FOLDER] [WORKERS=2] [PYTEST_ARGS=...]"
@@ -52,7 +52,7 @@ demo: venv  ## Pretrain a small SAIM on sample photographs, or on DATA=FOLDER
 	@$(PY) tools/demo.py --data "$(DATA)"
 
 demo-transfer: setup-test  ## Pretrain, then classify, detect, segment with and without
-	@$(PY) tools/demo_transfer.py
+	@$(PY) -m projects.transfer_shapes
 
 test: setup-test  ## Lint, check types and run all tests
 	$(PY) -m ruff check .
@@ -62,6 +62,9 @@ test: setup-test  ## Lint, check types and run all tests
 test-fast: venv  ## Run the fast tests
 	@echo '-e .[onedl,speed,demo,test,dev]' | $(INSTALL)
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+
+test-gpu: setup-test  ## Run the tests that need a GPU; all others hide it
+	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
 
 lint: venv  ## Check style, formatting and types
 	@echo '-e .[onedl,dev]' | $(INSTALL)

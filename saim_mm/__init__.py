@@ -9,6 +9,6 @@ from .version import __version__
 
 check_stack()  # first: what follows imports the stack
 
-from . import datasets, engine, models  # noqa: E402
+from . import datasets, engine, models, reliability  # noqa: E402
 
-__all__ = ["__version__", "datasets", "engine", "models"]
+__all__ = ["__version__", "datasets", "engine", "models", "reliability"]

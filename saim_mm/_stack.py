@@ -44,6 +44,35 @@ STACK = (
     Part("mmpretrain", "1.2.0", "2", "pip install onedl-mmpretrain==1.3.6"),
 )
 
+# Ranges that `tools/doctor.py` looks at besides. What an import of the package needs
+# stands above; `install` is advice here.
+PYTHON = Part(
+    "python", "3.10", "3.13", "Python 3.10, 3.11 and 3.12 were tested; use one of them"
+)
+#: For mmpretrain, which imports it where it is there.
+TRANSFORMERS = Part("transformers", "0", "5", "pip install 'transformers<5'")
+#: For upstream's mmdet and mmseg.
+UPSTREAM_MMCV = Part(
+    "mmcv",
+    "2.0",
+    "2.2",
+    "pip install 'mmcv>=2.1,<2.2', or the OneDL line: see README.md",
+)
+#: For a torch below 2.3, which was built for it.
+OLD_NUMPY = Part(
+    "numpy", "0", "2", "pip install 'numpy<2' 'opencv-python-headless<4.12'"
+)
+FIRST_TORCH_WITH_NUMPY_2 = (2, 3, 0)
+
+#: Import name -> names of its distributions, the OneDL line first.
+LINES = {
+    "mmengine": ("onedl-mmengine", "mmengine"),
+    "mmcv": ("onedl-mmcv", "mmcv", "mmcv-lite"),
+    "mmpretrain": ("onedl-mmpretrain", "mmpretrain"),
+    "mmdet": ("onedl-mmdetection", "mmdet"),
+    "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
+}
+
 # Import names that differ from the name that pip knows.
 _DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
@@ -84,6 +113,17 @@ def in_range(version: str, part: Part) -> bool:
     if not re.match(r"\d", version):
         return False
     return parse(part.at_least) <= parse(version) < parse(part.below)
+
+
+def torchvision_for(torch: str) -> Part:
+    """The torchvision that a version of torch 2 belongs to: 0.(n + 15) to 2.n."""
+    minor = parse(torch)[1] + 15
+    return Part(
+        "torchvision",
+        f"0.{minor}",
+        f"0.{minor + 1}",
+        f"pip install 'torchvision==0.{minor}.*'",
+    )
 
 
 def parse(version: str) -> Version:

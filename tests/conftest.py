@@ -6,6 +6,7 @@ import copy
 import gc
 import itertools
 import logging
+import os
 import random
 from collections.abc import Iterator
 
@@ -21,6 +22,15 @@ from mmengine.runner import Runner
 torch.set_num_threads(1)
 
 RUNS = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides all GPUs but from ``pytest -m gpu``.
+
+    The other tests compare runs with what a CPU computes, bit for bit, and fork.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_finish() -> None:

@@ -18,9 +18,9 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 import saim_mm  # noqa: F401  (registers the models)
-from saim_mm.checkpoint import load_encoder
 from saim_mm.datasets import without_files
 from saim_mm.models import SAIM, SAIMViT
+from saim_mm.weights import load_encoder
 
 ROOT = Path(__file__).parents[1] / "configs"
 PRETRAIN = sorted(
@@ -91,8 +91,8 @@ def test_model_is_the_row_of_the_table(name: str) -> None:
     order, depth, coupled, smoothing, loss, normalised, head = ROWS[name]
     cfg = load(name)
     model = build_full(cfg)
-    assert model.order.kind == order
-    assert (len(model.neck.layers), model.neck.coupled) == (depth, coupled)
+    assert model.order_sampler.kind == order
+    assert (len(model.neck.layers), model.neck.tied_decoder) == (depth, coupled)
     assert (model.head.loss_kind, model.head.norm_pix) == (loss, normalised)
     assert head_kind(model) == head
     if smoothing is None:

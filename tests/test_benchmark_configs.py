@@ -17,14 +17,10 @@ from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS, PARAM_SCHEDULERS
 from tiny import tiny_saim
 
-from saim_mm.checkpoint import CheckpointError
-from saim_mm.evaluation import (
-    FeatureExtractor,
-    build_encoder,
-    knn_accuracy,
-    split_class_folders,
-)
+from saim_mm.datasets.class_folders import split_class_folders
+from saim_mm.evaluation import FeatureExtractor, build_encoder, knn_accuracy
 from saim_mm.launch import fit_to_machine
+from saim_mm.weights import CheckpointError
 
 FOLDER = Path(__file__).parents[1] / "configs/saim/benchmarks"
 TRAINED = sorted(p.stem for p in FOLDER.glob("*.py") if "knn" not in p.stem)
@@ -113,7 +109,7 @@ def test_linear_probing_is_the_release() -> None:
 def test_evaluation_is_resize_256_and_crop_224_bicubic(name: str) -> None:
     cfg = load(name)
     for key in ("val_dataloader", "test_dataloader"):
-        if not cfg[key]:
+        if not cfg.get(key):
             continue
         _, resize, crop, _ = cfg[key].dataset.pipeline
         assert (resize.scale, resize.edge) == (256, "short")
@@ -292,7 +288,7 @@ def shrink(name: str, root: Path, checkpoint: Path | None) -> Config:
         patch_size=PATCH,
     )
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        if cfg[key]:
+        if cfg.get(key):
             shrink_loader(cfg[key], root)
     if "knn" in name:
         cfg.model.neck.depth = DEPTH

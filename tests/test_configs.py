@@ -127,7 +127,7 @@ def test_recipe_is_table_6(path: Path) -> None:
     assert backbone.arch_settings["num_heads"] == heads
     assert backbone.patch_embed.projection.kernel_size == (patch, patch)
     assert len(model.neck.layers) == depth
-    assert model.order.kind == "stochastic"
+    assert model.order_sampler.kind == "stochastic"
     assert len(model.head.blur.taps) == 9
     rates = [m.drop_prob for m in model.modules() if hasattr(m, "drop_prob")]
     assert not any(rates)  # no drop path

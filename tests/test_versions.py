@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from saim_mm._stack import STACK, Part
+from saim_mm._stack import PYTHON, STACK, TRANSFORMERS, UPSTREAM_MMCV, Part
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -119,13 +119,24 @@ def test_extras_of_the_makefile_exist():
     assert used == pinned == set(EXTRAS) - {"upstream"}
 
 
-def test_oldest_python():
-    (low, high) = re.findall(r"\((3), (\d+)\)", MAKEFILE)
-    assert PROJECT["requires-python"] == f">={'.'.join(low)}"
+def test_tested_pythons():
+    low, high = (f"3.{minor}" for minor in re.findall(r"\(3, (\d+)\)", MAKEFILE))
+    assert (PYTHON.at_least, PYTHON.below) == (low, f"3.{int(high[2:]) + 1}")
+    assert PROJECT["requires-python"] == f">={low}"
+    assert f"--python-version {low} " in MAKEFILE  # what the pins are compiled for
     tools = tomllib.loads(PYPROJECT)["tool"]
-    assert tools["mypy"]["python_version"] == ".".join(low)
-    assert tools["ruff"]["target-version"] == "py" + "".join(low)
-    assert high == ("3", "12") and "Python 3.10-3.12" in README
+    assert tools["mypy"]["python_version"] == low
+    assert tools["ruff"]["target-version"] == f"py{low.replace('.', '')}"
+    assert f"Python {low}-{high}" in README
+
+
+@pytest.mark.parametrize(
+    ("extra", "part"), [("convert", TRANSFORMERS), ("upstream", UPSTREAM_MMCV)]
+)
+def test_pip_stops_where_the_doctor_does(extra, part):
+    (found,) = (r for r in requirements(extra) if r.name == part.module)
+    below = [spec.version for spec in found.specifier if spec.operator == "<"]
+    assert below == [part.below]
 
 
 def test_every_requirement_has_its_reason():

@@ -13,8 +13,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from saim_mm import launch
-from saim_mm.checkpoint.whole_model import CompleteLoadHook
 from saim_mm.engine.knn_loop import KNNLoop
+from saim_mm.weights.whole_model import CompleteLoadHook
 
 
 def parse_args() -> argparse.Namespace:

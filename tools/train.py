@@ -14,8 +14,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from saim_mm import launch
-from saim_mm.checkpoint.resume import resume_from_newest
-from saim_mm.checkpoint.whole_model import forget_pretrained
+from saim_mm.weights.resume import resume_from_newest
+from saim_mm.weights.whole_model import forget_pretrained
 
 
 def parse_args() -> argparse.Namespace:

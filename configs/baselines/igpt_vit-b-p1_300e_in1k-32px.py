@@ -15,3 +15,12 @@ train_dataloader = dict(
         ]
     )
 )
+
+# What is judged in place of training images, such as by FeatureExtractor.
+__test_pipeline = [
+    dict(type="LoadImage"),
+    dict(type="Resize", scale=(32, 32), backend="pillow", interpolation="bicubic"),
+    dict(type="PackInputs"),
+]
+test_dataloader = dict(dataset=dict(pipeline=__test_pipeline))
+test_cfg = dict(bank_dataloader=dict(dataset=dict(pipeline=__test_pipeline)))

@@ -42,3 +42,12 @@ auto_scale_lr = dict(base_batch_size=32)
 param_scheduler = []
 train_cfg = dict(max_epochs=1)  # 640 images / 32
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))
+
+# What is judged in place of training images, such as by FeatureExtractor.
+__test_pipeline = [
+    dict(type="LoadImage"),
+    dict(type="Resize", scale=(32, 32), backend="pillow", interpolation="bicubic"),
+    dict(type="PackInputs"),
+]
+test_dataloader = dict(dataset=dict(pipeline=__test_pipeline))
+test_cfg = dict(bank_dataloader=dict(dataset=dict(pipeline=__test_pipeline)))

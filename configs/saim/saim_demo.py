@@ -1,6 +1,6 @@
 # What `make demo` runs: a small SAIM, about three minutes on two CPU cores, on a dozen
 # photographs. tools/demo.py collects them and gives data_root.
-_base_ = ["../_base_/runtime.py"]
+_base_ = ["../_base_/datasets/in1k_knn_224.py", "../_base_/runtime.py"]
 
 # Model: 8 x 8 patches of 8 pixels; 1.8 M parameters. A larger one learns more
 # per step but less per minute: 720 steps of 6 layers, 192 wide, cost as much as 1,800
@@ -76,3 +76,12 @@ default_hooks = dict(
         by_epoch=False, interval=-1, save_optimizer=False, save_param_scheduler=False
     ),
 )
+
+# What is judged in place of training images, such as by FeatureExtractor.
+__test_pipeline = [
+    dict(type="LoadImage"),
+    dict(type="Resize", scale=(64, 64), backend="pillow", interpolation="bicubic"),
+    dict(type="PackInputs"),
+]
+test_dataloader = dict(dataset=dict(pipeline=__test_pipeline))
+test_cfg = dict(bank_dataloader=dict(dataset=dict(pipeline=__test_pipeline)))

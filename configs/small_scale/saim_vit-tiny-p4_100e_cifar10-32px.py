@@ -1,6 +1,7 @@
 # SAIM for small images on one GPU: a ViT of 12 layers and 192 channels, 8 x 8 patches.
 # CIFAR-10 as a folder under data/cifar10/train; other folders by data_root.
-# As the row `decoder-half` of tools/small_scale.py, preset gpu (docs/experiments.md).
+# As the row `decoder-half` of projects/small_scale_cifar10, preset gpu; see
+# docs/experiments.md.
 _base_ = [
     "../_base_/models/saim_vit-b.py",
     "../_base_/datasets/in1k_224.py",
@@ -32,3 +33,12 @@ param_scheduler = [
     {**_base_.param_scheduler[1], "begin": 10},
 ]
 train_cfg = dict(max_epochs=100)
+
+# What is judged in place of training images, such as by FeatureExtractor.
+__test_pipeline = [
+    dict(type="LoadImage"),
+    dict(type="Resize", scale=(32, 32), backend="pillow", interpolation="bicubic"),
+    dict(type="PackInputs"),
+]
+test_dataloader = dict(dataset=dict(pipeline=__test_pipeline))
+test_cfg = dict(bank_dataloader=dict(dataset=dict(pipeline=__test_pipeline)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ..utils.sample_index import SampleIndex
 from .check_labels import CheckLabels
 from .exact_sampler import ExactSampler
 from .image_files import IMAGE_SUFFIXES, list_images
 from .load_image import BrokenImageError, LoadImage
 from .load_random_crop import LoadRandomResizedCrop
 from .packed_images import PackedImages
-from .sample_index import SampleIndex
 from .seed_sample import SeedSample
 from .synthetic_images import SyntheticImages, without_files
 from .unlabeled_images import TooManyBrokenImages, UnlabeledImages

@@ -13,7 +13,7 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
-from saim_mm.registry import register
+from ..registry import register
 
 #: Pixels of the largest image that is decoded; Pillow's own bound.
 MAX_PIXELS = 2 * 89_478_485

@@ -21,8 +21,7 @@ from mmpretrain.datasets import RandomResizedCrop
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from saim_mm.registry import register
-
+from ..registry import register
 from .load_image import BrokenImageError, LoadImage, check_pixels, jpeg_segments
 
 try:

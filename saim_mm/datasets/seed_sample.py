@@ -7,7 +7,7 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 
 from ..registry import register
-from .sample_index import seed_from
+from ..utils.sample_index import seed_from
 
 
 @register("transform")

@@ -2,7 +2,7 @@
 
 A broken file is noticed by whoever reads it first, mostly a data worker. It is marked
 in one byte of shared memory, so that every worker and the main process see it; the
-main process names it in the log (:class:`saim_mm.engine.BrokenImageHook`).
+main process names it in the log (:class:`saim_mm.reliability.BrokenImageHook`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from mmpretrain.datasets import BaseDataset
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from saim_mm.registry import register
-
+from ..registry import register
+from ..utils.sample_index import generators_of, seed_from
 from .image_files import IMAGE_SUFFIXES, list_images, read_image_list
 from .load_image import BrokenImageError
-from .sample_index import generators_of, seed_from
 
 #: Lines of a list whose files are looked up when it is read. A wrong prefix shows in
 #: the first; looking up all 1.28 M takes minutes on a network file system.
@@ -70,6 +69,9 @@ class UnlabeledImages(BaseDataset):
     """
 
     broken: Tensor
+
+    #: Every sample is made from what follows from its index; no transform need do it.
+    seeds_samples = True
 
     def __init__(
         self,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ..evaluation import FeatureExtractor, Pool, knn_accuracy, split_class_folders
-from ..evaluation.features import random_state_kept
+from ..datasets.class_folders import split_class_folders
+from ..evaluation import FeatureExtractor, Pool, knn_accuracy
 from ..registry import register
+from ..utils.model_state import random_state_kept, unwrap_model
 
 
 @register("hook")
@@ -47,6 +47,8 @@ class KNNHook(Hook):
     """
 
     priority = "LOW"
+    #: What :class:`ShardingHook` refuses.
+    runs_model_on_rank_zero = True
     tag = "accuracy/knn"
 
     def __init__(
@@ -87,7 +89,7 @@ class KNNHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Finds the images, so that a wrong folder ends the run at its start."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap_model(runner.model)
         self._extractor = FeatureExtractor(
             model.backbone, model.data_preprocessor, self.pool
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, TestLoop
 
-from ..checkpoint import load_encoder
 from ..evaluation import FeatureExtractor, Pool, knn_scores
 from ..registry import register
+from ..utils.model_state import unwrap_model
+from ..weights import load_encoder
 
 
 @register("loop")
@@ -45,7 +45,7 @@ class KNNLoop(TestLoop):
         self.bank_dataloader = runner.build_dataloader(bank_dataloader)
         self.k = k
         self.temperature = temperature
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap_model(runner.model)
         self.extractor = FeatureExtractor(model.backbone, model.data_preprocessor, pool)
 
     def run(self) -> dict[str, float]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..evaluation.features import random_state_kept
 from ..models import SAIM
 from ..registry import register
+from ..utils.model_state import random_state_kept, unwrap_model
 
 #: Parts of the order whose losses are logged, from its first to its last steps.
 QUARTERS = ("quarter_1", "quarter_2", "quarter_3", "quarter_4")
@@ -54,6 +52,8 @@ class PictureHook(Hook):
     """
 
     priority = "LOW"
+    #: What :class:`ShardingHook` refuses.
+    runs_model_on_rank_zero = True
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class PictureHook(Hook):
         Raises:
             ValueError: If the model is no SAIM.
         """
-        model = _unwrap(runner)
+        model = unwrap_model(runner.model)
         if not isinstance(model, SAIM):
             raise ValueError(
                 f"PictureHook shows what a SAIM predicts, and the model is a "
@@ -114,7 +114,9 @@ class PictureHook(Hook):
         if self._shown is None and is_main_process():
             assert isinstance(data_batch, dict)  # SAIM's preprocessor takes no other
             batch = {key: value[: self.number] for key, value in data_batch.items()}
-            self._shown = _unwrap(runner).data_preprocessor(batch, False)["inputs"]
+            self._shown = unwrap_model(runner.model).data_preprocessor(batch, False)[
+                "inputs"
+            ]
 
     def after_train_iter(
         self,
@@ -152,15 +154,15 @@ class PictureHook(Hook):
             reconstruction_sheet,
         )
 
-        model, images, step = _unwrap(runner), self._shown, runner.iter + 1
+        model, images, step = unwrap_model(runner.model), self._shown, runner.iter + 1
         assert images is not None
         generator = torch.Generator(images.device).manual_seed(self.seed)
-        order = model.order.draw(len(images), images.device, generator)
+        order = model.order_sampler.draw(len(images), images.device, generator)
         generator.manual_seed(self.seed)  # the same orders for the curve
         errors = position_errors(model, [images], generator)
         show = runner.visualizer.add_image
         show("reconstruction", reconstruction_sheet(model, images, order), step=step)
-        curve = draw_position_error(errors, model.order, model.head.loss_kind)
+        curve = draw_position_error(errors, model.order_sampler, model.head.loss_kind)
         show("loss_by_step", curve, step=step)
         parts = np.array_split(errors.mean(dim=0).numpy(), len(QUARTERS))
         scalars = {
@@ -169,7 +171,3 @@ class PictureHook(Hook):
             if len(part)
         }
         runner.visualizer.add_scalars(scalars, step=step)
-
-
-def _unwrap(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from ..evaluation.flops import known_peak_tflops, saim_flops
 from ..models import SAIM
 from ..registry import register
-from .flops import known_peak_tflops, saim_flops
+from ..utils.model_state import unwrap_model
 
 
 class _Iteration(NamedTuple):
@@ -34,8 +34,8 @@ class ThroughputHook(Hook):
 
     * ``images_per_s``: images per second, all processes together.
     * ``mfu``: model FLOPs utilisation, that is the operations that a step of the model
-      needs (:func:`saim_mm.engine.flops.saim_flops`) over what the GPU could have done
-      meanwhile, in [0, 1]. For SAIM models only, and only where the peak is known.
+      needs (:func:`saim_mm.evaluation.flops.saim_flops`) over what the GPU could have
+      done meanwhile, in [0, 1]. For SAIM models only, and only where the peak is known.
     * ``data_share``: share of the time spent waiting for the loader, in [0, 1].
 
     A log line tells of the iterations before its own, as the logger comes first.
@@ -75,7 +75,7 @@ class ThroughputHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Finds out what a step costs and what the device can do."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap_model(runner.model)
         self._iterations.clear()
         self._peak_flops = None
         peak = self.peak_tflops

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.utils import SelfSupDataPreprocessor
-from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, load_encoder, read_checkpoint
-from ..checkpoint.arch import infer_arch
-from ..checkpoint.files import weights_of
-from ..checkpoint.keymap import describe
 from ..models import SAIMViT
+from ..weights import CheckpointError, load_encoder, read_checkpoint
+from ..weights.arch import infer_arch
+from ..weights.files import weights_of
+from ..weights.keymap import describe
 
 #: For a bare encoder, which does not say how its images were normalised.
 _IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -75,10 +74,9 @@ def _build_from_config(settings: Mapping[str, Any], path: str | Path) -> SAIMViT
             f"{path}: model.backbone is of type {options.get('type')!r}; give a config "
             "whose backbone is a SAIMViT, or none."
         )
-    return MODELS.build(
-        {**options, "type": SAIMViT, "final_norm": False, "out_type": "raw",
-         "init_cfg": None}
-    )  # fmt: skip
+    del options["type"]
+    fixed = dict(final_norm=False, out_type="raw", init_cfg=None)
+    return SAIMViT(**{**options, **fixed})
 
 
 def _build_from_tensors(

@@ -5,13 +5,9 @@ Symbols: B images of a batch, N images in all, D channels.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.dist import all_gather
@@ -19,7 +15,8 @@ from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..datasets.deaf_workers import deafen
+from ..utils.model_state import evaluation_mode
+from ..utils.worker_signals import shield_workers
 
 #: ``avg``: mean of the patches; ``cls``: class token.
 Pool = Literal["avg", "cls"]
@@ -54,16 +51,25 @@ class FeatureExtractor:
 
     Args:
         backbone: A ``VisionTransformer`` of mmpretrain, such as :class:`SAIMViT`. Its
-            ``out_type`` and final norm do not matter.
+            ``out_type`` does not matter, nor does its final norm unless it is wanted.
         preprocessor: Data preprocessor that normalises the images.
         pool: ``avg`` (mean of the patches) or ``cls`` (class token).
+        final_norm: Take features after the backbone's final norm, for encoders that
+            were pretrained with one.
+        mixed_precision: Run under autocast where there is a GPU, as the recipes train.
 
     Raises:
-        ValueError: If the pool is unknown, or the backbone has no class token to use.
+        ValueError: If the pool is unknown, or the backbone has no class token or no
+            final norm to use.
     """
 
     def __init__(
-        self, backbone: VisionTransformer, preprocessor: nn.Module, pool: Pool = "avg"
+        self,
+        backbone: VisionTransformer,
+        preprocessor: nn.Module,
+        pool: Pool = "avg",
+        final_norm: bool = False,
+        mixed_precision: bool = True,
     ) -> None:
         if pool not in POOLS:
             raise ValueError(f"pool={pool!r} is unknown; choose one of {list(POOLS)}.")
@@ -72,9 +78,16 @@ class FeatureExtractor:
                 "pool='cls' needs a class token and the backbone has "
                 "with_cls_token=False; use pool='avg'."
             )
+        if final_norm and not backbone.final_norm:
+            raise ValueError(
+                "final_norm=True needs a final norm and the backbone has "
+                "final_norm=False; leave it out."
+            )
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.pool = pool
+        self.final_norm = final_norm
+        self.mixed_precision = mixed_precision
 
     def extract(
         self, dataset: Dataset, batch_size: int = 128, num_workers: int = 0
@@ -95,9 +108,8 @@ class FeatureExtractor:
             collate_fn=default_collate,
             generator=torch.Generator(),
         )
-        deafen(
-            loader
-        )  # an evaluation in training must outlast a preempted job's signal
+        # An evaluation in training must outlast a preempted job's signal.
+        shield_workers(loader)
         return self.extract_loader(loader)
 
     def extract_loader(self, loader: DataLoader) -> Features:
@@ -116,16 +128,37 @@ class FeatureExtractor:
         total = len(loader.dataset)  # type: ignore[arg-type]
         return Features(_interleave(vectors, total), _interleave(labels, total))
 
-    @torch.no_grad()
+    def extract_tensors(
+        self, images: Tensor, labels: Tensor, batch_size: int = 1000
+    ) -> Features:
+        """Features of images that are in memory, on the encoder's device.
+
+        Args:
+            images: (N, C, H, W), of any type, before normalisation.
+            labels: (N,).
+            batch_size: Images per forward.
+        """
+        chunks = [self._vectors(dict(inputs=c)) for c in images.split(batch_size)]
+        vectors = torch.cat(chunks)
+        return Features(vectors, labels.to(vectors.device))
+
     def __call__(self, batch: dict[str, Any]) -> Features:
         """Features (B, D) of a batch, on the encoder's device."""
+        vectors = self._vectors(batch)
+        labels = torch.cat([sample.gt_label for sample in batch["data_samples"]])
+        return Features(vectors, labels.to(vectors.device))
+
+    @torch.no_grad()
+    def _vectors(self, batch: dict[str, Any]) -> Tensor:
+        batch = dict(inputs=batch["inputs"], data_samples=batch.get("data_samples"))
         with evaluation_mode(self.backbone):
             images = self.preprocessor(batch, False)["inputs"]
-            # As the recipes train: mixed precision where there is a GPU.
-            with torch.autocast(images.device.type, enabled=images.is_cuda):
+            mixed = self.mixed_precision and images.is_cuda
+            with torch.autocast(images.device.type, enabled=mixed):
                 tokens = self._last_block(images)
-        labels = torch.cat([sample.gt_label for sample in batch["data_samples"]])
-        return Features(self._pool(tokens).float(), labels.to(tokens.device))
+                if self.final_norm:
+                    tokens = self.backbone.ln1(tokens)
+        return self._pool(tokens).float()
 
     def _last_block(self, images: Tensor) -> Tensor:
         """Output of the last block, (B, tokens, D)."""
@@ -148,29 +181,3 @@ class FeatureExtractor:
 def _interleave(shard: Tensor, total: int) -> Tensor:
     """Merges the shards of all processes; the sampler's padding is cut off."""
     return torch.stack(all_gather(shard), dim=1).flatten(0, 1)[:total]
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Puts a module into evaluation mode, and each part back as it was."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        # One by one: parts may have been frozen in evaluation mode.
-        for child, training in modes:
-            child.training = training
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Puts the random streams of torch, numpy and Python back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

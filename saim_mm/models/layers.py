@@ -5,17 +5,15 @@ Shapes: B images, L attending tokens, S tokens of the memory, D channels.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import Tensor, nn
 
-from .order import Visible
-from .windows import Windows
+from .dense.windows import Windows
 
 
-class StreamLayer(BaseModule):
+class AttentionBlock(BaseModule):
     """A pre-norm ViT layer that attends to its own tokens or to a memory.
 
     It takes over the modules of one of mmpretrain's encoder layers, so its parameters
@@ -48,7 +46,9 @@ class StreamLayer(BaseModule):
         self,
         x: Tensor,
         memory: Tensor | None = None,
-        visible: Visible = "all",
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        attn_bias: Tensor | None = None,
         windows: Windows | None = None,
     ) -> Tensor:
         """Runs attention and feed-forward network.
@@ -57,8 +57,11 @@ class StreamLayer(BaseModule):
             x: Attending tokens (B, L, D).
             memory: Tokens that are attended to (B, S, D), before any norm: the layer's
                 first norm is applied to both. By default ``x`` itself.
-            visible: What each of the L tokens sees of the S (or L) attended ones; with
-                windows, of those in its own window.
+            attn_mask: Boolean (L, S), or broadcast to (B, H, L, S): what each of the L
+                tokens sees of the S (or L) attended ones; by default all.
+            is_causal: Instead of a mask: what is at and before its own place.
+            attn_bias: Instead of a mask: added to the scores (H, L, S); with windows,
+                to those of each.
             windows: Without memory: attend within these windows only.
 
         Returns:
@@ -68,7 +71,9 @@ class StreamLayer(BaseModule):
         if windows is not None:
             tokens = windows.split(tokens)
         q, k, v = self._project(tokens, None if memory is None else self.ln1(memory))
-        out = self._attend(q, k, v, visible)
+        if attn_bias is not None:
+            attn_mask = attn_bias.to(q.dtype)
+        out = self._attend(q, k, v, attn_mask, is_causal)
         if windows is not None:
             out = windows.join(out)
         # Here and not before: drop path drops an image's whole branch, not windows.
@@ -95,30 +100,30 @@ class StreamLayer(BaseModule):
         x = x.unflatten(-1, (parts, self.attn.num_heads, self.attn.head_dims))
         return x.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
-        attn, mask = self.attn, None
-        if isinstance(visible, Tensor):
-            mask = visible if visible.dtype == torch.bool else visible.to(q.dtype)
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool
+    ) -> Tensor:
+        attn = self.attn
         x = F.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=mask,
             dropout_p=attn.attn_drop if attn.training else 0.0,
-            is_causal=isinstance(visible, str) and visible == "causal",
+            is_causal=is_causal,
         )
         return attn.gamma1(attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2))))
 
 
 def transformer_layers(
     model: nn.Module,
-) -> list[StreamLayer | TransformerEncoderLayer]:
+) -> list[AttentionBlock | TransformerEncoderLayer]:
     """The layers of SAIM's two streams, and of mmpretrain's ViTs, in a model."""
-    kinds = (StreamLayer, TransformerEncoderLayer)
+    kinds = (AttentionBlock, TransformerEncoderLayer)
     return [module for module in model.modules() if isinstance(module, kinds)]
 
 
-def init_like_release(module: nn.Module) -> None:
+def init_like_official(module: nn.Module) -> None:
     """Initialises linear layers and norms as the authors' release does.
 
     Linear: xavier-uniform weight and zero bias; LayerNorm: one and zero. The release
@@ -134,6 +139,6 @@ def init_like_release(module: nn.Module) -> None:
             nn.init.ones_(child.weight)
             nn.init.zeros_(child.bias)
     for child in module.modules():
-        if isinstance(child, StreamLayer):
+        if isinstance(child, AttentionBlock):
             for third in child.attn.qkv.weight.chunk(3):
                 nn.init.xavier_uniform_(third)

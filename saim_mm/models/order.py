@@ -1,13 +1,15 @@
-"""The order in which patches are predicted, and who may see whom in it.
+"""Who predicts what from what: the order of the patches, and the plan of a batch.
 
-This is the one file that knows how a sequence is sorted and put back.
+This is the one file that knows how a sequence is sorted and put back, and who may see
+whom in it.
 
-Conventions, used everywhere:
+Conventions, used everywhere (B images, N patches, R of them read by the encoder, K
+asked for, E extra tokens, such as the class token, in front of all patches):
 
-* ``order`` is a long tensor (B, N); ``order[b, t]`` is the raster index of the patch
-  that image ``b`` predicts at step ``t`` (the paper's z_t).
-* "sorted" means in that order. The class token is a prefix: the content sequence is
-  ``[cls, z_1, ..., z_N]`` (1 + N tokens), the query sequence ``[z_1, ..., z_N]``.
+* ``order`` is a long tensor (B, N); ``order[b, t]`` is the raster index of the patch of
+  *rank* ``t`` (the paper's z_t).
+* "sorted" means in that order. The content sequence is ``[extra, z_1, ..., z_R]``, the
+  queries are those of the ranks that are asked for, ``[z_1, ..., z_N]`` in the paper.
 * A mask is boolean and ``True`` means "sees".
 
 Why sort at all: once its position embedding is added, a token does not know where it
@@ -19,22 +21,132 @@ attention does it, and no mask is built.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from mmengine.dist import get_rank
 from torch import Tensor, nn
 
-from .sample_keys import hash_keys
+from ..utils.sample_index import SampleIndex, Stream
+from ..utils.sample_keys import keys_of
+from ..utils.splitmix64 import hash_keys
 
 OrderKind = Literal["stochastic", "raster", "segments"]
-#: What a token sees: all others, those at or before its own place, or what a mask says:
-#: boolean, or a float bias that is added to the scores.
-Visible = Literal["all", "causal"] | Tensor
 
 
-class PatchOrder(nn.Module):
-    """A family of prediction orders over a grid of patches.
+class Mask(NamedTuple):
+    """What attending tokens see; the arguments of ``scaled_dot_product_attention``.
+
+    Attributes:
+        attn_mask: Boolean (L, S), ``True`` means "sees".
+        is_causal: Whether each token sees those at and before its own place. Only
+            where as many attend as are attended to: torch aligns it at the top left.
+    """
+
+    attn_mask: Tensor | None = None
+    is_causal: bool = False
+
+    def dense(self, rows: int, columns: int) -> Tensor:
+        """The mask written out, boolean (rows, columns), on the CPU."""
+        if self.attn_mask is not None:
+            return self.attn_mask.cpu()
+        everything = torch.ones(rows, columns, dtype=torch.bool)
+        return everything.tril() if self.is_causal else everything
+
+
+SEES_ALL, CAUSAL = Mask(), Mask(is_causal=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Who predicts what from what in a batch; made once, by :class:`OrderSampler`.
+
+    With ``first(t)`` the first rank of the segment of rank ``t`` (``t`` itself where
+    every patch is its own segment) and a prefix of P patches, 0 in the paper:
+
+    * Content: an extra token sees those up to itself; the patch of rank i sees all
+      extra tokens and every rank j with ``first(j) <= first(i)``. Extra tokens and the
+      patches of the prefix also all see each other.
+    * Memory: the query of rank t sees all extra tokens and the ranks below
+      ``max(first(t), P)`` that were read.
+    * Query: i sees j if ``first(j) <= first(i)``, and j was read or is of i's own
+      segment: what is predicted at the same time does not help each other.
+
+    Attributes:
+        order: (B, N), long.
+        asked: (B, K), long: raster indices of the patches that are predicted.
+        query_ranks: (K,), long, rising: their ranks, the same for all images; ``None``
+            for all.
+        num_read: R, how many patches the encoder reads, the first of the order.
+        extra_tokens: E.
+        content_mask: (E + R, E + R): what content tokens see of each other.
+        memory_mask: (K, S): what queries see of the first S content tokens.
+        segment_length: L, patches of a segment.
+    """
+
+    order: Tensor
+    asked: Tensor
+    query_ranks: Tensor | None
+    num_read: int
+    extra_tokens: int
+    content_mask: Mask
+    memory_mask: Mask
+    segment_length: int
+
+    @property
+    def read(self) -> Tensor:
+        """Raster indices (B, R) of the patches that the encoder reads, sorted."""
+        return self.order[:, : self.num_read]
+
+    @property
+    def memory_tokens(self) -> int:
+        """S, the number of content tokens that queries may see.
+
+        The last patch of an order precedes no query, so none may see it.
+        """
+        return _memory_tokens(self.extra_tokens, self.num_read, self.order.shape[1])
+
+    @property
+    def before_asked(self) -> Tensor | slice:
+        """Index of the content token just before each rank that is asked for.
+
+        Without a query stream, its output predicts the patch.
+        """
+        first = self.extra_tokens - 1
+        if self.query_ranks is None:
+            return slice(first, first + self.asked.shape[1])
+        return self.query_ranks + first
+
+    @property
+    def query_mask(self) -> Mask:
+        """(K, K): what queries see of each other, in a transformer projector."""
+        ranks, total = self.query_ranks, self.order.shape[1]
+        if ranks is None and self.num_read == total and self.segment_length == 1:
+            return CAUSAL
+        if ranks is None:
+            ranks = torch.arange(total, device=self.order.device)
+        first = ranks // self.segment_length * self.segment_length
+        earlier = (first[:, None] > first[None, :]) & (ranks < self.num_read)
+        return Mask(earlier | (first[:, None] == first[None, :]))
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """The masks written out, for pictures and tests.
+
+        Returns:
+            Content (E + R, E + R), and what queries see of all content tokens
+            (K, E + R). Boolean, on the CPU.
+        """
+        tokens, queries = self.extra_tokens + self.num_read, self.asked.shape[1]
+        memory = torch.zeros(queries, tokens, dtype=torch.bool)
+        seen = self.memory_tokens
+        memory[:, :seen] = self.memory_mask.dense(queries, seen)
+        return self.content_mask.dense(tokens, tokens), memory
+
+
+class OrderSampler(nn.Module):
+    """A family of prediction orders over a grid of patches, and the plans they make.
 
     Patches are grouped in segments of equal size; the segments come in some sequence,
     and the patches of one segment are predicted together:
@@ -49,79 +161,161 @@ class PatchOrder(nn.Module):
         kind: The member of the family.
         grid: Rows and columns of the patch grid.
         segment_size: Rows and columns of a segment, in patches; for ``segments`` only.
+        query_share: Share of the ranks that a drawn plan asks for, in (0, 1].
+        extra_tokens: E, the tokens in front of the patches, at least 1.
 
     Raises:
-        ValueError: If the kind is unknown or the segments do not tile the grid.
+        ValueError: If the kind is unknown, the segments do not tile the grid or the
+            share is none.
     """
 
-    patches_of_segment: Tensor  # (S, L): raster indices of the L patches of a segment
-    _content_mask: Tensor | None
+    patches_of_segment: Tensor  # (segments, L): raster indices of a segment's patches
 
     def __init__(
         self,
         kind: OrderKind,
         grid: tuple[int, int],
         segment_size: tuple[int, int] | None = None,
+        query_share: float = 1.0,
+        extra_tokens: int = 1,
     ) -> None:
         super().__init__()
         if kind not in get_args(OrderKind):
             raise ValueError(
                 f"order={kind!r} is unknown; choose one of {get_args(OrderKind)}."
             )
+        if not 0 < query_share <= 1:
+            raise ValueError(
+                f"query_share={query_share} must be greater than 0 and at most 1; 1 "
+                "predicts every patch at every step."
+            )
         segment_size = _check_segment_size(kind, grid, segment_size)
         self.kind = kind
         self.num_patches = grid[0] * grid[1]
         self.segment_length = segment_size[0] * segment_size[1]
+        self.query_share = query_share
+        self.extra_tokens = extra_tokens
 
         raster = torch.arange(self.num_patches).view(grid)
         tiles = raster.unfold(0, segment_size[0], segment_size[0])
         tiles = tiles.unfold(1, segment_size[1], segment_size[1])
         patches = tiles.reshape(-1, self.segment_length)
         self.register_buffer("patches_of_segment", patches, persistent=False)
-        self.register_buffer("_content_mask", self._block_mask(), persistent=False)
 
-    def _block_mask(self) -> Tensor | None:
-        """The content mask (1 + N, 1 + N) of tied steps; ``None`` where causal does."""
-        if self.segment_length == 1:
-            return None
-        # cls is a segment of its own, before all others.
-        segment = torch.arange(self.num_patches) // self.segment_length
-        segment = torch.cat([segment.new_full((1,), -1), segment])
-        return segment[:, None] >= segment[None, :]
+    def plan(
+        self,
+        batch_size: int,
+        device: torch.device,
+        order: Tensor | None = None,
+        indices: Sequence[SampleIndex] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Plan:
+        """Draws what is not given, the order first.
 
-    @property
-    def content_visible(self) -> Visible:
-        """What content tokens see of each other, sorted: (1 + N, 1 + N)."""
-        return "causal" if self._content_mask is None else self._content_mask
-
-    @property
-    def memory_visible(self) -> Visible:
-        """What queries see of the first N content tokens, sorted: (N, N).
-
-        The last content token is missing because no query may ever see it.
-        """
-        if self._content_mask is None:
-            return "causal"
-        steps = torch.arange(self.num_patches, device=self._content_mask.device)
-        return self.memory_visible_at(steps)
-
-    def memory_visible_at(self, steps: Tensor) -> Tensor:
-        """What the queries of some steps see of the first N content tokens.
+        An option that is off draws nothing.
 
         Args:
-            steps: (K,), rising.
+            batch_size: Number of images B.
+            device: Where the plan is needed.
+            order: (B, N); by default drawn.
+            indices: Those of the samples: what is drawn is a function of them then. The
+                first sample of a batch decides which ranks are asked for.
+            generator: As for :meth:`draw`.
 
-        Returns:
-            Boolean (K, N).
+        Raises:
+            ValueError: If ``order`` is none.
         """
-        # All that precedes the step's segment; content token j is [cls, z_1, ...][j].
-        first = steps // self.segment_length * self.segment_length
-        return torch.arange(self.num_patches, device=steps.device) <= first[:, None]
+        if order is None:
+            keys = None
+            if indices is not None:
+                keys = keys_of(indices, Stream.ORDER, device)
+            order = self.draw(batch_size, device, generator, keys)
+        else:
+            order = self.check(order.to(device), batch_size)
+        key = None
+        if indices is not None and self.query_share < 1:
+            key = keys_of(indices[:1], Stream.QUERY_STEPS, device)
+        return self.plan_of(order, self.draw_ranks(device, generator, key))
 
-    @property
-    def query_visible(self) -> Visible:
-        """What queries may see of each other in a transformer head: (N, N)."""
-        return "causal" if self._content_mask is None else self._content_mask[1:, 1:]
+    def plan_of(
+        self,
+        order: Tensor,
+        query_ranks: Tensor | range | None = None,
+        read: int | None = None,
+        prefix: int = 0,
+    ) -> Plan:
+        """The plan of an order; nothing is drawn and no tensor is looked at.
+
+        Args:
+            order: (B, N).
+            query_ranks: Rising ranks (K,) that are asked for; by default all.
+            read: R, how many patches are read; by default all N.
+            prefix: P, how many patches in front all see each other.
+        """
+        total, device = self.num_patches, order.device
+        read = total if read is None else read
+        assert order.shape[1] == total and 0 <= prefix <= read <= total
+        # Of whole segments, as the patches of one see each other.
+        assert read % self.segment_length == prefix % self.segment_length == 0
+        everything = query_ranks is None or query_ranks == range(total)
+        if everything:
+            ranks, asked = None, order
+        elif isinstance(query_ranks, range):
+            asked = order[:, query_ranks.start : query_ranks.stop]
+            ranks = torch.arange(query_ranks.start, query_ranks.stop, device=device)
+        else:
+            ranks, asked = query_ranks, order[:, query_ranks]
+        return Plan(
+            order=order,
+            asked=asked,
+            query_ranks=ranks,
+            num_read=read,
+            extra_tokens=self.extra_tokens,
+            content_mask=self._content_mask(read, prefix, device),
+            memory_mask=self._memory_mask(query_ranks, read, prefix, device),
+            segment_length=self.segment_length,
+        )
+
+    def _first(self, ranks: Tensor) -> Tensor:
+        """The first rank of the segment of each rank."""
+        return ranks // self.segment_length * self.segment_length
+
+    def _content_mask(self, read: int, prefix: int, device: torch.device) -> Mask:
+        if prefix and prefix == read:
+            return SEES_ALL
+        if self.segment_length == 1 and not prefix:
+            return CAUSAL
+        front = self.extra_tokens + prefix
+        ranks = torch.arange(-self.extra_tokens, read, device=device)
+        # Each extra token is a segment of its own, before all patches.
+        first = torch.where(ranks < 0, ranks, self._first(ranks))
+        sees = first[:, None] >= first[None, :]
+        if prefix:
+            sees[:front, :front] = True
+        return Mask(sees)
+
+    def _memory_mask(
+        self,
+        ranks: Tensor | range | None,
+        read: int,
+        prefix: int,
+        device: torch.device,
+    ) -> Mask:
+        total, extra = self.num_patches, self.extra_tokens
+        seen = _memory_tokens(extra, read, total)
+        if ranks is None:
+            ranks = range(total)
+        if isinstance(ranks, range):
+            lowest = ranks.start // self.segment_length * self.segment_length
+            if extra + max(lowest, prefix) >= seen:
+                return SEES_ALL
+            # Square, with the diagonal at the top left.
+            untied = self.segment_length == extra == 1 and not prefix
+            if untied and ranks == range(seen):
+                return CAUSAL
+            ranks = torch.arange(ranks.start, ranks.stop, device=device)
+        reach = extra + self._first(ranks).clamp(min=prefix)
+        return Mask(torch.arange(seen, device=device) < reach[:, None])
 
     def draw(
         self,
@@ -156,25 +350,23 @@ class PatchOrder(nn.Module):
             segments = r.argsort(dim=1)
         return self.patches_of_segment[segments].flatten(1)
 
-    def draw_steps(
+    def draw_ranks(
         self,
-        share: float,
         device: torch.device,
         generator: torch.Generator | None = None,
         key: Tensor | None = None,
     ) -> Tensor | None:
-        """Draws the steps whose patches are predicted, all subsets equally likely.
+        """Draws the ranks that are asked for; all subsets are equally likely.
 
         Args:
-            share: Share of the N steps, in (0, 1].
-            device: Where the steps are needed.
+            device: Where they are needed.
             generator: As in :meth:`draw`.
-            key: (1,) long, on the device; the steps are a function of it then.
+            key: (1,) long, on the device; the ranks are a function of it then.
 
         Returns:
-            Steps (K,), rising, or ``None`` for all of them.
+            Ranks (K,), rising, or ``None`` for all of them.
         """
-        count = max(1, round(share * self.num_patches))
+        count = max(1, round(self.query_share * self.num_patches))
         if count == self.num_patches:
             return None
         if key is not None:
@@ -210,6 +402,10 @@ class PatchOrder(nn.Module):
         return order
 
 
+#: The old name of :class:`OrderSampler`; it goes with version 0.3.
+PatchOrder = OrderSampler
+
+
 def sort_tokens(tokens: Tensor, order: Tensor) -> Tensor:
     """Raster -> sorted: ``out[b, t] = tokens[b, order[b, t]]``.
 
@@ -230,6 +426,10 @@ def unsort_tokens(tokens: Tensor, order: Tensor) -> Tensor:
     """Sorted -> raster; the inverse of :func:`sort_tokens`. (B, N, D) -> (B, N, D)."""
     index = order.unsqueeze(-1).expand_as(tokens)
     return torch.empty_like(tokens).scatter_(1, index, tokens)
+
+
+def _memory_tokens(extra: int, read: int, total: int) -> int:
+    return extra + (read if read < total else total - 1)
 
 
 def _check_segment_size(

@@ -13,11 +13,10 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from ..datasets.sample_index import Stream
 from ..registry import register
-from .order import OrderKind, PatchOrder, unsort_tokens
+from ..utils.sample_keys import sample_indices
+from .order import OrderKind, OrderSampler, Plan, unsort_tokens
 from .saim_vit import SAIMViT
-from .sample_keys import keys_of, sample_indices
 
 ModuleConfig: TypeAlias = "dict[str, Any] | BaseModule"
 
@@ -38,7 +37,7 @@ class SAIM(BaseSelfSupervisor):
         neck: :class:`SAIMNeck`.
         head: :class:`SAIMHead`.
         order: ``stochastic`` (the paper), ``raster`` or ``segments``; see
-            :class:`PatchOrder`.
+            :class:`OrderSampler`.
         segment_size: Rows and columns of a segment, in patches; for ``segments`` only.
         query_share: Share of the patches that are predicted at each training step, in
             (0, 1], drawn anew each time. The queries of a layer do not see each other,
@@ -92,10 +91,15 @@ class SAIM(BaseSelfSupervisor):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
-        self.order = PatchOrder(order, tuple(backbone.patch_resolution), segment_size)
+        self.order_sampler = OrderSampler(
+            order,
+            tuple(backbone.patch_resolution),
+            segment_size,
+            query_share,
+            backbone.num_extra_tokens,
+        )
         _check_depth(self.neck.depth, backbone.num_layers, order)
         _check_query_share(query_share, self.neck.depth, self.head)
-        self.query_share = query_share
         # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
         backbone.pos_embed.requires_grad_(False)
 
@@ -109,21 +113,79 @@ class SAIM(BaseSelfSupervisor):
 
         Args:
             inputs: Images (B, C, H, W), after the data preprocessor.
-            data_samples: If each has a field ``order`` (N,), those orders are used. If
-                an :class:`ExactSampler` drew them, an order is a function of seed,
-                epoch and sample.
-            order: Patch order (B, N), used before any other; ``order[b, t]`` is the
-                raster index of the patch predicted at step t. By default drawn.
+            data_samples: As for :meth:`plan`.
+            order: As for :meth:`plan`.
 
         Returns:
             ``dict(loss=...)``, a float32 scalar.
         """
-        order = self._resolve_order(inputs, data_samples, order)
-        steps = self._draw_steps(inputs.device, data_samples)
-        queries = self._queries(inputs, order, steps)
-        asked = order if steps is None else order[:, steps]
-        loss = self.head.loss(queries, inputs, asked, self.order.query_visible)
-        return dict(loss=loss)
+        plan = self.plan(inputs, data_samples, order)
+        content = self.backbone(inputs, plan)
+        queries = self.neck(content, plan, self.backbone.layers)
+        return dict(loss=self.head.loss(queries, inputs, plan))
+
+    def plan(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[DataSample] | None = None,
+        order: Tensor | None = None,
+    ) -> Plan:
+        """Who predicts what from what in a training step.
+
+        Args:
+            inputs: Images (B, C, H, W).
+            data_samples: If each has a field ``order`` (N,), those orders are used. If
+                an :class:`ExactSampler` drew them, what is drawn is a function of seed,
+                epoch and sample.
+            order: Patch order (B, N), used before any other; ``order[b, t]`` is the
+                raster index of the patch of rank t. By default drawn.
+
+        Raises:
+            ValueError: If the images are of another size than the backbone's, or the
+                order is none.
+        """
+        _check_image_size(tuple(inputs.shape[2:]), tuple(self.backbone.img_size))
+        if order is None:
+            order = _order_of_samples(data_samples)
+        indices = sample_indices(data_samples)
+        return self.order_sampler.plan(len(inputs), inputs.device, order, indices)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[DataSample] | None = None,
+        mode: str = "tensor",
+    ) -> Any:
+        """As all models of MMEngine are called.
+
+        Args:
+            inputs: Images (B, C, H, W), after the data preprocessor.
+            data_samples: As for :meth:`plan`.
+            mode: ``tensor``: the encoder's features, as it is used later, in a tuple;
+                ``loss``: ``dict(loss=...)``; ``predict``: as :meth:`predict_patches`,
+                with the orders of the samples if they have any.
+
+        Raises:
+            RuntimeError: If the mode is another.
+        """
+        if mode == "predict":
+            return self.predict_patches(inputs, _order_of_samples(data_samples))
+        return super().forward(inputs, data_samples, mode)
+
+    def predict_asked(self, inputs: Tensor, plan: Plan) -> Tensor:
+        """Predicts what a plan asks for, with gradients where they are on.
+
+        Args:
+            inputs: Images (B, C, H, W), after the data preprocessor. Of patches that
+                the plan does not read, nothing is used.
+            plan: By :meth:`plan` or ``order_sampler.plan_of``.
+
+        Returns:
+            Predictions (B, K, p*p*C), sorted, in the units of :meth:`SAIMHead.target`.
+        """
+        content = self.backbone(inputs, plan)
+        queries = self.neck(content, plan, self.backbone.layers)
+        return self.head(queries, plan.query_mask)
 
     @torch.no_grad()
     def predict_patches(self, inputs: Tensor, order: Tensor | None = None) -> Tensor:
@@ -137,53 +199,21 @@ class SAIM(BaseSelfSupervisor):
             Predictions (B, N, p*p*C) in raster order, in the units of
             :meth:`SAIMHead.target`.
         """
-        order = self._resolve_order(inputs, None, order)
-        queries = self._queries(inputs, order)
-        return unsort_tokens(self.head(queries, self.order.query_visible), order)
-
-    def _queries(
-        self, inputs: Tensor, order: Tensor, steps: Tensor | None = None
-    ) -> Tensor:
-        """Both streams: images and orders -> sorted queries of N or K steps."""
-        states = self.backbone(inputs, order, self.order.content_visible)
-        visible = self.order.memory_visible
-        if steps is not None:
-            order, visible = order[:, steps], self.order.memory_visible_at(steps)
-        positions = self.backbone.sorted_positions(order)
-        return self.neck(states, positions, self.backbone.layers, visible)
-
-    def _resolve_order(
-        self,
-        inputs: Tensor,
-        data_samples: Sequence[DataSample] | None,
-        order: Tensor | None,
-    ) -> Tensor:
-        """The order that is given, else the one that came with the data, else drawn."""
-        if tuple(inputs.shape[2:]) != tuple(self.backbone.img_size):
-            raise ValueError(
-                f"The images are {tuple(inputs.shape[2:])} pixels and the backbone was "
-                f"built for img_size={tuple(self.backbone.img_size)}; set img_size in "
-                "the model and the crop in the pipeline to the same value."
-            )
+        _check_image_size(tuple(inputs.shape[2:]), tuple(self.backbone.img_size))
+        sampler = self.order_sampler
         if order is None:
-            order = _order_of_samples(data_samples)
-        if order is not None:
-            return self.order.check(order.to(inputs.device), len(inputs))
-        indices, keys = sample_indices(data_samples), None
-        if indices is not None:
-            keys = keys_of(indices, Stream.ORDER, inputs.device)
-        return self.order.draw(len(inputs), inputs.device, keys=keys)
+            order = sampler.draw(len(inputs), inputs.device)
+        order = sampler.check(order.to(inputs.device), len(inputs))
+        return unsort_tokens(self.predict_asked(inputs, sampler.plan_of(order)), order)
 
-    def _draw_steps(
-        self, device: torch.device, data_samples: Sequence[DataSample] | None
-    ) -> Tensor | None:
-        """The steps that are asked for; the first sample of a batch decides for all."""
-        if self.query_share == 1:
-            return None
-        indices, key = sample_indices(data_samples), None
-        if indices is not None:
-            key = keys_of(indices[:1], Stream.QUERY_STEPS, device)
-        return self.order.draw_steps(self.query_share, device, key=key)
+
+def _check_image_size(given: tuple[int, ...], built_for: tuple[int, ...]) -> None:
+    if given != built_for:
+        raise ValueError(
+            f"The images are {given} pixels and the backbone was built for img_size="
+            f"{built_for}; set img_size in the model and the crop in the pipeline to "
+            "the same value."
+        )
 
 
 def _order_of_samples(data_samples: Sequence[DataSample] | None) -> Tensor | None:
@@ -261,12 +291,7 @@ def _check_depth(depth: int, num_layers: int, order: OrderKind) -> None:
 
 
 def _check_query_share(share: float, depth: int, head: BaseModule) -> None:
-    """Refuses a share that is none, or that would change the loss."""
-    if not 0 < share <= 1:
-        raise ValueError(
-            f"query_share={share} must be greater than 0 and at most 1; 1 predicts "
-            "every patch at every step."
-        )
+    """Refuses a share that would change the loss."""
     if share < 1 and (depth == 0 or len(head.projector.layers)):
         raise ValueError(
             f"query_share={share} needs a decoder and a projector whose queries do not "

@@ -11,8 +11,9 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from torch import Tensor, nn
 
 from ..registry import register
-from .layers import StreamLayer, init_like_release
-from .order import Visible, sort_tokens
+from ..utils.gaussian import gaussian_taps
+from .layers import AttentionBlock, init_like_official
+from .order import CAUSAL, Mask, Plan, sort_tokens
 
 ProjectorKind = Literal["linear", "mlp", "transformer"]
 LossKind = Literal["l1", "l2"]
@@ -82,28 +83,28 @@ class SAIMHead(BaseModule):
         """Initialises from ``init_cfg`` if there is one, else as the release does."""
         super().init_weights()
         if not self.init_cfg:
-            init_like_release(self)
+            init_like_official(self)
 
-    def forward(self, queries: Tensor, visible: Visible = "causal") -> Tensor:
-        """Predicts patches: sorted queries (B, N, D) -> (B, N, p*p*C), sorted.
+    def forward(self, queries: Tensor, query_mask: Mask = CAUSAL) -> Tensor:
+        """Predicts patches: sorted queries (B, K, D) -> (B, K, p*p*C), sorted.
 
         Args:
-            queries: Normed queries (B, N, D).
-            visible: What the queries see of each other in a transformer projector.
+            queries: Normed queries (B, K, D).
+            query_mask: What they see of each other in a transformer projector.
 
         Returns:
             Predictions in the units of :meth:`target`.
         """
-        return self.projector(queries, visible)
+        return self.projector(queries, query_mask)
 
     @torch.no_grad()
-    def target(self, images: Tensor, order: Tensor | None = None) -> Tensor:
+    def target(self, images: Tensor, asked: Tensor | None = None) -> Tensor:
         """What is to be predicted.
 
         Args:
             images: Images as the model reads them, that is after the data
                 preprocessor's mean and std (B, C, H, W).
-            order: Raster indices of the patches that are asked for (B, K); by default
+            asked: Raster indices of the patches that are asked for (B, K); by default
                 all of them, in raster order.
 
         Returns:
@@ -113,34 +114,27 @@ class SAIMHead(BaseModule):
         # In half precision the blur would lose what norm_pix magnifies.
         with torch.autocast(images.device.type, enabled=False):
             patches = patchify(self.blur(images.float()), self.patch_size)
-            if order is not None:
-                patches = sort_tokens(patches, order)
+            if asked is not None:
+                patches = sort_tokens(patches, asked)
             if self.norm_pix:
                 mean, std = patch_statistics(patches)
                 # Not all in place: patches may still be the images themselves.
                 patches = (patches - mean).div_(std)
             return patches
 
-    def loss(
-        self,
-        queries: Tensor,
-        images: Tensor,
-        order: Tensor,
-        visible: Visible = "causal",
-    ) -> Tensor:
+    def loss(self, queries: Tensor, images: Tensor, plan: Plan) -> Tensor:
         """Mean error over the patches that are asked for, and their pixels (Eq. 7).
 
         Args:
-            queries: Sorted queries (B, N, D), or (B, K, D) of some steps.
+            queries: Sorted queries (B, K, D).
             images: Images (B, C, H, W).
-            order: Patch order (B, N), or those steps of it (B, K).
-            visible: As in :meth:`forward`.
+            plan: Which patches they ask for.
 
         Returns:
             Scalar, float32.
         """
-        prediction = self(queries, visible)
-        target = self.target(images, order)
+        prediction = self(queries, plan.query_mask)
+        target = self.target(images, plan.asked)
         compare = F.l1_loss if self.loss_kind == "l1" else F.mse_loss
         return compare(prediction.float(), target)
 
@@ -170,7 +164,7 @@ class Projector(nn.Module):
         hidden = 4 * embed_dims
         num_layers = 2 if kind == "transformer" else 0
         self.layers = ModuleList(
-            StreamLayer(
+            AttentionBlock(
                 TransformerEncoderLayer(
                     embed_dims, num_heads, hidden, norm_cfg=dict(type="LN", eps=1e-6)
                 )
@@ -183,10 +177,10 @@ class Projector(nn.Module):
                 nn.Linear(embed_dims, hidden), nn.GELU(), nn.Linear(hidden, patch_dims)
             )
 
-    def forward(self, queries: Tensor, visible: Visible) -> Tensor:
-        """Sorted queries (B, N, D) -> (B, N, p*p*C)."""
+    def forward(self, queries: Tensor, query_mask: Mask) -> Tensor:
+        """Sorted queries (B, K, D) -> (B, K, p*p*C)."""
         for layer in self.layers:
-            queries = layer(queries, None, visible)
+            queries = layer(queries, None, *query_mask)
         return self.to_pixels(queries)
 
 
@@ -213,9 +207,7 @@ class GaussianBlur(nn.Module):
                 "be odd and positive and sigma greater than 0, as 9 and 1.0; "
                 "smoothing=None switches it off."
             )
-        distance = torch.arange(kernel_size, dtype=torch.float64) - kernel_size // 2
-        taps = torch.exp(-0.5 * (distance / sigma) ** 2)
-        taps = (taps / taps.sum()).float()
+        taps = gaussian_taps(kernel_size, sigma).float()
         # Not persistent: it follows from the config and is no weight.
         self.register_buffer("taps", taps, persistent=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from mmengine.model import BaseModule, ModuleList
@@ -11,18 +10,19 @@ from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor
 
 from ..registry import register
-from .layers import StreamLayer, init_like_release
-from .order import Visible
+from .layers import AttentionBlock, init_like_official
+from .order import Plan
+from .saim_vit import Content
 
 
 @register("model")
 class SAIMNeck(BaseModule):
     """SAIM's decoder, the query stream g of Eq. 5.
 
-    Query ``t`` starts as the position embedding of patch z_t and reads, layer by layer,
-    the content of z_1..z_{t-1}, never its own patch. Equation 5 feeds it h^(m-1); the
-    release follows Algorithm 1 and feeds it the *output* h^(m) of the encoder layer
-    beside it, and so do we.
+    The query of rank t starts as the position embedding of patch z_t and reads, layer
+    by layer, the content of z_1..z_{t-1}, never its own patch. Equation 5 feeds it
+    h^(m-1); the release follows Algorithm 1 and feeds it the *output* h^(m) of the
+    encoder layer beside it, and so do we.
 
     Inside :class:`~saim_mm.models.SAIM` the three sizes follow from the backbone and
     need not be given.
@@ -34,13 +34,14 @@ class SAIMNeck(BaseModule):
         embed_dims: Number of channels D.
         num_heads: Number of attention heads.
         feedforward_channels: Hidden channels of the feed-forward network.
-        coupled: Whether the query stream runs through the encoder's own layers instead
-            of layers of its own ("shared weight" in Table 3).
+        tied_decoder: Whether the query stream runs through the encoder's own layers
+            instead of layers of its own ("shared weight", "coupled" in Table 3).
         norm_cfg: Norm of the layers and of the final norm before the head.
         init_cfg: Initialisation config; by default as in the release.
+        coupled: The old name of ``tied_decoder``; it goes with version 0.3.
 
     Raises:
-        ValueError: If the depth is negative, or 0 and coupled.
+        ValueError: If the depth is negative, or 0 and tied, or both names are given.
     """
 
     def __init__(
@@ -49,22 +50,29 @@ class SAIMNeck(BaseModule):
         embed_dims: int = 768,
         num_heads: int = 12,
         feedforward_channels: int = 3072,
-        coupled: bool = False,
+        tied_decoder: bool | None = None,
         norm_cfg: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
+        coupled: bool | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if depth < 0 or (coupled and depth == 0):
+        if tied_decoder is not None and coupled is not None:
             raise ValueError(
-                f"SAIMNeck depth={depth} with coupled={coupled}; depth must be at "
-                "least 0 (no decoder), and at least 1 for a coupled decoder."
+                f"SAIMNeck got tied_decoder={tied_decoder} and coupled={coupled}; they "
+                "are one option, so leave coupled, its old name, out."
+            )
+        tied = bool(coupled if tied_decoder is None else tied_decoder)
+        if depth < 0 or (tied and depth == 0):
+            raise ValueError(
+                f"SAIMNeck depth={depth} with tied_decoder={tied}; depth must be at "
+                "least 0 (no decoder), and at least 1 for a tied decoder."
             )
         norm_cfg = norm_cfg or dict(type="LN", eps=1e-6)
         self.depth = depth
-        self.coupled = coupled
-        own_layers = 0 if coupled else depth
+        self.tied_decoder = tied
+        own_layers = 0 if tied else depth
         self.layers = ModuleList(
-            StreamLayer(
+            AttentionBlock(
                 TransformerEncoderLayer(
                     embed_dims, num_heads, feedforward_channels, norm_cfg=norm_cfg
                 )
@@ -77,32 +85,32 @@ class SAIMNeck(BaseModule):
         """Initialises from ``init_cfg`` if there is one, else as the release does."""
         super().init_weights()
         if not self.init_cfg:
-            init_like_release(self)
+            init_like_official(self)
 
     def forward(
-        self,
-        states: Sequence[Tensor],
-        positions: Tensor,
-        encoder_layers: ModuleList,
-        visible: Visible = "causal",
+        self, content: Content, plan: Plan, encoder_layers: ModuleList
     ) -> Tensor:
         """Runs the query stream over the content states.
 
         Args:
-            states: Sorted outputs of the M encoder layers, M times (B, 1 + N, D).
-            positions: Sorted position embeddings (B, N, D), the queries' start.
-            encoder_layers: The M encoder layers; a coupled decoder runs through them.
-            visible: What the N queries see of the first N content tokens.
+            content: What the backbone returned for the plan.
+            plan: Who asks for what.
+            encoder_layers: The M encoder layers; a tied decoder runs through them.
 
         Returns:
-            Normed queries (B, N, D), sorted; query t describes patch z_t.
+            Normed queries (B, K, D), sorted; each describes the patch it asks for.
         """
-        # The last content token precedes no query, so none may see it.
+        states = content.states
         if self.depth == 0:
-            return self.norm(states[-1][:, :-1])
+            return self.norm(states[-1][:, plan.before_asked])
         stride = len(states) // self.depth
-        layers = encoder_layers[stride - 1 :: stride] if self.coupled else self.layers
-        queries = positions
-        for layer, state in zip(layers, states[stride - 1 :: stride], strict=True):
-            queries = layer(queries, state[:, :-1], visible)
+        tied = encoder_layers[stride - 1 :: stride]
+        queries = content.positions
+        for layer, state in zip(
+            tied if self.tied_decoder else self.layers,
+            states[stride - 1 :: stride],
+            strict=True,
+        ):
+            memory = state[:, : plan.memory_tokens]
+            queries = layer(queries, memory, *plan.memory_mask)
         return self.norm(queries)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import ModuleList
@@ -11,21 +11,37 @@ from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
-from ..checkpoint.loading import load_encoder, pretrained_config
-from ..checkpoint.position import fit_position_embedding
 from ..registry import register
-from .layers import StreamLayer, init_like_release
-from .order import Visible, sort_tokens
-from .windows import RelativePositionBias, Windows
+from ..weights.loading import load_encoder, pretrained_config
+from ..weights.position import fit_position_embedding
+from .dense.windows import RelativePositionBias, Windows
+from .layers import AttentionBlock, init_like_official
+from .order import Plan, sort_tokens
+
+
+class Content(NamedTuple):
+    """What the content stream hands on.
+
+    Attributes:
+        states: Outputs of the M layers, M times (B, E + R, D), sorted, extra tokens
+            first; no final norm is applied to them, as in the release.
+        positions: Position embeddings (B, K, D) of what is asked for, where queries
+            start.
+        embeddings: What went into the first layer (B, E + R, D).
+    """
+
+    states: tuple[Tensor, ...]
+    positions: Tensor
+    embeddings: Tensor
 
 
 @register("model")
 class SAIMViT(VisionTransformer):
     """Vision Transformer with SAIM's masked content stream.
 
-    Without an order it is mmpretrain's ``VisionTransformer``: same options, same
+    Without a plan it is mmpretrain's ``VisionTransformer``: same options, same
     parameter names, same outputs (``out_type`` and ``out_indices`` included), so either
-    class loads the other's weights strictly. With an order it runs the content stream
+    class loads the other's weights strictly. With a plan it runs the content stream
     (Eq. 3 and 4) and returns what the query stream reads.
 
     From scratch it starts as the authors' release does: fixed 2-D sine-cosine position
@@ -59,7 +75,7 @@ class SAIMViT(VisionTransformer):
     ) -> None:
         super().__init__(*args, **kwargs)
         _check_width(self.embed_dims)
-        self.layers: ModuleList = ModuleList(map(StreamLayer, self.layers))
+        self.layers: ModuleList = ModuleList(map(AttentionBlock, self.layers))
         self.window_size = window_size
         self.global_attn_indexes = frozenset(global_attn_indexes)
         self._check_windows(use_rel_pos_bias)
@@ -94,7 +110,7 @@ class SAIMViT(VisionTransformer):
     def init_weights(self) -> None:
         """Initialises from scratch, then from the checkpoint that ``init_cfg`` names.
 
-        A checkpoint is loaded by :func:`saim_mm.checkpoint.load_encoder`, which stops
+        A checkpoint is loaded by :func:`saim_mm.weights.load_encoder`, which stops
         where MMEngine's ``Pretrained`` would train from scratch and only log it.
         """
         config = self.init_cfg  # type: ignore[has-type]  # MMEngine is untyped
@@ -125,7 +141,7 @@ class SAIMViT(VisionTransformer):
             )
 
     def _init_from_scratch(self) -> None:
-        init_like_release(self)
+        init_like_official(self)
         projection = self.patch_embed.projection
         nn.init.xavier_uniform_(projection.weight.flatten(1))
         if projection.bias is not None:
@@ -142,30 +158,28 @@ class SAIMViT(VisionTransformer):
         )
 
     def forward(
-        self, x: Tensor, order: Tensor | None = None, visible: Visible = "causal"
-    ) -> tuple[Tensor, ...]:
-        """Runs a plain ViT, or with an order the content stream.
+        self, x: Tensor, plan: Plan | None = None
+    ) -> tuple[Tensor, ...] | Content:
+        """Runs a plain ViT, or with a plan the content stream.
 
         Args:
             x: Images (B, C, H, W).
-            order: Patch order (B, N); see :mod:`saim_mm.models.order`.
-            visible: With an order, what the sorted content tokens see of each other.
+            plan: Who sees whom; see :mod:`saim_mm.models.order`.
 
         Returns:
-            Without an order, the outputs of ``VisionTransformer``. With one, the output
-            of each of the M layers, sorted and with the class token first: M tensors
-            (B, 1 + N, D). No final norm is applied to them, as in the release.
+            Without a plan, the outputs of ``VisionTransformer``; with one, the content.
         """
-        if order is None:
+        if plan is None:
             dense = self.window_size or self.rel_pos_bias_global
             return self._forward_windowed(x) if dense else super().forward(x)
-        x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, order)))
-        states = []
+        x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, plan.read)))
+        embeddings, states = x, []
         for layer in self.layers:
             # By position: MMEngine's activation checkpointing passes no keywords.
-            x = layer(x, None, visible)
+            x = layer(x, None, *plan.content_mask)
             states.append(x)
-        return tuple(states)
+        positions = self.pos_embed[:, self.num_extra_tokens :]
+        return Content(tuple(states), sort_tokens(positions, plan.asked), embeddings)
 
     def _forward_windowed(self, x: Tensor) -> tuple[Tensor, ...]:
         """``VisionTransformer.forward`` without class token, but in windows."""
@@ -180,29 +194,25 @@ class SAIMViT(VisionTransformer):
         outs = []
         for i, layer in enumerate(self.layers):
             if windows is None or i in self.global_attn_indexes:
-                x = layer(x, None, overall)
+                x = layer(x, None, None, False, overall)
             else:
-                x = layer(x, None, within, windows)
+                x = layer(x, None, None, False, within, windows)
             if self.final_norm and i == self.num_layers - 1:
                 x = self.ln1(x)
             if i in self.out_indices:
                 outs.append(self._format_output(x, grid))
         return tuple(outs)
 
-    def _embed_sorted(self, x: Tensor, order: Tensor) -> Tensor:
-        """Class token, then patch + position embeddings in order: (B, 1 + N, D)."""
+    def _embed_sorted(self, x: Tensor, read: Tensor) -> Tensor:
+        """Class token, then what is read, embedded and sorted: (B, 1 + R, D)."""
         patches, _ = self.patch_embed(x)
         cls = self.cls_token + self.pos_embed[:, :1]
-        patches = sort_tokens(patches + self.pos_embed[:, 1:], order)
+        patches = sort_tokens(patches + self.pos_embed[:, 1:], read)
         return torch.cat([cls.expand(len(x), -1, -1), patches], dim=1)
 
-    def sorted_positions(self, order: Tensor) -> Tensor:
-        """The position embeddings of the patches, sorted: (B, N) -> (B, N, D)."""
-        return sort_tokens(self.pos_embed[:, self.num_extra_tokens :], order)
 
-
-def _bias(table: RelativePositionBias | None, grid: tuple[int, int]) -> Visible:
-    return "all" if table is None else table(grid)
+def _bias(table: RelativePositionBias | None, grid: tuple[int, int]) -> Tensor | None:
+    return None if table is None else table(grid)
 
 
 def sincos_position_embedding(grid: tuple[int, int], width: int) -> Tensor:

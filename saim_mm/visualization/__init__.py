@@ -10,13 +10,13 @@ It needs matplotlib, as MMEngine's visualiser does; the rest of the package does
 import it.
 """
 
+from ..weights.load_model import load_model
 from .attention import attention_maps, attention_sheet, last_attention
 from .completion import Completion, complete, hidden_statistics
 from .completion_sheet import animation, completion_frames, completion_sheet
 from .figure import HIDDEN, save_gif, save_png, stack
 from .image_folder import read_images
 from .kept_patches import keep_box, keep_drawn, keep_share
-from .load_model import load_model
 from .loss_curve import LossCurve, draw_loss_curve, read_loss_curve
 from .mae import MAEReconstruction, reconstruct_with_mae
 from .order_masks import order_sheet

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.features import evaluation_mode
 from ..models import SAIMViT
+from ..utils.model_state import evaluation_mode
 from .figure import CELL, new_figure, render, show
 
 #: Reference points (P, 2), as shares of the width and of the height, in [0, 1).

@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ..evaluation.features import evaluation_mode
-from ..models import SAIM, PatchOrder, SAIMHead
+from ..models import SAIM, OrderSampler, SAIMHead
 from ..models.order import sort_tokens
 from ..models.saim_head import patch_statistics, patchify, unpatchify
+from ..utils.model_state import evaluation_mode
 from .reconstruction import smoothed
 
 #: Where mean and deviation of a hidden patch come from if the targets are normalised;
@@ -70,7 +70,7 @@ def complete(
             these patches from those; the message says what can be kept.
     """
     generator = generator or torch.Generator(images.device).manual_seed(0)
-    family, patch_size = model.order, model.head.patch_size
+    family, patch_size = model.order_sampler, model.head.patch_size
     grid = tuple(model.backbone.patch_resolution)
     kept = kept.flatten().to(images.device)
     order = kept_first(family, kept, len(images), generator)
@@ -109,29 +109,17 @@ def predict_next(
     Returns:
         (B, count, p*p*C), float32, sorted, in the units of the target.
     """
-    family, stop = model.order, known + count
-    if model.neck.depth == 0:
-        assert count == 1  # the encoder's own output predicts the next patch alone
-        queries = model._queries(images, order)
-        return model.head(queries, family.query_visible)[:, known:stop].float()
-    # One token more than is known, which no other sees: the neck leaves out the last.
-    content = family.content_visible
-    if isinstance(content, Tensor):
-        content = content[: known + 2, : known + 2]
-    states = model.backbone(images, order[:, : known + 1], content)
-    # The queries of known patches are as in training, for a projector that reads them.
-    steps = torch.arange(stop, device=images.device)
-    memory = family.memory_visible_at(steps)[:, : known + 1]
-    positions = model.backbone.sorted_positions(order[:, :stop])
-    queries = model.neck(states, positions, model.backbone.layers, memory)
-    segment = steps // family.segment_length
-    mutual = segment[:, None] >= segment[None, :]
-    mutual[known:, known:] = segment[known:, None] == segment[None, known:]
-    return model.head(queries, mutual)[:, known:].float()
+    # Queries of known patches matter only where queries read each other.
+    first = 0 if len(model.head.projector.layers) else known
+    assert model.neck.depth or count == 1  # without decoder, the next patch alone
+    plan = model.order_sampler.plan_of(
+        order, query_ranks=range(first, known + count), read=known
+    )
+    return model.predict_asked(images, plan)[:, known - first :].float()
 
 
 def kept_first(
-    family: PatchOrder, kept: Tensor, batch_size: int, generator: torch.Generator
+    family: OrderSampler, kept: Tensor, batch_size: int, generator: torch.Generator
 ) -> Tensor:
     """Draws orders of a family that begin with the patches that are kept.
 
@@ -171,10 +159,10 @@ def _check_step(model: SAIM, hidden: int, patches_per_step: int | None) -> int:
     step_size = hidden if patches_per_step is None else patches_per_step
     if step_size < 1:
         raise ValueError(f"patches_per_step={patches_per_step} must be at least 1.")
-    if step_size % model.order.segment_length:
+    if step_size % model.order_sampler.segment_length:
         raise ValueError(
             f"patches_per_step={patches_per_step} breaks up segments of "
-            f"{model.order.segment_length} patches; give a multiple."
+            f"{model.order_sampler.segment_length} patches; give a multiple."
         )
     if model.neck.depth == 0 and step_size > 1:
         raise ValueError(

@@ -8,8 +8,8 @@ import torch
 from mmpretrain.models.selfsup import MAE
 from torch import Tensor
 
-from ..evaluation.features import evaluation_mode
 from ..models.saim_head import patch_statistics, patchify, unpatchify
+from ..utils.model_state import evaluation_mode
 
 
 class MAEReconstruction(NamedTuple):

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from torch import Tensor
 
-from ..models import PatchOrder
-from ..models.order import Visible
+from ..models import OrderSampler
 from .figure import new_figure, render
 from .reconstruction import STEP_COLOURS, step_maps
 
@@ -19,7 +18,7 @@ _MASK_COLOURS = ListedColormap(["#f2f2f2", "#3b6ea5"])
 _MAX_LABELLED = 40
 
 
-def sorted_masks(family: PatchOrder) -> tuple[np.ndarray, np.ndarray]:
+def sorted_masks(family: OrderSampler) -> tuple[np.ndarray, np.ndarray]:
     """The masks as the model uses them, with the tokens sorted by the order.
 
     Args:
@@ -29,22 +28,12 @@ def sorted_masks(family: PatchOrder) -> tuple[np.ndarray, np.ndarray]:
         Content mask (1 + N, 1 + N), class token first, and query mask (N, 1 + N): what
         each query sees of the content tokens. Boolean; ``True`` means "sees".
     """
-    n = family.num_patches
-    content = _dense(family.content_visible, n + 1)
-    # The model leaves out the last content token, as no query may see it.
-    query = np.zeros((n, n + 1), bool)
-    query[:, :n] = _dense(family.memory_visible, n)
-    return content, query
+    order = torch.arange(family.num_patches)[None]
+    content, memory = family.plan_of(order).dense()
+    return content.numpy(), memory.numpy()
 
 
-def _dense(visible: Visible, size: int) -> np.ndarray:
-    if isinstance(visible, Tensor):
-        return visible.cpu().numpy()
-    assert visible == "causal"
-    return np.tril(np.ones((size, size), bool))
-
-
-def raster_masks(family: PatchOrder, order: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def raster_masks(family: OrderSampler, order: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The masks as the paper draws them, with the tokens in raster order.
 
     Args:
@@ -61,7 +50,9 @@ def raster_masks(family: PatchOrder, order: Tensor) -> tuple[np.ndarray, np.ndar
     return content[np.ix_(tokens, tokens)], query[np.ix_(step, tokens)]
 
 
-def order_sheet(family: PatchOrder, order: Tensor, grid: tuple[int, int]) -> np.ndarray:
+def order_sheet(
+    family: OrderSampler, order: Tensor, grid: tuple[int, int]
+) -> np.ndarray:
     """The order on the grid and its masks: in raster order above, sorted below.
 
     Args:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.features import evaluation_mode
-from ..models import SAIM, PatchOrder
+from ..models import SAIM, OrderSampler
 from ..models.order import sort_tokens
+from ..utils.model_state import evaluation_mode
 from .figure import new_figure, plain_axes, render
 
 
@@ -59,16 +59,16 @@ def position_errors(
     errors = []
     with evaluation_mode(model):
         for images in batches:
-            total = torch.zeros(len(images), model.order.num_patches)
+            total = torch.zeros(len(images), model.order_sampler.num_patches)
             for _ in range(orders):
-                order = model.order.draw(len(images), images.device, generator)
+                order = model.order_sampler.draw(len(images), images.device, generator)
                 prediction = model.predict_patches(images, order)
                 total += patch_errors(prediction, images, order, model).cpu()
             errors.append(total / orders)
     return torch.cat(errors)
 
 
-def visible_counts(family: PatchOrder) -> np.ndarray:
+def visible_counts(family: OrderSampler) -> np.ndarray:
     """How many patches the model sees before each step: (N,), int.
 
     Patches of one segment are predicted from the same ones.
@@ -78,7 +78,7 @@ def visible_counts(family: PatchOrder) -> np.ndarray:
 
 
 def draw_position_error(
-    errors: Tensor, family: PatchOrder, loss: str, orders: int = 1
+    errors: Tensor, family: OrderSampler, loss: str, orders: int = 1
 ) -> np.ndarray:
     """Error against the number of visible patches, with a 95 % interval of the mean.
 

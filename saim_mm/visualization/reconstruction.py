@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from ..evaluation.features import evaluation_mode
-from ..models import SAIM, PatchOrder, SAIMHead
+from ..models import SAIM, OrderSampler, SAIMHead
 from ..models.saim_head import patch_statistics, patchify, unpatchify
+from ..utils.model_state import evaluation_mode
 from .figure import CELL, new_figure, render, show
 
 STEP_COLOURS = "viridis"  # ordered in lightness too: readable in print
@@ -82,7 +82,7 @@ def to_rgb(images: Tensor, preprocessor: BaseDataPreprocessor) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def step_maps(order: Tensor, family: PatchOrder, grid: tuple[int, int]) -> np.ndarray:
+def step_maps(order: Tensor, family: OrderSampler, grid: tuple[int, int]) -> np.ndarray:
     """The step at which each patch is predicted, counted from 1.
 
     Args:
@@ -102,7 +102,7 @@ def reconstruction_sheet(
     model: SAIM,
     images: Tensor,
     order: Tensor | None = None,
-    rivals: Mapping[str, np.ndarray] | None = None,
+    baselines: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """A row per image: original, smoothed, prediction, and the step of each patch.
 
@@ -111,14 +111,14 @@ def reconstruction_sheet(
         images: Images as the model reads them, after its data preprocessor
             (B, C, H, W), on the device of the model.
         order: Patch order (B, N); by default drawn.
-        rivals: Further columns by title, (B, H, W, 3) uint8 RGB each, such as the mask
-            and the reconstruction of an MAE. They come after the original.
+        baselines: Further columns by title, (B, H, W, 3) uint8 RGB each, such as the
+            mask and the reconstruction of an MAE. They come after the original.
 
     Returns:
         The picture, (height, width, 3), uint8, RGB.
     """
     if order is None:
-        order = model.order.draw(len(images), images.device)
+        order = model.order_sampler.draw(len(images), images.device)
     with evaluation_mode(model):
         prediction = model.predict_patches(images, order)
     pictures = {
@@ -127,8 +127,10 @@ def reconstruction_sheet(
         "SAIM's prediction": denormalise(prediction, images, model.head),
     }
     shown = {t: to_rgb(i, model.data_preprocessor) for t, i in pictures.items()}
-    shown = {"original": shown.pop("original"), **(rivals or {}), **shown}
-    steps = step_maps(order, model.order, tuple(model.backbone.patch_resolution))
+    shown = {"original": shown.pop("original"), **(baselines or {}), **shown}
+    steps = step_maps(
+        order, model.order_sampler, tuple(model.backbone.patch_resolution)
+    )
     note = "Each patch is predicted from the patches of earlier steps alone."
     if model.head.norm_pix:
         note += (

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..checkpoint.atomic import write_atomically
+from ..utils.atomic_file import write_atomically
 from .loss_curve import draw_loss_curve, read_loss_curve
 from .scalars import Series, draw_scalars, read_scalars
 

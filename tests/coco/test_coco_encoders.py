@@ -11,7 +11,7 @@ from coco_recipes import ALL, LI2021, TINY_VIT, build, config_id, load
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from saim_mm.checkpoint import CheckpointError
+from saim_mm.weights import CheckpointError
 
 
 def save_encoder(path: Path) -> Path:

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from saim_mm.datasets import ExactSampler, SampleIndex
 from saim_mm.datasets import exact_sampler as module
-from saim_mm.datasets.sample_index import Stream
+from saim_mm.utils.sample_index import Stream
 
 SIZES = [1, 3, 15, 16, 17]
 

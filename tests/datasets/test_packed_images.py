@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 from saim_mm.datasets import PackedImages, UnlabeledImages, tar_backend
 from saim_mm.datasets.load_image import BrokenImageError
-from saim_mm.datasets.sample_index import SampleIndex
 from saim_mm.datasets.tar_backend import TarBackend, tar_path
 from saim_mm.datasets.tar_shards import (
     Manifest,
@@ -32,6 +31,7 @@ from saim_mm.datasets.tar_shards import (
     write_index,
     write_tar,
 )
+from saim_mm.utils.sample_index import SampleIndex
 
 LOAD = [dict(type="LoadImage")]
 CROP = dict(scale=16, crop_ratio_range=(0.5, 1.0), flip_prob=0.5)

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import TRANSFORMS, DefaultScope
 
 from saim_mm.datasets import SampleIndex, SeedSample
-from saim_mm.datasets.sample_index import Stream, seed_generators
+from saim_mm.utils.sample_index import Stream, seed_generators
 
 
 @pytest.mark.parametrize("scope", ["mmengine", "mmpretrain", "mmdet", "mmseg"])

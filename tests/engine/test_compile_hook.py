@@ -14,7 +14,7 @@ from torch import nn
 
 from saim_mm.engine import compile_hook
 from saim_mm.engine.compile_hook import CompileLayersHook, compile_layers, why_not
-from saim_mm.models.layers import StreamLayer
+from saim_mm.models.layers import AttentionBlock
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_compiles_the_layers_of_both_streams(compiled: list[nn.Module]) -> None:
     model = tiny_saim()
     CompileLayersHook().before_train(runner_of(model))
     assert compiled == [*model.backbone.layers, *model.neck.layers]
-    assert all(isinstance(layer, StreamLayer) for layer in compiled)
+    assert all(isinstance(layer, AttentionBlock) for layer in compiled)
 
 
 def test_compiles_the_layers_of_other_vits(compiled: list[nn.Module]) -> None:
@@ -84,7 +84,7 @@ def compare(
 ) -> tuple[float, dict[str, int]]:
     """The largest relative difference of loss and gradients, and what was compiled."""
     images = torch.randn(2, 3, *eager.backbone.img_size)
-    order = eager.order.draw(2, images.device)
+    order = eager.order_sampler.draw(2, images.device)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

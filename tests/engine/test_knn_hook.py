@@ -20,7 +20,8 @@ from PIL import Image
 from tiny import tiny_backbone
 
 import saim_mm  # noqa: F401  (registers the hook)
-from saim_mm.evaluation import FeatureExtractor, knn_accuracy, split_class_folders
+from saim_mm.datasets.class_folders import split_class_folders
+from saim_mm.evaluation import FeatureExtractor, knn_accuracy
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}

@@ -115,7 +115,8 @@ def test_shows_a_folder_and_logs_its_losses_by_quarter(tmp_path) -> None:
 class FakeRunner:
     """As much of a runner as the time-keeping needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.iter = 0
         self.logger = self
         self.told: list[str] = []
@@ -135,8 +136,7 @@ def test_it_leaves_out_pictures_that_would_take_too_long(monkeypatch) -> None:
         drawn.append(runner.iter + 1)
 
     monkeypatch.setattr(PictureHook, "_draw", draw)
-    monkeypatch.setattr(picture_hook, "_unwrap", lambda runner: _a_saim())
-    hook, runner = PictureHook(interval=10, max_share=0.02), FakeRunner()
+    hook, runner = PictureHook(interval=10, max_share=0.02), FakeRunner(_a_saim())
     hook.before_train(runner)
     for runner.iter in range(2000):
         now += 1
@@ -172,7 +172,6 @@ def test_bad_options(options: dict, message: str) -> None:
         PictureHook(**options)
 
 
-def test_a_model_that_predicts_nothing(monkeypatch) -> None:
-    monkeypatch.setattr(picture_hook, "_unwrap", lambda runner: nn.Linear(1, 1))
+def test_a_model_that_predicts_nothing() -> None:
     with pytest.raises(ValueError, match="the model is a Linear"):
-        PictureHook().before_train(FakeRunner())
+        PictureHook().before_train(FakeRunner(nn.Linear(1, 1)))

@@ -18,8 +18,8 @@ from tiny import tiny_saim
 from torch import nn
 
 from saim_mm.engine import throughput_hook
-from saim_mm.engine.flops import saim_flops
 from saim_mm.engine.throughput_hook import ThroughputHook
+from saim_mm.evaluation.flops import saim_flops
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FIGURES = {"images_per_s", "data_share"}

@@ -19,7 +19,7 @@ from saim_mm.models import SAIM, SAIMHead
 
 MODELS: dict[str, dict[str, Any]] = {
     "stochastic": dict(),
-    "coupled": dict(depth=2, coupled=True, loss="l1"),
+    "coupled": dict(depth=2, tied_decoder=True, loss="l1"),
     "raster": dict(order="raster", depth=0, projector="linear"),
     "segments": dict(order="segments", segment_size=(1, 3), projector="transformer"),
 }
@@ -40,7 +40,7 @@ def _step(
 def test_bfloat16_is_close_to_float32(name: str) -> None:
     model = tiny_saim(embed_dims=32, **MODELS[name])
     images = tiny_images(model, 16)
-    order = model.order.draw(16, images.device)
+    order = model.order_sampler.draw(16, images.device)
     loss, gradients = _step(model, images, order, None)
     loss16, gradients16 = _step(model, images, order, torch.bfloat16)
 

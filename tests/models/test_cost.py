@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_flatten
 
 from saim_mm.datasets import SampleIndex
 from saim_mm.models import SAIM
-from saim_mm.models.layers import StreamLayer
-from saim_mm.models.order import sort_tokens
+from saim_mm.models.layers import AttentionBlock
+from saim_mm.models.order import CAUSAL, sort_tokens
 
 #: They move no data.
 VIEWS = {
@@ -87,7 +87,7 @@ OPTIONS = [
     pytest.param(dict(), id="paper"),
     pytest.param(dict(order="raster"), id="raster"),
     pytest.param(dict(order="raster", depth=0), id="no decoder"),
-    pytest.param(dict(coupled=True), id="coupled"),
+    pytest.param(dict(tied_decoder=True), id="coupled"),
     pytest.param(dict(depth=1), id="one decoder layer"),
 ]
 
@@ -103,12 +103,12 @@ def test_no_tensor_of_tokens_by_tokens(options: dict[str, Any]) -> None:
 
 def test_the_recorder_sees_a_tensor_of_tokens_by_tokens() -> None:
     """The check above can fail: the reference has such tensors."""
-    from saim_mm.reference import reference_loss
+    from saim_mm.parity.reference import reference_loss
 
     model = model_with()
     images = torch.randn(2, 3, *model.backbone.img_size)
     with Recorder() as recorder:
-        reference_loss(model, images, model.order.draw(2, images.device))
+        reference_loss(model, images, model.order_sampler.draw(2, images.device))
     shapes = [t.shape for _, _, result in recorder.calls for t in tensors(result)]
     assert any(list(shape).count(PATCHES) >= 2 for shape in shapes)
 
@@ -125,12 +125,12 @@ def test_kernels_of_a_layer() -> None:
     x = torch.randn(2, PATCHES, model.backbone.embed_dims, requires_grad=True)
     feed_forward = ["native_layer_norm", "addmm", "gelu", "addmm", "add"]
     with Recorder() as content:
-        model.backbone.layers[0](x, None, "causal")
+        model.backbone.layers[0](x, None, *CAUSAL)
     assert content.kernels() == [
         "native_layer_norm", "addmm", FLASH, "addmm", "add", *feed_forward,
     ]  # fmt: skip
     with Recorder() as query:
-        model.neck.layers[0](x, x, "causal")
+        model.neck.layers[0](x, x, *CAUSAL)
     assert query.kernels() == [
         *["native_layer_norm"] * 2, *["addmm"] * 2, FLASH, "addmm", "add",
         *feed_forward,
@@ -188,7 +188,7 @@ def test_the_target_is_cut_sorted_and_normalised_in_three_copies() -> None:
     """And only of the patches that are asked for, once they are cut."""
     model = model_with()
     images = torch.randn(2, 3, *model.backbone.img_size)
-    order = model.order.draw(2, images.device)[:, : PATCHES // 3]
+    order = model.order_sampler.draw(2, images.device)[:, : PATCHES // 3]
     with Recorder() as recorder:
         target = model.head.target(images, order)
     assert torch.equal(target, sort_tokens(model.head.target(images), order))
@@ -210,7 +210,7 @@ def test_activation_checkpointing_keeps_less_and_changes_nothing(
     """MMEngine's own switch, for the layers of both streams."""
     plain = model_with(**options)
     saving = copy.deepcopy(plain)
-    layers = [n for n, m in saving.named_modules() if isinstance(m, StreamLayer)]
+    layers = [n for n, m in saving.named_modules() if isinstance(m, AttentionBlock)]
     turn_on_activation_checkpointing(saving, layers)
     images = torch.randn(2, 3, *plain.backbone.img_size)
     kept = []

@@ -23,7 +23,7 @@ WIDE = dict(embed_dims=128, num_heads=2, image_size=(28, 24))
 OPTIONS = [
     pytest.param(dict(), id="paper"),
     pytest.param(dict(order="raster", depth=0), id="no decoder"),
-    pytest.param(dict(coupled=True, depth=2), id="coupled"),
+    pytest.param(dict(tied_decoder=True, depth=2), id="coupled"),
     pytest.param(dict(order="segments", segment_size=(1, 3)), id="segments"),
     pytest.param(dict(channels=1, loss="l1", projector="linear"), id="one channel"),
 ]
@@ -46,7 +46,7 @@ def test_the_numbers_are_those_of_a_cpu(options: dict[str, Any]) -> None:
     """Without TensorFloat-32, in which CUDA convolves by default."""
     model = tiny_saim(**options)
     images = tiny_images(model, 4)
-    order = model.order.draw(4, images.device)
+    order = model.order_sampler.draw(4, images.device)
     expected = step(model, images, order, None)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         actual = step(model.cuda(), images, order, None)
@@ -70,7 +70,7 @@ def test_flash_attention_takes_every_layer(options: dict[str, Any]) -> None:
     attention = pytest.importorskip("torch.nn.attention", reason="torch before 2.3")
     model = tiny_saim(**{**WIDE, **options}).cuda()
     images = tiny_images(model, 2)
-    order = model.order.draw(2, images.device)
+    order = model.order_sampler.draw(2, images.device)
     with attention.sdpa_kernel([attention.SDPBackend.FLASH_ATTENTION]):
         loss, gradients = step(model, images, order, torch.bfloat16)
     assert torch.isfinite(loss) and torch.isfinite(gradients).all()
@@ -99,7 +99,7 @@ def test_compiled_layers_learn_the_same() -> None:
     model = copy.deepcopy(eager)
     compile_layers(model)
     images = tiny_images(model, 4)
-    order = model.order.draw(4, images.device)
+    order = model.order_sampler.draw(4, images.device)
     expected = step(eager, images, order, torch.bfloat16)
     actual = step(model, images, order, torch.bfloat16)
     assert actual[0].item() == pytest.approx(expected[0].item(), rel=1e-2)
@@ -112,7 +112,7 @@ def test_memory_of_a_step_is_linear_in_the_tokens() -> None:
     for side in (64, 128, 256):  # 256, 1024 and 4096 patches
         model = tiny_saim(**{**WIDE, "image_size": (side, side)}).cuda()
         images = tiny_images(model, 1)
-        order = model.order.draw(1, images.device)
+        order = model.order_sampler.draw(1, images.device)
         step(model, images, order, torch.bfloat16)  # cuBLAS takes its workspace
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -22,11 +22,13 @@ NUM_LAYERS = 12  # as in ViT-B, for every depth of Table 3
 
 MODELS: dict[str, dict[str, Any]] = {
     **{f"own-{depth}": dict(depth=depth) for depth in (12, 6, 4, 3, 2, 1)},
-    **{f"coupled-{depth}": dict(depth=depth, coupled=True) for depth in (12, 3, 1)},
+    **{
+        f"coupled-{depth}": dict(depth=depth, tied_decoder=True) for depth in (12, 3, 1)
+    },
     "none": dict(order="raster", depth=0, projector="linear"),
     "raster": dict(order="raster", depth=4, loss="l1"),
     "segments": dict(order="segments", segment_size=(1, 3), depth=6),
-    "transformer": dict(projector="transformer", depth=3, coupled=True),
+    "transformer": dict(projector="transformer", depth=3, tied_decoder=True),
 }
 
 
@@ -38,7 +40,7 @@ def _joined_batch(model: SAIM) -> tuple[Tensor, Tensor]:
     size = WORLD_SIZE * PER_RANK
     generator = torch.Generator().manual_seed(0)
     images = tiny_images(model, size)
-    return images, model.order.draw(size, images.device, generator)
+    return images, model.order_sampler.draw(size, images.device, generator)
 
 
 def _gradients(model: SAIM) -> dict[str, Tensor]:
@@ -71,7 +73,7 @@ def _rank(rank: int, folder: str) -> None:
             wrapped(images, samples, mode="loss")["loss"].backward()
         gradients[name] = _gradients(model)
         torch.manual_seed(0)  # all ranks alike, as MMEngine does by default
-        drawn[name] = model.order.draw(PER_RANK, images.device)
+        drawn[name] = model.order_sampler.draw(PER_RANK, images.device)
     torch.save((gradients, drawn), f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 

@@ -14,7 +14,7 @@ from tiny import tiny_backbone, tiny_config, tiny_saim
 from torch import Tensor, nn
 
 from saim_mm.models import SAIM, SAIMHead, SAIMNeck, SAIMViT
-from saim_mm.models.layers import StreamLayer
+from saim_mm.models.layers import AttentionBlock
 from saim_mm.models.saim_vit import sincos_position_embedding
 
 WIDTH = 256
@@ -111,7 +111,7 @@ def test_bare_vit_starts_the_same_way() -> None:
     vit = MODELS.build(config)
     vit.init_weights()
     for layer in vit.layers:
-        assert isinstance(layer, StreamLayer)
+        assert isinstance(layer, AttentionBlock)
         for third in layer.attn.qkv.weight.detach().chunk(3):
             _assert_xavier(third, "qkv")
     assert torch.equal(vit.pos_embed[0], sincos_position_embedding((2, 3), WIDTH))

@@ -31,16 +31,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "stochastic": dict(),
     "stochastic-partial": dict(depth=2),
     "stochastic-one": dict(depth=1),
-    "stochastic-coupled": dict(coupled=True),
-    "stochastic-coupled-partial": dict(coupled=True, depth=2),
+    "stochastic-coupled": dict(tied_decoder=True),
+    "stochastic-coupled-partial": dict(tied_decoder=True, depth=2),
     "stochastic-transformer": dict(projector="transformer"),
     "raster": dict(order="raster"),
     "raster-none": dict(order="raster", depth=0),
     "raster-none-transformer": dict(order="raster", depth=0, projector="transformer"),
-    "raster-coupled": dict(order="raster", coupled=True),
+    "raster-coupled": dict(order="raster", tied_decoder=True),
     "segments-squares": dict(order="segments", segment_size=(2, 2)),
     "segments-rows": dict(order="segments", segment_size=(1, 4), depth=2),
-    "segments-columns": dict(order="segments", segment_size=(2, 1), coupled=True),
+    "segments-columns": dict(order="segments", segment_size=(2, 1), tied_decoder=True),
     "segments-transformer": dict(
         order="segments", segment_size=(1, 2), projector="transformer"
     ),
@@ -111,7 +111,7 @@ def test_predictions_see_earlier_patches_only(name: str) -> None:
     """Prediction t depends on every patch of earlier steps and on no other."""
     model = _build(MODELS[name])
     images = tiny_images(model, _num_orders(name))
-    order = model.order.draw(len(images), images.device)
+    order = model.order_sampler.draw(len(images), images.device)
 
     some, every = _dependence(lambda x: predict(model, x, order), images, order)
 
@@ -135,7 +135,7 @@ def test_predictions_of_fast_paths_see_earlier_patches_only(
 ) -> None:
     model = _build(MODELS[name])
     images = tiny_images(model, FEW_ORDERS)
-    order = model.order.draw(len(images), images.device)
+    order = model.order_sampler.draw(len(images), images.device)
     steps = torch.tensor([0, 2, 3, 7]) if way == "subset" else None
     if way == "checkpointed":
         # torch's own: MMEngine's is of the older kind, which autograd.grad refuses.
@@ -146,8 +146,7 @@ def test_predictions_of_fast_paths_see_earlier_patches_only(
 
     def rows(x: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=way == "bfloat16"):
-            queries = model._queries(x, order, steps)
-            return model.head(queries, model.order.query_visible)
+            return model.predict_asked(x, model.order_sampler.plan_of(order, steps))
 
     some, _ = _dependence(rows, images, order)
     earlier = _earlier(order, name)
@@ -167,7 +166,7 @@ def test_predictions_of_compiled_layers_see_earlier_patches_only(
     model = _build(MODELS[name])
     compile_layers(model)
     images = tiny_images(model, FEW_ORDERS)
-    order = model.order.draw(len(images), images.device)
+    order = model.order_sampler.draw(len(images), images.device)
 
     some, every = _dependence(lambda x: predict(model, x, order), images, order)
 
@@ -180,7 +179,7 @@ def test_content_sees_patches_so_far(name: str) -> None:
     """Of every layer: cls sees no patch, token t its own step's and earlier ones."""
     model = _build(MODELS[name])
     images = tiny_images(model, _num_orders(name))
-    order = model.order.draw(len(images), images.device)
+    order = model.order_sampler.draw(len(images), images.device)
     first = _first_of_segment(order, name)
     so_far = first[:, :, None] >= first[:, None, :]
     none = torch.zeros(len(images), 1, order.shape[1], dtype=torch.bool)
@@ -188,7 +187,7 @@ def test_content_sees_patches_so_far(name: str) -> None:
     for layer in range(model.backbone.num_layers):
 
         def rows(x: Tensor, layer: int = layer) -> Tensor:
-            return model.backbone(x, order, model.order.content_visible)[layer]
+            return model.backbone(x, model.order_sampler.plan_of(order)).states[layer]
 
         some, every = _dependence(rows, images, order)
         assert torch.equal(some, torch.cat([none, so_far], dim=1))
@@ -200,8 +199,8 @@ def test_cls_reads_itself_only() -> None:
     model = _build({})
     a, b = tiny_images(model, 64, seed=1), tiny_images(model, 64, seed=2)
     with torch.no_grad():
-        states_a = model.backbone(a, model.order.draw(64, a.device))
-        states_b = model.backbone(b, model.order.draw(64, b.device))
+        states_a = model.backbone(a, model.plan(a)).states
+        states_b = model.backbone(b, model.plan(b)).states
         for x, y in zip(states_a, states_b, strict=True):
             assert torch.equal(x[:, 0], y[:, 0])
             assert not torch.equal(x[:, 1:], y[:, 1:])
@@ -209,7 +208,7 @@ def test_cls_reads_itself_only() -> None:
 
 def test_a_thousand_orders_are_a_thousand_orders() -> None:
     """The orders above differ, so that the proofs are about more than a few."""
-    order = _build({}).order.draw(NUM_ORDERS, torch.device("cpu"))
+    order = _build({}).order_sampler.draw(NUM_ORDERS, torch.device("cpu"))
     assert len(order.unique(dim=0)) > 0.95 * NUM_ORDERS
 
 
@@ -218,7 +217,7 @@ def test_loss_reads_the_same_predictions(name: str) -> None:
     """The loss is that of the predictions proved above, patch by patch."""
     model = _build(MODELS[name])
     images = tiny_images(model, 16)
-    order = model.order.draw(16, images.device)
+    order = model.order_sampler.draw(16, images.device)
     target = model.head.target(images)
     target = target.gather(1, order[..., None].expand_as(target))
     expected = (predict(model, images, order) - target).square().mean()

@@ -10,7 +10,7 @@ import torch
 from mmpretrain.registry import MODELS
 from tiny import SMOOTHING, tiny_backbone, tiny_config, tiny_images, tiny_saim
 
-from saim_mm.models import PatchOrder, SAIMHead
+from saim_mm.models import OrderSampler, SAIMHead
 from saim_mm.models.saim_vit import sincos_position_embedding
 
 NAN = float("nan")
@@ -24,8 +24,8 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "depth-too-large": (dict(num_layers=4, depth=8), ["depth=8", "[1, 2, 4]"]),
     "depth-negative": (dict(depth=-1), ["depth=-1", "at least 0"]),
     "coupled-without-depth": (
-        dict(order="raster", depth=0, coupled=True),
-        ["depth=0 with coupled=True", "at least 1"],
+        dict(order="raster", depth=0, tied_decoder=True),
+        ["depth=0 with tied_decoder=True", "at least 1"],
     ),
     "no-decoder-stochastic": (
         dict(depth=0),
@@ -220,7 +220,7 @@ def test_empty_smoothing_is_no_way_to_say_none() -> None:
 
 def test_order_without_segments_to_tile() -> None:
     with pytest.raises(ValueError, match=r"\(4, 4\) does not tile.*\(6, 6\)"):
-        PatchOrder("segments", (6, 6), (4, 4))
+        OrderSampler("segments", (6, 6), (4, 4))
 
 
 def test_head_alone() -> None:

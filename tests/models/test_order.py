@@ -12,17 +12,18 @@ from scipy.stats import chi2
 from tiny import tiny_images, tiny_saim
 from torch import Tensor
 
-from saim_mm.datasets.sample_index import GOLDEN, SampleIndex, Stream, mix64
-from saim_mm.models import SAIM, PatchOrder
+from saim_mm.models import SAIM, OrderSampler
 from saim_mm.models import order as order_module
-from saim_mm.models.order import sort_tokens, unsort_tokens
-from saim_mm.models.sample_keys import hash_keys, keys_of
+from saim_mm.models.order import CAUSAL, sort_tokens, unsort_tokens
+from saim_mm.utils.sample_index import SampleIndex, Stream
+from saim_mm.utils.sample_keys import keys_of
+from saim_mm.utils.splitmix64 import GOLDEN, hash_keys, mix64
 
 CPU = torch.device("cpu")
 FAMILY = {
-    "stochastic": PatchOrder("stochastic", (4, 6)),
-    "raster": PatchOrder("raster", (4, 6)),
-    "segments": PatchOrder("segments", (4, 6), (2, 3)),
+    "stochastic": OrderSampler("stochastic", (4, 6)),
+    "raster": OrderSampler("raster", (4, 6)),
+    "segments": OrderSampler("segments", (4, 6), (2, 3)),
 }
 
 
@@ -48,13 +49,13 @@ def test_every_row_is_a_permutation(kind: str) -> None:
 
 def test_stochastic_orders_are_equally_likely() -> None:
     """All 24 orders of 4 patches, in 24,000 draws."""
-    draws = PatchOrder("stochastic", (2, 2)).draw(24_000, CPU, _seeded(0))
+    draws = OrderSampler("stochastic", (2, 2)).draw(24_000, CPU, _seeded(0))
     _assert_uniform(draws, list(itertools.permutations(range(4))))
 
 
 def test_segment_orders_are_equally_likely() -> None:
     """All 24 sequences of the four 1 x 2 tiles of a 2 x 4 grid; tiles stay whole."""
-    draws = PatchOrder("segments", (2, 4), (1, 2)).draw(24_000, CPU, _seeded(0))
+    draws = OrderSampler("segments", (2, 4), (1, 2)).draw(24_000, CPU, _seeded(0))
     tiles = [(0, 1), (2, 3), (4, 5), (6, 7)]
     outcomes = [sum(tiling, ()) for tiling in itertools.permutations(tiles)]
     _assert_uniform(draws, outcomes)
@@ -68,7 +69,7 @@ def test_raster_is_row_by_row() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 6), (4, 1), (2, 2), (4, 6)])
 def test_segments_are_rectangles_of_the_grid(size: tuple[int, int]) -> None:
     """Each run of rows x columns patches fills one tile of the grid."""
-    order = PatchOrder("segments", (4, 6), size).draw(20, CPU)
+    order = OrderSampler("segments", (4, 6), size).draw(20, CPU)
     runs = order.unflatten(1, (-1, size[0] * size[1]))
     for axis, extent in ((runs // 6, size[0]), (runs % 6, size[1])):
         first = axis.amin(-1)
@@ -77,21 +78,96 @@ def test_segments_are_rectangles_of_the_grid(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(2, 3), (1, 2), (4, 6)])
-def test_visibility_is_by_segment(size: tuple[int, int]) -> None:
+def test_masks_are_by_segment(size: tuple[int, int]) -> None:
     """The block masks follow from "sees" of Eq. 3 and 5 with tied steps."""
-    member = PatchOrder("segments", (4, 6), size)
+    member = OrderSampler("segments", (4, 6), size)
+    plan = member.plan_of(member.draw(2, CPU))
     step = torch.arange(24) // (size[0] * size[1])
     content = torch.cat([torch.tensor([-1]), step])  # cls comes first
-    assert torch.equal(member.content_visible, content[:, None] >= content)
-    assert torch.equal(member.memory_visible, step[:, None] > content[:-1])
-    assert torch.equal(member.query_visible, step[:, None] >= step)
+    assert torch.equal(plan.content_mask.attn_mask, content[:, None] >= content)
+    assert torch.equal(plan.memory_mask.attn_mask, step[:, None] > content[:-1])
+    assert torch.equal(plan.query_mask.attn_mask, step[:, None] >= step)
 
 
 @pytest.mark.parametrize("kind", ["stochastic", "raster"])
 def test_untied_orders_need_no_mask(kind: str) -> None:
-    member = FAMILY[kind]
-    visible = (member.content_visible, member.memory_visible, member.query_visible)
-    assert visible == ("causal",) * 3
+    plan = FAMILY[kind].plan(2, CPU)
+    masks = (plan.content_mask, plan.memory_mask, plan.query_mask)
+    assert masks == (CAUSAL,) * 3
+
+
+def _rule(
+    sampler: OrderSampler, ranks: list[int], read: int, prefix: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rule of ``Plan`` token by token: content, memory and query mask."""
+    total, length, extra = 6, sampler.segment_length, sampler.extra_tokens
+
+    def first(t: int) -> int:
+        return t - t % length
+
+    content = torch.zeros(extra + read, extra + read, dtype=torch.bool)
+    for i in range(-extra, read):
+        for j in range(-extra, read):
+            sees = j <= i if i < 0 else j < 0 or first(j) <= first(i)
+            within = prefix > 0 and i < prefix and j < prefix
+            content[extra + i, extra + j] = sees or within
+    seen = extra + read if read < total else extra + total - 1
+    memory = torch.zeros(len(ranks), extra + read, dtype=torch.bool)
+    query = torch.zeros(len(ranks), len(ranks), dtype=torch.bool)
+    for row, t in enumerate(ranks):
+        for column in range(seen):
+            memory[row, column] = column < extra + max(first(t), prefix)
+        for column, j in enumerate(ranks):
+            same = first(j) == first(t)
+            query[row, column] = first(j) <= first(t) and (j < read or same)
+    return content, memory, query
+
+
+SAMPLERS = {
+    "stochastic": OrderSampler("stochastic", (2, 3)),
+    "registers": OrderSampler("stochastic", (2, 3), extra_tokens=3),
+    "raster": OrderSampler("raster", (2, 3)),
+    "pairs": OrderSampler("segments", (2, 3), (2, 1)),
+    "rows": OrderSampler("segments", (2, 3), (1, 3)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_masks_are_those_of_the_rule(name: str) -> None:
+    """For every number that is read, every prefix and every set of ranks."""
+    sampler = SAMPLERS[name]
+    order = sampler.draw(2, CPU)
+    length = sampler.segment_length
+    for read in range(0, 7, length):
+        for prefix in range(0, read + 1, length):
+            for count in range(1, 7):
+                for ranks in itertools.combinations(range(6), count):
+                    wanted = _rule(sampler, list(ranks), read, prefix)
+                    asked = [torch.tensor(ranks)]
+                    if ranks[-1] - ranks[0] == count - 1:
+                        asked.append(range(ranks[0], ranks[-1] + 1))
+                    for given in asked:
+                        plan = sampler.plan_of(order, given, read, prefix)
+                        masks = (*plan.dense(), plan.query_mask.dense(count, count))
+                        for ours, theirs in zip(masks, wanted, strict=True):
+                            assert torch.equal(ours, theirs), (read, prefix, given)
+                        assert torch.equal(plan.asked, order[:, list(ranks)])
+                        assert torch.equal(plan.read, order[:, :read])
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_plans_look_at_no_tensor(kind: str) -> None:
+    """So none waits for a GPU: on the meta device there is nothing to look at."""
+    order = torch.empty(2, 24, dtype=torch.long, device="meta")
+    sampler = FAMILY[kind]
+    for plan in (
+        sampler.plan_of(order),
+        sampler.plan_of(order, range(6, 12)),
+        sampler.plan_of(order, torch.arange(6, device="meta")),
+        sampler.plan_of(order, range(12, 24), read=12, prefix=6),
+    ):
+        assert plan.query_mask is not None
+        assert plan.before_asked is not None
 
 
 @pytest.mark.parametrize("kind", ["stochastic", "segments"])
@@ -152,7 +228,7 @@ def test_predictions_come_back_in_raster_order() -> None:
     """
     model = tiny_saim()
     images = tiny_images(model, 5)
-    order = model.order.draw(5, CPU)
+    order = model.order_sampler.draw(5, CPU)
     shuffle = torch.randperm(5)
     a = model.predict_patches(images, order)
     b = model.predict_patches(images[shuffle], order[shuffle])
@@ -187,7 +263,7 @@ def test_order_of_samples_is_used() -> None:
     """Orders in the data samples give the loss that they give as an argument."""
     model = tiny_saim()
     images = tiny_images(model, 3)
-    order, other = model.order.draw(3, CPU), model.order.draw(3, CPU)
+    order, other = model.order_sampler.draw(3, CPU), model.order_sampler.draw(3, CPU)
     expected = _loss(model, images, order=order)
     assert _loss(model, images, data_samples=_samples(order)) == expected
     assert _loss(model, images, data_samples=_samples(other)) != expected
@@ -200,7 +276,7 @@ def test_order_of_samples_is_used() -> None:
 def test_argument_beats_samples() -> None:
     model = tiny_saim()
     images = tiny_images(model, 3)
-    order, other = model.order.draw(3, CPU), model.order.draw(3, CPU)
+    order, other = model.order_sampler.draw(3, CPU), model.order_sampler.draw(3, CPU)
     both = _loss(model, images, data_samples=_samples(other), order=order)
     assert both == _loss(model, images, order=order)
 
@@ -212,7 +288,7 @@ def test_without_an_order_one_is_drawn(samples: list[DataSample] | None) -> None
     torch.manual_seed(7)
     drawn = _loss(model, images, data_samples=samples)
     torch.manual_seed(7)
-    order = model.order.draw(3, CPU)
+    order = model.order_sampler.draw(3, CPU)
     assert drawn == _loss(model, images, order=order)
     assert drawn != _loss(model, images, data_samples=samples)  # the next step
 
@@ -223,8 +299,24 @@ def test_predict_patches_draws_too() -> None:
     torch.manual_seed(7)
     drawn = model.predict_patches(images)
     torch.manual_seed(7)
-    order = model.order.draw(3, CPU)
+    order = model.order_sampler.draw(3, CPU)
     assert torch.equal(drawn, model.predict_patches(images, order))
+
+
+def test_predict_mode_predicts_every_patch() -> None:
+    """As ``predict_patches`` does, drawn or in the order of the samples."""
+    model = tiny_saim()
+    images = tiny_images(model, 3)
+    order = model.order_sampler.draw(3, CPU)
+    expected = model.predict_patches(images, order)
+    found = model(images, _samples(order), mode="predict")
+    assert found.shape == (3, 6, 48) and torch.equal(found, expected)
+    torch.manual_seed(7)
+    drawn = model.predict_patches(images)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, model(images, mode="predict"))
+    with pytest.raises(RuntimeError, match="Invalid mode"):
+        model(images, mode="perdict")
 
 
 def test_some_samples_with_an_order_and_some_without() -> None:
@@ -276,22 +368,24 @@ def _drawn(samples: list[int], epoch: int = 0, requested: int | None = None) -> 
 def test_keyed_orders_are_equally_likely() -> None:
     """All 24 orders of 4 patches, of 24,000 samples; and the same of one sample."""
     outcomes = list(itertools.permutations(range(4)))
-    order = PatchOrder("stochastic", (2, 2))
+    order = OrderSampler("stochastic", (2, 2))
     _assert_uniform(order.draw(24_000, CPU, keys=_keys(24_000)), outcomes)
     keys = torch.cat([_keys(1, epoch=epoch) for epoch in range(24_000)])
     _assert_uniform(order.draw(24_000, CPU, keys=keys), outcomes)
 
 
 def test_keyed_segments_are_equally_likely() -> None:
-    draws = PatchOrder("segments", (2, 4), (1, 2)).draw(24_000, CPU, keys=_keys(24_000))
+    draws = OrderSampler("segments", (2, 4), (1, 2)).draw(
+        24_000, CPU, keys=_keys(24_000)
+    )
     tiles = [(0, 1), (2, 3), (4, 5), (6, 7)]
     outcomes = [sum(tiling, ()) for tiling in itertools.permutations(tiles)]
     _assert_uniform(draws, outcomes)
 
 
 def test_keyed_steps_are_equally_likely() -> None:
-    order = PatchOrder("stochastic", (2, 2))
-    draws = [order.draw_steps(0.5, CPU, key=key[None]) for key in _keys(6_000)]
+    order = OrderSampler("stochastic", (2, 2), query_share=0.5)
+    draws = [order.draw_ranks(CPU, key=key[None]) for key in _keys(6_000)]
     _assert_uniform(torch.stack(draws), list(itertools.combinations(range(4), 2)))
 
 
@@ -318,7 +412,7 @@ def test_hash_is_splitmix64() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_draws_the_orders_of_the_cpu() -> None:
-    keys, order = _keys(512), PatchOrder("stochastic", (14, 14))
+    keys, order = _keys(512), OrderSampler("stochastic", (14, 14))
     on_gpu = order.to("cuda").draw(512, torch.device("cuda"), keys=keys.cuda())
     assert torch.equal(on_gpu.cpu(), order.to("cpu").draw(512, CPU, keys=keys))
 
@@ -331,7 +425,7 @@ def test_loss_takes_the_order_of_the_sample() -> None:
     assert drawn == _loss(model, images, data_samples=_drawn([4, 0, 9]))
     assert drawn != _loss(model, images, data_samples=_drawn([4, 0, 9], epoch=1))
     indices = [SampleIndex(i, 0, 0) for i in (4, 0, 9)]
-    order = model.order.draw(3, CPU, keys=keys_of(indices, Stream.ORDER, CPU))
+    order = model.order_sampler.draw(3, CPU, keys=keys_of(indices, Stream.ORDER, CPU))
     assert drawn == _loss(model, images, order=order)
     samples = _drawn([4, 0, 9])
     for sample, row in zip(samples, order.flip(1), strict=True):

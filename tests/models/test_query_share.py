@@ -8,14 +8,15 @@ import pytest
 import torch
 from tiny import tiny_images, tiny_saim
 
-from saim_mm.models import SAIM, PatchOrder
+from saim_mm.models import SAIM, OrderSampler
 
 
 def subset_loss(model: SAIM, images: torch.Tensor, order: torch.Tensor, steps) -> None:
     """The loss for given steps, through the same calls as ``SAIM.loss``."""
-    chosen = torch.tensor(steps)
-    queries = model._queries(images, order, chosen)
-    return model.head.loss(queries, images, order[:, chosen])
+    plan = model.order_sampler.plan_of(order, torch.tensor(steps))
+    content = model.backbone(images, plan)
+    queries = model.neck(content, plan, model.backbone.layers)
+    return model.head.loss(queries, images, plan)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def subset_loss(model: SAIM, images: torch.Tensor, order: torch.Tensor, steps) -
     [
         dict(),
         dict(depth=2),
-        dict(coupled=True),
+        dict(tied_decoder=True),
         dict(order="segments", segment_size=(1, 3)),
         dict(loss="l1", norm_pix=False),
     ],
@@ -34,9 +35,9 @@ def test_mean_over_all_subsets_is_the_full_loss(options: dict, count: int) -> No
     """Loss and every gradient, averaged over the subsets that can be drawn."""
     model = tiny_saim(**options)
     images = tiny_images(model, 2)
-    order = model.order.draw(2, images.device)
+    order = model.order_sampler.draw(2, images.device)
     full = model.loss(images, order=order)["loss"]
-    subsets = list(combinations(range(model.order.num_patches), count))
+    subsets = list(combinations(range(model.order_sampler.num_patches), count))
     mean = sum(subset_loss(model, images, order, s) for s in subsets) / len(subsets)
     params = [p for p in model.parameters() if p.requires_grad]
     torch.testing.assert_close(mean, full, rtol=1e-5, atol=1e-6)
@@ -47,11 +48,11 @@ def test_mean_over_all_subsets_is_the_full_loss(options: dict, count: int) -> No
 
 
 def test_subsets_are_equally_likely() -> None:
-    order = PatchOrder("stochastic", (2, 2))
+    order = OrderSampler("stochastic", (2, 2), query_share=0.5)
     counts: dict[tuple[int, ...], int] = {}
     draws = 3000
     for _ in range(draws):
-        steps = tuple(order.draw_steps(0.5, torch.device("cpu")).tolist())
+        steps = tuple(order.draw_ranks(torch.device("cpu")).tolist())
         counts[steps] = counts.get(steps, 0) + 1
     assert set(counts) == set(combinations(range(4), 2))
     expected = draws / 6
@@ -68,7 +69,7 @@ def test_a_subset_is_drawn_anew_and_costs_less() -> None:
     )
     torch.manual_seed(0)
     losses = {model.loss(images)["loss"].item() for _ in range(5)}
-    assert set(rows) == {model.order.num_patches // 2}
+    assert set(rows) == {model.order_sampler.num_patches // 2}
     assert len(losses) == 5
     torch.manual_seed(0)
     assert model.loss(images)["loss"].item() in losses
@@ -76,9 +77,9 @@ def test_a_subset_is_drawn_anew_and_costs_less() -> None:
 
 def test_all_queries_draw_nothing() -> None:
     """With the default share the random stream is that of the paper's orders alone."""
-    order = PatchOrder("stochastic", (2, 3))
+    order = OrderSampler("stochastic", (2, 3))
     state = torch.get_rng_state()
-    assert order.draw_steps(1.0, torch.device("cpu")) is None
+    assert order.draw_ranks(torch.device("cpu")) is None
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from mmpretrain.models.backbones import VisionTransformer
 from tiny import randomise, relative, tiny_backbone, tiny_saim
 
 from saim_mm.models import SAIMViT
-from saim_mm.models.order import PatchOrder, sort_tokens
+from saim_mm.models.order import SEES_ALL, OrderSampler, sort_tokens
 from saim_mm.models.saim_vit import sincos_position_embedding
 
 
@@ -122,9 +123,10 @@ def test_sorting_is_invisible_without_a_mask(name: str) -> None:
     """If all see all, every layer gives the plain ViT's states in the order's order."""
     ours, plain = _twins(**{**OPTIONS[name], "out_indices": (0, 1, 2, 3)})
     images = torch.randn(5, 3, 8, 12)
-    order = PatchOrder("stochastic", (2, 3)).draw(5, images.device)
+    plan = OrderSampler("stochastic", (2, 3)).plan(5, images.device)
+    order, plan = plan.order, replace(plan, content_mask=SEES_ALL)
     with torch.no_grad():
-        states = ours(images, order, visible="all")
+        states = ours(images, plan).states
         for state, raster in zip(states, plain(images), strict=True):
             expected = torch.cat([raster[:, :1], sort_tokens(raster[:, 1:], order)], 1)
             assert relative(state, expected) < 1e-6

@@ -15,7 +15,7 @@ from mmengine.model import BaseModule, PretrainedInit
 from mmpretrain.registry import MODELS
 from tiny import tiny_backbone, tiny_config
 
-from saim_mm.checkpoint import (
+from saim_mm.weights import (
     CheckpointError,
     StateDict,
     encoder_to_timm,

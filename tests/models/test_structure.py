@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from saim_mm.models import SAIM
-from saim_mm.reference import reference_loss
+from saim_mm.parity.reference import reference_loss
 
 # 35 patches, a number that no other dimension has.
 GRID = dict(image_size=(20, 28), patch_size=(4, 4))
@@ -70,7 +70,7 @@ def _model(options: dict[str, Any]) -> SAIM:
 MODELS: dict[str, dict[str, Any]] = {
     "stochastic": dict(),
     "partial": dict(depth=2),
-    "coupled": dict(coupled=True, depth=2),
+    "coupled": dict(tied_decoder=True, depth=2),
     "raster": dict(order="raster", projector="linear"),
     "none": dict(order="raster", depth=0),
     "transformer": dict(projector="transformer", depth=1),
@@ -133,7 +133,7 @@ def test_sequence_is_not_copied_for_sorting() -> None:
     """
     model = _model({})
     images = tiny_images(model, 2)
-    order = model.order.draw(2, images.device)
+    order = model.order_sampler.draw(2, images.device)
     forward, _ = _record(lambda: model.loss(images, order=order)["loss"])
     assert forward.calls["gather"] == 2
     assert forward.calls["index"] == 1

@@ -32,7 +32,7 @@ from saim_mm.visualization.completion import predict_next
 SEGMENTS = dict(order="segments", segment_size=(2, 1))
 MODELS: list[dict[str, Any]] = [
     dict(),
-    dict(depth=2, coupled=True),
+    dict(depth=2, tied_decoder=True),
     dict(projector="transformer"),
     dict(order="raster"),
     dict(order="raster", depth=0),
@@ -51,9 +51,9 @@ def last(*args: Any, **options: Any) -> completion.Completion:
 def test_the_next_step_is_predicted_as_in_training(options: dict[str, Any]) -> None:
     model = tiny_saim(**options).eval()
     images = tiny_images(model, 2)
-    order = model.order.draw(2, images.device)
+    order = model.order_sampler.draw(2, images.device)
     expected = predict(model, images, order)
-    length = model.order.segment_length
+    length = model.order_sampler.segment_length
     for known in range(0, 6, length):
         found = predict_next(model, images, order, known, length)
         assert torch.allclose(found, expected[:, known : known + length], atol=1e-5)
@@ -66,8 +66,8 @@ def test_patches_of_one_step_know_nothing_of_each_other(
     """All at once, or each segment as if it were the only one."""
     model = tiny_saim(**options).eval()
     images = tiny_images(model, 2)
-    order = model.order.draw(2, images.device)
-    length = model.order.segment_length
+    order = model.order_sampler.draw(2, images.device)
+    length = model.order_sampler.segment_length
     together = predict_next(model, images, order, 2, 4)
     for first in range(2, 6, length):
         rest = [t for t in range(2, 6) if not first <= t < first + length]
@@ -192,7 +192,7 @@ def test_other_orders_complete_what_they_can(options: dict[str, Any]) -> None:
     images = tiny_images(model, 1)
     box = (0, 0, 1, 0.5) if options["order"] == "raster" else (0, 0, 0.3, 1)
     kept = keep_box((2, 3), box)
-    found = last(model, images, kept, model.order.segment_length)
+    found = last(model, images, kept, model.order_sampler.segment_length)
     assert found.known.all()
     assert found.images.isfinite().all()
 

@@ -15,7 +15,7 @@ from saim_mm.visualization.position_error import visible_counts
 def test_the_mean_is_the_training_loss(loss: str) -> None:
     model = tiny_saim(loss=loss).eval()
     images = tiny_images(model, 3)
-    order = model.order.draw(3, images.device)
+    order = model.order_sampler.draw(3, images.device)
     prediction = model.predict_patches(images, order)
     errors = patch_errors(prediction, images, order, model)
     assert errors.shape == (3, 6)
@@ -59,14 +59,14 @@ def test_several_orders_are_averaged() -> None:
 
 
 def test_patches_of_a_segment_see_the_same() -> None:
-    family = tiny_saim(order="segments", segment_size=(2, 1)).order
+    family = tiny_saim(order="segments", segment_size=(2, 1)).order_sampler
     assert visible_counts(family).tolist() == [0, 0, 2, 2, 4, 4]
-    assert visible_counts(tiny_saim().order).tolist() == [0, 1, 2, 3, 4, 5]
+    assert visible_counts(tiny_saim().order_sampler).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("images", [1, 4])
 def test_draws_one_image_and_many(images: int) -> None:
-    family = tiny_saim(order="segments", segment_size=(2, 1)).order
+    family = tiny_saim(order="segments", segment_size=(2, 1)).order_sampler
     picture = draw_position_error(torch.rand(images, 6), family, "l2")
     assert picture.dtype == np.uint8
     assert picture.shape == (480, 1040, 3)

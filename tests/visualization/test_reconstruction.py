@@ -114,14 +114,14 @@ def test_to_rgb_shows_the_first_three_of_many_channels() -> None:
 def test_step_maps_count_from_one_in_place() -> None:
     model = tiny_saim()
     order = torch.tensor([[3, 0, 5, 1, 4, 2]])  # grid of 2 x 3
-    steps = step_maps(order, model.order, (2, 3))
+    steps = step_maps(order, model.order_sampler, (2, 3))
     assert steps.tolist() == [[[2, 4, 6], [1, 5, 3]]]
 
 
 def test_step_maps_of_segments_share_steps() -> None:
     model = tiny_saim(order="segments", segment_size=(2, 1))
     order = torch.tensor([[1, 4, 2, 5, 0, 3]])  # columns 1, 2, 0 of a grid of 2 x 3
-    steps = step_maps(order, model.order, (2, 3))
+    steps = step_maps(order, model.order_sampler, (2, 3))
     assert steps.tolist() == [[[3, 1, 2], [3, 1, 2]]]
 
 

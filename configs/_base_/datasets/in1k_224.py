@@ -1,5 +1,7 @@
 # ImageNet-1K without labels: data/imagenet/train, any folders below it.
 # Augmentation as in "Pretraining setup": crop [0.67, 1], ratio [3/4, 4/3], flip.
+_base_ = "in1k_knn_224.py"  # beside training, a test of the encoder
+
 data_preprocessor = dict(
     type="SelfSupDataPreprocessor",
     mean=[123.675, 116.28, 103.53],

@@ -1,8 +1,8 @@
 # ImageNet-1K with labels: data/imagenet/{train,val}/<class>/. Crop and flip only, as
 # for linear probing. For other class folders set data_root, the datasets' `metainfo`
 # (classes), and num_classes here and in the head.
-dataset_type = "ImageNet"
-data_root = "data/imagenet"
+_base_ = "in1k_test_224.py"
+
 data_preprocessor = dict(
     num_classes=1000,
     mean=[123.675, 116.28, 103.53],
@@ -18,8 +18,8 @@ train_dataloader = dict(
     sampler=dict(type="ExactSampler", shuffle=True, round_up=False),
     collate_fn=dict(type="default_collate"),
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
+        type="ImageNet",
+        data_root="data/imagenet",
         split="train",
         pipeline=[
             dict(type="SeedSample"),
@@ -35,36 +35,7 @@ train_dataloader = dict(
     ),
 )
 
-val_dataloader = dict(
-    batch_size=128,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="default_collate"),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        split="val",
-        pipeline=[
-            dict(type="LoadImage"),
-            dict(
-                type="ResizeEdge",
-                scale=256,
-                edge="short",
-                backend="pillow",
-                interpolation="bicubic",
-            ),
-            dict(type="CenterCrop", crop_size=224),
-            dict(type="PackInputs"),
-        ],
-    ),
-)
-test_dataloader = val_dataloader
-
-val_evaluator = dict(type="Accuracy", topk=(1, 5))
-test_evaluator = val_evaluator
+val_dataloader = _base_.test_dataloader
+val_evaluator = _base_.test_evaluator
 val_cfg = dict()
 test_cfg = dict()
-
-del dataset_type, data_root  # an override of these would reach no dataset

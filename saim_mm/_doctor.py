@@ -1,0 +1,364 @@
+"""Examines the installation, the machine and, if one is given, a config's data.
+
+It must run where the package or its stack does not import: of the package it needs
+``_stack.py`` alone, and everything else is imported by the check that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import math
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from . import _stack
+
+GIB = 2**30
+#: A ViT-B pretraining checkpoint with its optimiser is 2 GiB; three are kept, and one
+#: is being written.
+DISK_GIB = 10
+#: Workers hand over batches through it; a container often has 64 MiB.
+SHARED_MEMORY_GIB = 1
+SCOPES = ("mmengine", "mmpretrain", "mmdet", "mmseg")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        state: ``ok``, ``warning`` or ``error``.
+        text: What was found.
+        remedy: Command or advice that mends it.
+    """
+
+    state: Literal["ok", "warning", "error"]
+    text: str
+    remedy: str = ""
+
+
+Findings = Iterator[Finding]
+
+
+def doctor(
+    config: str | Path | None = None,
+    *,
+    processes: int = 1,
+    samples: int = 64,
+    work_dir: str | Path = "work_dirs",
+    cfg_options: Sequence[str] = (),
+) -> Findings:
+    """Examines the installation, the machine and a config's data.
+
+    Checks that need a working stack are left out where there is none.
+
+    Args:
+        config: A config of which the batch, the rate and the data are examined too.
+        processes: Number of processes (GPUs) that will train it.
+        samples: How many samples of its data are loaded, evenly spread.
+        work_dir: Where checkpoints will be written; it need not exist.
+        cfg_options: ``KEY=VALUE`` pairs that override the config.
+
+    Returns:
+        The findings, each as soon as it is made.
+
+    Raises:
+        ValueError: If ``processes`` or ``samples`` is not positive.
+    """
+    if min(processes, samples) < 1:
+        raise ValueError(
+            f"processes={processes} and samples={samples} must be at least 1; 1 and 64 "
+            "are the defaults"
+        )
+    return _examine(config, processes, samples, Path(work_dir), cfg_options)
+
+
+def _examine(
+    config: str | Path | None,
+    processes: int,
+    samples: int,
+    work_dir: Path,
+    cfg_options: Sequence[str],
+) -> Findings:
+    is_broken = False
+    for check in (check_python, check_stack, check_combinations):
+        for finding in check():
+            is_broken |= finding.state == "error"
+            yield finding
+    if is_broken:
+        return
+    yield from check_extras()
+    yield from check_devices()
+    yield from check_registry()
+    yield from check_space(work_dir.absolute())
+    if config is not None:
+        options = _parse_options(cfg_options)
+        yield from check_config(str(config), processes, options, samples)
+
+
+def check_python() -> Findings:
+    """The interpreter."""
+    found = platform.python_version()
+    text = f"Python {found} on {platform.platform()}"
+    if _stack.in_range(found, _stack.PYTHON):
+        yield Finding("ok", text)
+    else:
+        yield Finding("warning", text, _stack.PYTHON.install)
+
+
+def check_stack() -> Findings:
+    """Torch and the OpenMMLab packages that saim_mm cannot do without."""
+    for part in _stack.STACK:
+        try:
+            _stack.check_stack((part,))
+        except ImportError as error:
+            text, _, remedy = str(error).partition("\nTo mend it, run:\n")
+            yield Finding("error", text, remedy.strip())
+        else:
+            found = sys.modules[part.module].__version__
+            yield Finding("ok", f"{part.module} {found}")
+
+
+def check_combinations() -> Findings:
+    """Versions that are good alone and bad together."""
+    yield from _check_lines()
+    yield from _check_torch()
+    transformers = _stack.TRANSFORMERS
+    if not _fits(transformers):
+        found = installed("transformers")
+        text = f"mmpretrain does not import with transformers {found}"
+        yield Finding("error", text, transformers.install)
+    mmcv = _stack.UPSTREAM_MMCV
+    for name in ("mmdet", "mmsegmentation"):
+        if installed(name) and not _fits(mmcv):
+            text = f"{name} {installed(name)} refuses mmcv {installed('mmcv')}"
+            yield Finding("error", text, mmcv.install)
+
+
+def _check_lines() -> Findings:
+    """Whether a package is installed twice, from both lines of OpenMMLab."""
+    for module, names in _stack.LINES.items():
+        both = [name for name in names if installed(name)]
+        if len(both) > 1:
+            yield Finding(
+                "error",
+                f"{' and '.join(both)} are both installed and overwrite each other's "
+                f"files; both are imported as {module}",
+                f"pip uninstall -y {' '.join(both)}, then install one of them",
+            )
+
+
+def _check_torch() -> Findings:
+    """Whether torchvision and numpy suit torch."""
+    torch = installed("torch")
+    if torch is None:
+        return
+    vision, numpy = _stack.torchvision_for(torch), _stack.OLD_NUMPY
+    if torch.startswith("2.") and not _fits(vision):
+        found = installed("torchvision")
+        text = f"torchvision {found} does not belong to torch {torch}"
+        yield Finding("error", text, vision.install)
+    if _stack.parse(torch) < _stack.FIRST_TORCH_WITH_NUMPY_2 and not _fits(numpy):
+        yield Finding(
+            "error",
+            f"torch {torch} was built for numpy 1, and numpy {installed('numpy')} is "
+            "installed",
+            numpy.install,
+        )
+
+
+def _fits(part: _stack.Part) -> bool:
+    """Whether a distribution is in its range, or not installed at all."""
+    found = installed(part.module)
+    return found is None or _stack.in_range(found, part)
+
+
+def installed(distribution: str) -> str | None:
+    """The installed version of a distribution."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def check_extras() -> Findings:
+    """What pretraining can do without."""
+    try:
+        importlib.import_module("mmcv.ops")
+        yield Finding("ok", "mmcv has its compiled ops")
+    except Exception as error:
+        yield Finding(
+            "warning",
+            f"mmcv without compiled ops ({error}): pretraining and classification "
+            "work, detection and segmentation do not",
+            "make setup-test",
+        )
+    for module, use in (("mmdet", "detection"), ("mmseg", "segmentation")):
+        if importlib.util.find_spec(module) is None:
+            text = f"{module} is missing: no {use}"
+            yield Finding("warning", text, "make setup-test")
+            continue
+        try:
+            found = importlib.import_module(module).__version__
+            yield Finding("ok", f"{module} {found}")
+        except Exception as error:
+            yield Finding("error", f"{module} does not import: {error}")
+    if importlib.util.find_spec("simplejpeg") is None:
+        yield Finding(
+            "warning",
+            "simplejpeg is missing: JPEGs load more slowly",
+            "pip install simplejpeg",
+        )
+
+
+def check_devices() -> Findings:
+    """GPUs, and whether torch can use them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        yield Finding(
+            "warning",
+            f"no GPU that torch can use (torch was built for CUDA {built})"
+            if built
+            else "no GPU: this torch was built for CPUs only",
+            "nvidia-smi shows whether there is a driver, and which CUDA it can do",
+        )
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        text = f"GPU {index}: {name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free"
+        yield Finding("ok", text)
+    if not torch.cuda.is_bf16_supported():
+        yield Finding("warning", "the GPU has no bfloat16; AMP trains in float16")
+
+
+def check_registry() -> Findings:
+    """Whether configs of each OpenMMLab project find the plug-in's parts."""
+    from mmengine.registry import MODELS, DefaultScope
+
+    try:
+        importlib.import_module("saim_mm")  # registers them
+    except Exception as error:
+        yield Finding("error", f"saim_mm does not import: {error}", "pip install -e .")
+        return
+    for scope in SCOPES:
+        if importlib.util.find_spec(scope) is None:
+            continue
+        with DefaultScope.overwrite_default_scope(scope):
+            found = MODELS.get("SAIMViT")
+        if found is None:
+            yield Finding(
+                "error",
+                f"scope {scope} does not find SAIMViT",
+                "custom_imports = dict(imports=['saim_mm']) must be in the config",
+            )
+        else:
+            yield Finding("ok", f"scope {scope} finds SAIMViT")
+
+
+def check_space(work_dir: Path) -> Findings:
+    """Disk for checkpoints, and memory that workers share."""
+    existing = next(p for p in (work_dir, *work_dir.parents) if p.exists())
+    for folder, wanted, remedy in (
+        (existing, DISK_GIB, "make room, or choose another --work-dir"),
+        (Path("/dev/shm"), SHARED_MEMORY_GIB, "docker run --shm-size=8g ..."),
+    ):
+        if not folder.is_dir():
+            continue
+        free = shutil.disk_usage(folder).free / GIB
+        text = f"{folder}: {free:.1f} GiB free"
+        if free < wanted:
+            yield Finding("warning", f"{text}, less than {wanted}", remedy)
+        else:
+            yield Finding("ok", text)
+    if not os.access(existing, os.W_OK):
+        yield Finding("error", f"{existing} cannot be written to")
+
+
+def check_config(
+    path: str, processes: int, options: dict[str, Any], samples: int
+) -> Findings:
+    """The batch and rate of a config, and some of its images.
+
+    Args:
+        path: The config.
+        processes: Number of processes that will train it.
+        options: Dotted keys that override the config, with their values.
+        samples: How many samples are loaded.
+    """
+    from mmengine.config import Config
+
+    try:
+        from saim_mm import launch
+
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(options)
+        batch = launch.effective_batch(cfg, processes)
+    except Exception as error:
+        yield Finding("error", f"{path}: {error}")
+        return
+    text, _, advice = batch.describe().partition("\nWARNING: ")
+    yield Finding("warning" if advice else "ok", text, advice)
+    yield from _check_data(cfg, batch.images, samples)
+
+
+def _check_data(cfg: Any, step_size: int, samples: int) -> Findings:
+    """Whether a config's training set can be built, fills a step, and loads."""
+    from mmengine.registry import DATASETS, init_default_scope
+
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    try:
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        size = len(dataset)
+    except Exception as error:
+        yield Finding("error", f"training data: {error}")
+        return
+    yield Finding("ok", f"training data: {size} samples of {type(dataset).__name__}")
+    if size < step_size:
+        yield Finding(
+            "error",
+            f"{size} samples are fewer than one step's {step_size}",
+            "lower train_dataloader.batch_size",
+        )
+    yield from check_samples(dataset, samples)
+
+
+def check_samples(dataset: Any, samples: int) -> Findings:
+    """Loads samples evenly spread over a dataset."""
+    dataset.test_mode = True  # raise, do not replace
+    size = len(dataset)
+    chosen = range(0, size, math.ceil(size / samples)) if size else range(0)
+    broken = []
+    for index in chosen:
+        try:
+            dataset[index]
+        except Exception as error:
+            broken.append(Finding("error", f"sample {index}: {error}"))
+    yield from broken[:10]
+    if broken:
+        share = len(broken) / len(chosen)
+        text = f"{len(broken)} of {len(chosen)} samples that were tried do not load"
+        advice = "a run allows max_broken_share of the dataset (default 1 in 1000)"
+        yield Finding("error", f"{text} ({share:.1%})", advice)
+    else:
+        yield Finding("ok", f"all {len(chosen)} samples that were tried load")
+
+
+def _parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Reads ``KEY=VALUE`` pairs as MMEngine's tools do."""
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--options", nargs="*", action=DictAction, default={})
+    return parser.parse_args(["--options", *pairs]).options

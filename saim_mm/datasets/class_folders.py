@@ -1,0 +1,212 @@
+"""Labelled images in folders of classes, as ImageNet and ImageFolder lay them out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmcv.transforms import CenterCrop
+from mmengine.dataset import Compose
+from mmpretrain.datasets.transforms import PackInputs, ResizeEdge
+from torch.utils.data import Dataset
+
+from . import LoadImage, list_images
+
+TRAIN_FOLDER = "train"
+VAL_FOLDERS = ("val", "test")
+
+#: Class -> the paths of its images.
+ClassPaths = Mapping[str, list[str]]
+
+
+class ClassImages(Dataset):
+    """Images with labels, resized and cropped as for testing; always the same.
+
+    Items are as of mmpretrain's ``PackInputs``: ``inputs``, a (C, H, W) uint8 tensor in
+    BGR, and ``data_samples`` with ``gt_label``.
+
+    Args:
+        images: Class -> the paths of its images.
+        classes: All classes; a label is an index into them.
+        size: Rows and columns after the crop, in pixels.
+        crop_ratio: Share of the resized image's short edge that the crop keeps; 224 of
+            256, the usual one for ImageNet, by default. 1 crops nothing of a square.
+
+    Raises:
+        ValueError: If the ratio is not in (0, 1].
+    """
+
+    def __init__(
+        self,
+        images: ClassPaths,
+        classes: list[str],
+        size: tuple[int, int],
+        crop_ratio: float = 224 / 256,
+    ) -> None:
+        if not 0 < crop_ratio <= 1:
+            raise ValueError(
+                f"crop_ratio={crop_ratio} must be in (0, 1]; 0.875 is usual, and 1 "
+                "keeps a square image whole."
+            )
+        self.classes = tuple(classes)
+        index = {name: label for label, name in enumerate(classes)}
+        self.samples = [
+            (path, index[name]) for name, paths in images.items() for path in paths
+        ]
+        edge = round(max(size) / crop_ratio)
+        self._transform = Compose(
+            [
+                LoadImage(),
+                ResizeEdge(
+                    edge, edge="short", backend="pillow", interpolation="bicubic"
+                ),
+                CenterCrop(crop_size=(size[1], size[0])),  # (width, height)
+                PackInputs(),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        path, label = self.samples[idx]
+        return self._transform(dict(img_path=path, gt_label=label))
+
+
+def split_class_folders(
+    root: str | Path,
+    size: tuple[int, int],
+    val_share: float | None = None,
+    images_per_class: int | None = None,
+    val_images_per_class: int | None = None,
+    crop_ratio: float = 224 / 256,
+) -> tuple[ClassImages, ClassImages]:
+    """Finds the labelled images to learn from and those to be judged on.
+
+    Args:
+        root: Has ``train/<class>/`` and ``val/<class>/`` (or ``test``). With
+            ``val_share`` it has ``<class>/``, or only ``train/<class>/``.
+        size: As for :class:`ClassImages`.
+        val_share: Share of each class, in (0, 1), that is split off for validation.
+        images_per_class: Use at most so many images of each class to learn from.
+        val_images_per_class: Use at most so many images of each class to judge.
+        crop_ratio: As for :class:`ClassImages`.
+
+    Returns:
+        Both sets. They are the same in every run: what is left out, and what is split
+        off, depends on the names alone.
+
+    Raises:
+        FileNotFoundError: If folders are missing; the message says which.
+        ValueError: If classes are empty or unknown, or an option is out of range.
+    """
+    _check_options(val_share, images_per_class, val_images_per_class)
+    root = Path(root).expanduser()
+    train, val = _read(root) if val_share is None else _split(root, val_share)
+    unknown = sorted(set(val) - set(train))
+    if unknown:
+        raise ValueError(
+            f"{root}: classes {unknown[:5]} ({len(unknown)} in all) are to be judged "
+            f"but have no folder in {root / TRAIN_FOLDER}; give both the same folders."
+        )
+    classes = sorted(train)
+    return (
+        ClassImages(_limit(train, images_per_class), classes, size, crop_ratio),
+        ClassImages(_limit(val, val_images_per_class), classes, size, crop_ratio),
+    )
+
+
+def _check_options(
+    val_share: float | None, images_per_class: int | None, val_images: int | None
+) -> None:
+    if val_share is not None and not 0 < val_share < 1:
+        raise ValueError(
+            f"val_share={val_share} must be greater than 0 and less than 1, such as 0.2"
+        )
+    for name, limit in (
+        ("images_per_class", images_per_class),
+        ("val_images_per_class", val_images),
+    ):
+        if limit is not None and limit < 1:
+            raise ValueError(
+                f"{name}={limit} must be at least 1; leave it out to use every image"
+            )
+
+
+def _read(root: Path) -> tuple[ClassPaths, ClassPaths]:
+    """The images of ``train`` and of the first of ``VAL_FOLDERS`` that is there."""
+    val = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
+    if val is None or not (root / TRAIN_FOLDER).is_dir():
+        raise FileNotFoundError(
+            f"{root}: wanted the folders {TRAIN_FOLDER}/<class>/ and "
+            f"{' or '.join(VAL_FOLDERS)}/<class>/, and found {_subfolders(root)}; give "
+            "the folder above them, or a val_share (--val-share 0.2) to split one."
+        )
+    return _list_classes(root / TRAIN_FOLDER), _list_classes(val)
+
+
+def _split(root: Path, val_share: float) -> tuple[ClassPaths, ClassPaths]:
+    """Splits one set of class folders."""
+    both = [name for name in VAL_FOLDERS if (root / name).is_dir()]
+    if both:
+        raise ValueError(
+            f"{root}: has {both[0]}/ already, so val_share={val_share} would split "
+            "nothing off; leave it out."
+        )
+    folder = root / TRAIN_FOLDER if (root / TRAIN_FOLDER).is_dir() else root
+    train: dict[str, list[str]] = {}
+    val: dict[str, list[str]] = {}
+    for name, paths in _list_classes(folder).items():
+        if len(paths) < 2:
+            raise ValueError(
+                f"{folder / name} has one image; at least two are needed to split some "
+                "off for validation."
+            )
+        number = min(max(round(val_share * len(paths)), 1), len(paths) - 1)
+        chosen = set(_choose(name, paths, number))
+        val[name] = sorted(chosen)
+        train[name] = [path for path in paths if path not in chosen]
+    return train, val
+
+
+def _list_classes(folder: Path) -> ClassPaths:
+    """Every class folder with its images, both sorted."""
+    found = {
+        name: [str(folder / name / path) for path in list_images(str(folder / name))[0]]
+        for name in _subfolders(folder)
+    }
+    empty = [name for name, paths in found.items() if not paths]
+    if empty or not found:
+        reason = f"no image in {empty[:5]}" if empty else "no class folders"
+        raise ValueError(
+            f"{folder}: {reason}; images belong into one folder per class, "
+            f"{folder}/<class>/."
+        )
+    return found
+
+
+def _subfolders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder.")
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _limit(images: ClassPaths, number: int | None) -> ClassPaths:
+    if number is None:
+        return images
+    return {
+        name: sorted(_choose(name, paths, min(number, len(paths))))
+        for name, paths in images.items()
+    }
+
+
+def _choose(name: str, paths: list[str], number: int) -> list[str]:
+    """Some images of a class, at random but always the same."""
+    # Not the first ones: files are often numbered along a video or a photographer.
+    return random.Random(name).sample(paths, number)

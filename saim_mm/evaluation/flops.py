@@ -1,0 +1,150 @@
+"""Floating-point operations of a SAIM model, in closed form, and what GPUs can do.
+
+Symbols: N patches, K of them predicted, L = 1 + N content tokens, D channels.
+
+One multiply-add is two operations. Only matrix products and convolutions count, and
+attention counts whole, though a causal kernel skips half of it: that is what others
+mean by model FLOPs, so the figures compare.
+
+Not by torch's ``FlopCounterMode``, which only the tests use: it needs torch 2.3 and a
+second, uncompiled model, and the head's autocast cannot run on the meta device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..models import SAIM
+from ..models.layers import AttentionBlock
+from ..models.saim_head import GaussianBlur
+
+#: Dense 16-bit matrix products in TFLOP/s, from the makers' data sheets. The first
+#: entry counts whose words are all in the device's name.
+_PEAK_TFLOPS: dict[str, float] = {
+    "B200": 2250,
+    "H200 NVL": 835,
+    "H200": 989,
+    "H100 NVL": 835,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "A10": 125,
+    "V100 PCIE": 112,
+    "V100": 125,
+}
+
+
+def known_peak_tflops(device_name: str) -> float | None:
+    """Peak of a GPU by its name, TFLOP/s of dense 16-bit products.
+
+    Args:
+        device_name: As ``torch.cuda.get_device_name()`` gives it.
+
+    Returns:
+        ``None`` for an unknown GPU, or a slice of one.
+    """
+    words = set(device_name.replace("-", " ").split())
+    if "MIG" in words:
+        return None
+    for name, peak in _PEAK_TFLOPS.items():
+        if set(name.split()) <= words:
+            return peak
+    return None
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations per image, by part.
+
+    Attributes:
+        embedding: Patches to tokens.
+        content: The content stream, that is the encoder.
+        query: The query stream, that is the decoder.
+        projector: Queries to pixels.
+        target: Smoothing of the image.
+    """
+
+    embedding: int
+    content: int
+    query: int
+    projector: int
+    target: int
+
+    @property
+    def forward(self) -> int:
+        """A forward pass with its loss."""
+        return self.embedding + self._learnt + self.target
+
+    @property
+    def step(self) -> int:
+        """A training step: forward and backward, the optimiser left out.
+
+        Backward costs twice the forward, once for the inputs and once for the weights.
+        Images need no gradient, and the target none at all. What activation
+        checkpointing computes again is not counted.
+        """
+        return 2 * self.embedding + 3 * self._learnt + self.target
+
+    @property
+    def _learnt(self) -> int:
+        return self.content + self.query + self.projector
+
+
+def saim_flops(model: SAIM) -> Flops:
+    """Counts the operations of a pretraining model per image, from its sizes alone.
+
+    Args:
+        model: Any SAIM model; its weights may be on the meta device.
+    """
+    patches = model.order_sampler.num_patches
+    tokens = 1 + patches
+    # Without decoder the encoder's own output predicts, at every patch.
+    asked = max(1, round(model.order_sampler.query_share * patches))
+    content = sum(_layer(x, tokens, tokens) for x in model.backbone.layers)
+    to_pixels = _linears(model.head.projector.to_pixels)
+    return Flops(
+        embedding=2 * patches * model.backbone.patch_embed.projection.weight.numel(),
+        content=content,
+        query=sum(_layer(x, asked, patches) for x in _decoder(model)),
+        projector=2 * asked * to_pixels
+        + sum(_layer(x, asked, asked) for x in model.head.projector.layers),
+        target=_blur(model),
+    )
+
+
+def _decoder(model: SAIM) -> list[AttentionBlock]:
+    """The layers that the query stream runs through."""
+    if not model.neck.tied_decoder:
+        return list(model.neck.layers)
+    stride = len(model.backbone.layers) // model.neck.depth
+    return list(model.backbone.layers[stride - 1 :: stride])
+
+
+def _layer(layer: AttentionBlock, attending: int, attended: int) -> int:
+    """Attention of some tokens to others, and the feed-forward network."""
+    width = layer.attn.embed_dims
+    query_key_value = (attending + 2 * attended) * width**2
+    scores_and_sum = 2 * attending * attended * width
+    rest = attending * (width**2 + _linears(layer.ffn))
+    return 2 * (query_key_value + scores_and_sum + rest)
+
+
+def _linears(module: nn.Module) -> int:
+    """Multiply-adds per token of all linear layers of a module."""
+    return sum(
+        child.in_features * child.out_features
+        for child in module.modules()
+        if isinstance(child, nn.Linear)
+    )
+
+
+def _blur(model: SAIM) -> int:
+    """A column and a row of taps at every value of the image."""
+    if not isinstance(model.head.blur, GaussianBlur):
+        return 0
+    height, width = model.backbone.img_size
+    channels = model.backbone.patch_embed.projection.in_channels
+    return 2 * channels * height * width * 2 * len(model.head.blur.taps)

@@ -1,0 +1,1 @@
+"""Rivals of SAIM that mmpretrain lacks."""

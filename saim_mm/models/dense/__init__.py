@@ -1,0 +1,1 @@
+"""What only detection and segmentation need of the encoder."""

@@ -1,0 +1,1 @@
+"""Proofs: the slow reference, the release rebuilt, certificates of conversions."""

@@ -1,0 +1,284 @@
+"""Certificates: both sides of a conversion are built, run and compared.
+
+A map of keys may be complete and still be wrong (query and key exchanged, another
+epsilon in the norms). So each conversion also runs the two models on seeded images and
+reports the largest absolute difference of their features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmpretrain.models.backbones import VisionTransformer
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from torch import Tensor, nn
+
+from ..models import SAIM, SAIMViT
+from ..models.order import unsort_tokens
+from ..weights.arch import Arch, infer_arch
+from ..weights.blur import Smoothing
+from ..weights.files import CheckpointError
+from ..weights.keymap import Conversion, count_layers
+from .release_model import release_classifier, release_pretraining
+
+#: Largest absolute difference of features that passes.
+TOLERANCE = 1e-4
+_IMAGES, _SEED = 2, 0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What became of every key, and how far the two sides are apart.
+
+    A conversion with missing or unexpected keys raises, so a certificate has none.
+
+    Attributes:
+        conversion: The conversion.
+        differences: Largest absolute difference by what was compared.
+        sides: The two models that were run.
+        arch: The sizes they were built with.
+    """
+
+    conversion: Conversion
+    differences: dict[str, float]
+    sides: tuple[str, str]
+    arch: Arch
+
+    @property
+    def passed(self) -> bool:
+        """Whether all differences are within :data:`TOLERANCE`; NaN is not."""
+        return all(value <= TOLERANCE for value in self.differences.values())
+
+    def __str__(self) -> str:
+        used, dropped = self.conversion.used, self.conversion.dropped
+        lines = [
+            f"arch: {self.arch}",
+            f"keys used: {len(used)} of {len(used) + sum(map(len, dropped.values()))}",
+            *(f"keys dropped, {name}: {len(keys)}" for name, keys in dropped.items()),
+            "keys missing: 0",
+            "keys unexpected: 0",
+            f"compared: {self.sides[0]} with {self.sides[1]}, {_IMAGES} images, "
+            f"seed {_SEED}, float32",
+            *(
+                f"largest absolute difference, {name}: {value:.2e}"
+                for name, value in self.differences.items()
+            ),
+            f"certificate: {'PASSED' if self.passed else 'FAILED'} "
+            f"(limit {TOLERANCE:.0e})",
+        ]
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def certify_pretraining(
+    conversion: Conversion,
+    release: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    smoothing: Smoothing | None,
+    num_heads: int | None = None,
+) -> Certificate:
+    """Compares the release's pretraining model with :class:`SAIM`."""
+    arch = infer_arch(ours, "backbone.", num_heads)
+    images, noise = _images(arch), _noise(arch)
+    order = noise.argsort(dim=1)
+    model = build_saim(ours, arch, smoothing)
+    decoder_depth = count_layers(ours, "neck.layers.") or arch.num_layers
+    theirs = release_pretraining(release, images, noise, arch.num_heads, decoder_depth)
+    content = model.backbone(images, model.order_sampler.plan_of(order)).states[-1]
+    patches = unsort_tokens(content[:, 1:], order)
+    loss = model.loss(images, order=order)["loss"]
+    differences = {
+        "encoder features": _difference(
+            theirs.content, torch.cat([content[:, :1], patches], dim=1)
+        ),
+        "predicted patches": _difference(
+            theirs.predictions, model.predict_patches(images, order)
+        ),
+        "loss": _difference(theirs.loss, loss),
+    }
+    return Certificate(conversion, differences, ("the release", "SAIM"), arch)
+
+
+@torch.no_grad()
+def certify_encoder(
+    conversion: Conversion,
+    pretrained: Mapping[str, Tensor],
+    prefix: str = "",
+    num_heads: int | None = None,
+) -> Certificate:
+    """Compares the encoder in a pretraining checkpoint with a plain ViT."""
+    backbone = _under(pretrained, "backbone.")
+    arch = infer_arch(backbone, num_heads=num_heads)
+    images = _images(arch)
+    saim_vit = SAIMViT(out_type="raw", **arch.backbone)
+    features = _load(saim_vit, backbone)(images)[-1]
+    encoder = _under(conversion.state_dict, prefix)
+    arch = infer_arch(encoder, num_heads=num_heads)
+    if arch.final_norm:
+        norm = nn.LayerNorm(arch.embed_dims, eps=1e-6)
+        features = _load(norm, _under(pretrained, "neck.norm."))(features)
+    differences = {
+        "features": _difference(features, run_encoder(encoder, arch, images))
+    }
+    return Certificate(conversion, differences, ("SAIMViT", "VisionTransformer"), arch)
+
+
+@torch.no_grad()
+def certify_timm(
+    conversion: Conversion,
+    encoder: Mapping[str, Tensor],
+    timm: Mapping[str, Tensor],
+    num_heads: int | None = None,
+) -> Certificate:
+    """Compares mmpretrain's ``VisionTransformer`` with timm's."""
+    from timm.models.vision_transformer import VisionTransformer as TimmViT
+
+    arch = infer_arch(encoder, num_heads=num_heads)
+    model = TimmViT(
+        img_size=arch.img_size,
+        patch_size=arch.patch_size,
+        in_chans=arch.in_channels,
+        embed_dim=arch.embed_dims,
+        depth=arch.num_layers,
+        num_heads=arch.num_heads,
+        mlp_ratio=arch.feedforward_channels / arch.embed_dims,
+        num_classes=0,
+        final_norm=arch.final_norm,
+    )
+    timm = {key: t for key, t in timm.items() if not key.startswith("head.")}
+    images = _images(arch)
+    theirs = _load(model, timm).forward_features(images)  # type: ignore[operator]
+    differences = {"features": _difference(run_encoder(encoder, arch, images), theirs)}
+    return Certificate(conversion, differences, ("VisionTransformer", "timm"), arch)
+
+
+@torch.no_grad()
+def certify_hf(
+    conversion: Conversion, encoder: Mapping[str, Tensor], folder: str | Path
+) -> Certificate:
+    """Compares ``VisionTransformer`` with what transformers loads from a folder."""
+    from transformers import ViTModel
+
+    # An unset dtype would follow the file; attention is written out to be exact.
+    model, info = ViTModel.from_pretrained(
+        folder,
+        add_pooling_layer=False,
+        output_loading_info=True,
+        dtype=torch.float32,
+        attn_implementation="eager",
+    )
+    wrong = {kind: keys for kind, keys in info.items() if keys}
+    unexpected = [
+        key for key in wrong.pop("unexpected_keys", ()) if "pooler" not in key
+    ]
+    if wrong or unexpected:
+        raise CheckpointError(
+            f"{folder}: transformers loads it incompletely: {wrong}, unexpected "
+            f"{unexpected}; the key map does not fit the installed version."
+        )
+    arch = infer_arch(encoder, num_heads=model.config.num_attention_heads)
+    images = _images(arch)
+    theirs = model.eval()(images).last_hidden_state
+    differences = {"features": _difference(run_encoder(encoder, arch, images), theirs)}
+    sides = ("VisionTransformer", "transformers' ViTModel")
+    return Certificate(conversion, differences, sides, arch)
+
+
+@torch.no_grad()
+def certify_classifier(
+    conversion: Conversion,
+    release: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    num_heads: int | None = None,
+) -> Certificate:
+    """Compares the release's classifier with mmpretrain's ``ImageClassifier``."""
+    arch = infer_arch(ours, "backbone.", num_heads)
+    plain = "head.fc.weight" in ours
+    head = "LinearClsHead" if plain else "VisionTransformerClsHead"
+    classes = len(ours["head.fc.weight" if plain else "head.layers.head.weight"])
+    out_type = "cls_token" if arch.final_norm else "avg_featmap"
+    probe = dict(type="ClsBatchNormNeck", input_features=arch.embed_dims)
+    model = MMPRETRAIN_MODELS.build(
+        dict(
+            type="ImageClassifier",
+            backbone=dict(type="VisionTransformer", out_type=out_type, **arch.backbone),
+            neck=probe if "neck.bn.running_mean" in ours else None,
+            head=dict(type=head, num_classes=classes, in_channels=arch.embed_dims),
+        )
+    )
+    _load(model, _without_preprocessor(ours))
+    images = _images(arch)
+    features, logits = release_classifier(release, images, arch.num_heads)
+    differences = {
+        "features": _difference(features, model.extract_feat(images, "backbone")[-1]),
+        "logits": _difference(logits, model(images)),
+    }
+    return Certificate(
+        conversion, differences, ("the release", "ImageClassifier"), arch
+    )
+
+
+def build_saim(
+    state: Mapping[str, Tensor], arch: Arch, smoothing: Smoothing | None = None
+) -> SAIM:
+    """A :class:`SAIM` with the weights of a pretraining checkpoint, for inference."""
+    decoder_depth = count_layers(state, "neck.layers.")
+    linear = "head.projector.to_pixels.weight" in state
+    blur = smoothing and dict(kernel_size=smoothing[0], sigma=smoothing[1])
+    model = SAIM(
+        backbone=dict(type="SAIMViT", out_type="raw", **arch.backbone),
+        neck=dict(
+            type="SAIMNeck",
+            depth=decoder_depth or arch.num_layers,
+            tied_decoder=not decoder_depth,
+        ),
+        head=dict(
+            type="SAIMHead",
+            projector="linear" if linear else "mlp",
+            smoothing=blur,
+        ),
+    )
+    _load(model, _without_preprocessor(state))
+    return model
+
+
+def run_encoder(encoder: Mapping[str, Tensor], arch: Arch, images: Tensor) -> Tensor:
+    """All output tokens (B, 1 + N, D) of mmpretrain's plain ViT."""
+    model = VisionTransformer(out_type="raw", **arch.backbone)
+    return _load(model, encoder)(images)[-1]
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    model.load_state_dict(dict(state), strict=True)
+    model.eval()  # not chained: that of mmpretrain's backbones returns None
+    return model
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _without_preprocessor(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if not k.startswith("data_preprocessor.")}
+
+
+def _images(arch: Arch) -> Tensor:
+    """Seeded images (B, C, H, W)."""
+    generator = torch.Generator().manual_seed(_SEED)
+    shape = (_IMAGES, arch.in_channels, *arch.img_size)
+    return torch.randn(shape, generator=generator)
+
+
+def _noise(arch: Arch) -> Tensor:
+    """Seeded noise (B, N) in [0, 1) without ties."""
+    generator = torch.Generator().manual_seed(_SEED)
+    count = arch.grid[0] * arch.grid[1]
+    ranks = [torch.randperm(count, generator=generator) for _ in range(_IMAGES)]
+    return torch.stack(ranks) / count
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())

@@ -1,0 +1,289 @@
+"""Training loops that begin where a checkpoint was written, and load nothing before it.
+
+MMEngine's loops begin an epoch anew, or count forward by loading what was trained on
+already, and they lose the gradients of an unfinished accumulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader
+
+from ..datasets.exact_sampler import ExactSampler
+from ..registry import register
+from ..utils.sample_index import Stream, seed_generators
+from ..utils.splitmix64 import mix64
+
+
+@dataclass(frozen=True)
+class DataPosition:
+    """How far a run has come in its data.
+
+    Attributes:
+        epoch: Epoch, counted from 0; always 0 in a loop that counts iterations.
+        batches: Iterations finished in this epoch.
+        samples: Samples that all processes together have finished in this epoch.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    samples: int = 0
+
+
+def exact_sampler_of(loader: DataLoader) -> ExactSampler:
+    """The sampler of a loader, below its batch sampler if it has one of its own.
+
+    Raises:
+        ValueError: If it is none that a run can be resumed with exactly.
+    """
+    sampler = getattr(loader.batch_sampler, "sampler", None)
+    if not isinstance(sampler, ExactSampler):
+        raise ValueError(
+            f"train_dataloader.sampler is a {type(sampler).__name__}, which cannot "
+            "begin in the middle; set sampler=dict(type='ExactSampler', shuffle=True), "
+            "or use mmengine's own loop in train_cfg."
+        )
+    return sampler
+
+
+def global_batch_size(loader: DataLoader) -> int:
+    """Samples that all processes together take per iteration."""
+    batch_sampler: Any = loader.batch_sampler
+    return batch_sampler.batch_size * exact_sampler_of(loader).world_size
+
+
+def seed_training_step(seed: int, rank: int, iteration: int) -> None:
+    """Makes all that a step draws (drop path, mixup) a function of these three."""
+    key = mix64(seed, rank, iteration, Stream.TRAINING_STEP)
+    seed_generators(key)
+    # torch.manual_seed takes ten times as long while no GPU is in use.
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(key)
+
+
+class _ResumableBatches(BatchSampler):
+    """A batch sampler that leaves out its first batches, once.
+
+    For those that regroup samples, as mmdet's ``AspectRatioBatchSampler``: where their
+    batch k begins is known only after the first k. Indices are counted, nothing loads.
+    """
+
+    def __init__(self, batch_sampler: Any) -> None:
+        self.wrapped = batch_sampler
+        self.sampler = batch_sampler.sampler
+        self.batch_size = batch_sampler.batch_size
+        self.drop_last = batch_sampler.drop_last
+        self._first = 0
+
+    def start_at(self, batch: int) -> None:
+        self._first = batch
+
+    def __len__(self) -> int:
+        return len(self.wrapped)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first, self._first = self._first, 0
+        return islice(self.wrapped, first, None)
+
+
+class _ExactData:
+    """What both loops do: begin reading somewhere, and repeat unfinished steps."""
+
+    _runner: Runner
+    dataloader: DataLoader
+
+    def _prepare(self, loader: DataLoader) -> None:
+        self.sampler = exact_sampler_of(loader)
+        self._from = DataPosition()
+        self._pending_microbatches = 0
+        if type(loader.batch_sampler) is not BatchSampler:
+            # A loader refuses to have it set, as iterating may have begun.
+            loader.__dict__["batch_sampler"] = _ResumableBatches(loader.batch_sampler)
+
+    def resume_at(self, position: DataPosition, pending_microbatches: int = 0) -> None:
+        """Makes the next epoch, or the stream, begin at a position.
+
+        Args:
+            position: Where the run was.
+            pending_microbatches: Its last iterations, of which the gradients were
+                accumulated and no optimiser step was made. They are computed once more,
+                which needs no room in a checkpoint and no exchange between processes.
+        """
+        self._from = position
+        self._pending_microbatches = pending_microbatches
+
+    def _resumed_batches(self) -> Iterator[Any]:
+        """Repeats what is pending, and reads on from the position."""
+        pending, self._pending_microbatches = self._pending_microbatches, 0
+        batches = self._batches_back(pending)
+        if pending:
+            self._replay(islice(batches, pending), self._runner.iter - pending)
+        return batches
+
+    def _replay(self, batches: Iterable[Any], first: int) -> None:
+        """Repeats the iterations of an unfinished optimiser step, from ``first`` on.
+
+        No hook is called and buffers are put back: all but the gradients was resumed.
+        """
+        runner = self._runner
+        model, wrapper = runner.model, runner.optim_wrapper
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        wrapper.initialize_count_status(model, first, runner.max_iters)
+        for iteration, batch in enumerate(batches, first):
+            seed_training_step(self.sampler.seed, self.sampler.rank, iteration)
+            model.train_step(batch, optim_wrapper=wrapper)
+        _restore_buffers(model, buffers)
+
+    def _batches_back(self, count: int) -> Iterator[Any]:
+        """Reads on from ``count`` batches before the position, in the same epoch."""
+        samples = self._from.samples - count * global_batch_size(self.dataloader)
+        return self._read_from(self._from.batches - count, samples)
+
+    def _read_from(self, batches: int, samples: int) -> Iterator[Any]:
+        """Reads on from a place in the epoch that the sampler is set to."""
+        loader = self.dataloader
+        if isinstance(loader.batch_sampler, _ResumableBatches):
+            loader.batch_sampler.start_at(batches)
+        else:
+            self.sampler.start_at(samples)
+        return iter(loader)
+
+
+@torch.no_grad()
+def _restore_buffers(model: nn.Module, values: Sequence[torch.Tensor]) -> None:
+    for buffer, value in zip(model.buffers(), values, strict=True):
+        buffer.copy_(value)
+
+
+@register("loop")
+class ExactEpochLoop(_ExactData, EpochBasedTrainLoop):
+    """MMEngine's ``EpochBasedTrainLoop`` that can begin in the middle of an epoch.
+
+    Needs :class:`ExactSampler`; :class:`ExactResumeHook` tells it where to begin.
+
+    Args:
+        runner: The runner.
+        dataloader: The training data.
+        max_epochs: Number of epochs.
+        val_begin: The epoch that begins validating.
+        val_interval: Epochs between validations.
+        dynamic_intervals: Other intervals from some epochs on.
+
+    Raises:
+        ValueError: If the data has another sampler.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        max_epochs: int,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__(
+            runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals
+        )
+        self._prepare(self.dataloader)
+
+    def run_epoch(self) -> None:
+        """Trains what is left of an epoch."""
+        runner = self.runner
+        runner.call_hook("before_train_epoch")
+        runner.model.train()
+        for idx, data_batch in enumerate(self._resumed_batches(), self._from.batches):
+            self.run_iter(idx, data_batch)
+        self._from = DataPosition()
+        runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def _batches_back(self, count: int) -> Iterator[Any]:
+        """Reads on from ``count`` batches before the position, over epoch borders."""
+        here = min(count, self._from.batches)
+        length, images = len(self.dataloader), global_batch_size(self.dataloader)
+        before = count - here  # of earlier epochs
+        for back in range(-(-before // length), 0, -1):
+            first = max(0, back * length - before)
+            self.sampler.set_epoch(self._epoch - back)
+            yield from self._read_from(first, first * images)
+        self.sampler.set_epoch(self._epoch)
+        yield from super()._batches_back(here)
+
+
+class _Unread:
+    """Stands in for a loader that must not be read yet."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.dataset = loader.dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+@register("loop")
+class ExactIterLoop(_ExactData, IterBasedTrainLoop):
+    """MMEngine's ``IterBasedTrainLoop`` that begins at any iteration without loading.
+
+    The sampler goes on from epoch to epoch without end, as ``InfiniteSampler`` does.
+
+    Args:
+        runner: The runner.
+        dataloader: The training data, with :class:`ExactSampler`.
+        max_iters: Number of iterations.
+        val_begin: The iteration that begins validating.
+        val_interval: Iterations between validations.
+        dynamic_intervals: Other intervals from some iterations on.
+
+    Raises:
+        ValueError: If the data has another sampler.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        BaseLoop.__init__(self, runner, dataloader)
+        loader = self.dataloader
+        # Upstream's loop begins to load here, before it is known where to resume.
+        unread = _Unread(loader)
+        super().__init__(
+            runner, unread, max_iters, val_begin, val_interval, dynamic_intervals
+        )
+        self.dataloader = loader
+        self._prepare(loader)
+        self.sampler.endless = True
+
+    def run(self) -> nn.Module:
+        """Trains up to ``max_iters``."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        runner.model.train()
+        self.sampler.set_epoch(0)
+        self.dataloader_iterator = self._resumed_batches()
+        while self._iter < self._max_iters and not self.stop_training:
+            runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            self._decide_current_val_interval()
+            self._validate_if_due()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model
+
+    def _validate_if_due(self) -> None:
+        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
+            self.runner.val_loop.run()

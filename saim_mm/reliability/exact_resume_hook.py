@@ -1,0 +1,254 @@
+"""Stores how far a run has come in its data, and makes its steps repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.dist import get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch.optim import Optimizer
+
+from ..datasets import ExactSampler, SeedSample
+from ..registry import register
+from .exact_loops import (
+    DataPosition,
+    ExactEpochLoop,
+    ExactIterLoop,
+    global_batch_size,
+    seed_training_step,
+)
+from .inner_datasets import with_inner_datasets
+
+#: Where a checkpoint has what :meth:`ExactResumeHook.before_save_checkpoint` writes.
+STATE_KEY = "exact_resume"
+#: What an optimiser stores although it belongs to the machine: its kernel.
+_KERNELS = ("fused", "foreach")
+
+
+@register("hook")
+class ExactResumeHook(Hook):
+    """Makes a resumed run equal to one that was never interrupted, bit for bit.
+
+    Before each iteration it seeds all generators from (seed, rank, iteration), so that
+    no state of theirs needs to be stored. Every checkpoint, whoever asks for it and
+    when, gets the position in the data; the loop then begins there.
+
+    Together with :class:`ExactSampler`, :class:`ExactEpochLoop` or
+    :class:`ExactIterLoop`, and for datasets other than :class:`UnlabeledImages`,
+    :class:`SeedSample`. Without them it seeds the steps and says what is missing.
+    """
+
+    # Before all that draws random numbers or writes a checkpoint.
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self._loop: ExactEpochLoop | ExactIterLoop | None = None
+        self._position = DataPosition()
+        self._iteration = 0
+        self._loaded: dict[str, Any] | None = None
+        self._seed = 0
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keeps what may turn out to be the state of the run that is resumed.
+
+        The optimiser keeps the kernel that it was built with: another machine may have
+        written the checkpoint, with or without a GPU.
+        """
+        self._loaded = checkpoint.get(STATE_KEY)
+        optimizer = getattr(runner.optim_wrapper, "optimizer", None)
+        saved = (checkpoint.get("optimizer") or {}).get("param_groups", ())
+        if isinstance(optimizer, Optimizer):  # a config as long as nothing is trained
+            for group in saved:
+                known = group.keys() & optimizer.defaults.keys() & set(_KERNELS)
+                group.update({name: optimizer.defaults[name] for name in known})
+
+    def before_train(self, runner: Runner) -> None:
+        """Sets the loop to where the run goes on, if it goes on."""
+        loop = runner.train_loop
+        self._iteration = loop.iter
+        self._loop = loop if isinstance(loop, (ExactEpochLoop, ExactIterLoop)) else None
+        if self._loop is None:
+            self._seed = runner.seed or 0
+            runner.logger.warning(_not_exact(runner))
+            return
+        datasets = with_inner_datasets(loop.dataloader.dataset)
+        for dataset in filter(_lacks_seeds, datasets):
+            runner.logger.warning(
+                f"{type(dataset).__name__} will crop and flip differently when resumed;"
+                " put dict(type='SeedSample') first in its pipeline"
+            )
+        self._position = _counted_position(self._loop)
+        if self._iteration:
+            self._resume(runner, self._loop)
+        self._seed = self._loop.sampler.seed
+
+    def before_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+    ) -> None:
+        """Seeds the generators of this process."""
+        seed_training_step(self._seed, get_rank(), runner.iter)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: dict | Sequence | None = None,
+    ) -> None:
+        """Counts the iteration, before any hook writes a checkpoint."""
+        self._iteration = runner.iter + 1
+        if self._loop is not None:
+            images = global_batch_size(self._loop.dataloader)
+            self._position = DataPosition(
+                self._position.epoch,
+                self._position.batches + 1,
+                self._position.samples + images,
+            )
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Counts the epoch; a loop over iterations has but one."""
+        if isinstance(self._loop, ExactEpochLoop):
+            self._position = DataPosition(epoch=runner.epoch + 1)
+
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds the position, as plain numbers.
+
+        ``meta`` is made to agree: what MMEngine puts there is wrong by one epoch if a
+        hook that counts epochs saves in the middle of one.
+        """
+        if self._loop is None:
+            return
+        checkpoint["meta"].update(epoch=self._position.epoch, iter=self._iteration)
+        checkpoint[STATE_KEY] = self._state(runner, self._loop)
+
+    def _state(
+        self, runner: Runner, loop: ExactEpochLoop | ExactIterLoop
+    ) -> dict[str, int]:
+        """How far the run is, and what that depends on."""
+        return dict(
+            seed=loop.sampler.seed,
+            epoch=self._position.epoch,
+            iteration=self._iteration,
+            batches=self._position.batches,
+            samples=self._position.samples,
+            global_batch_size=global_batch_size(loop.dataloader),
+            dataset_length=len(loop.sampler.dataset),
+            accumulation=_accumulation(runner),
+            unstepped=_pending_microbatches(runner, self._iteration),
+        )
+
+    def _resume(self, runner: Runner, loop: ExactEpochLoop | ExactIterLoop) -> None:
+        state = self._loaded or {}
+        # Of another iteration: by a run without this hook, or none to be resumed.
+        saved = state if state.get("iteration") == self._iteration else None
+        now = self._state(runner, loop)
+        self._position, pending, warnings = resume_point(saved, now)
+        if saved is not None:
+            loop.sampler.seed = saved["seed"]
+        loop.resume_at(self._position, pending)
+        for warning in warnings:
+            runner.logger.warning(f"not an exact resume: {warning}")
+        if saved is not None and is_main_process():
+            runner.logger.info(
+                f"resuming at {self._position}; the gradients of {pending} "
+                "iterations that no step was made of are computed once more"
+            )
+
+
+def resume_point(
+    saved: Mapping[str, int] | None, now: Mapping[str, int]
+) -> tuple[DataPosition, int, list[str]]:
+    """Where in its data a run goes on.
+
+    Args:
+        saved: What :class:`ExactResumeHook` put into the checkpoint; ``None`` if that
+            is of a run without it.
+        now: The same of the run that goes on, at the position that its loop counts.
+
+    Returns:
+        The position; how many iterations before it wait for an optimiser step and are
+        to be computed once more; and why the run will not be the one that was
+        interrupted, a sentence each, if it will not.
+    """
+    if saved is None:
+        position = DataPosition(now["epoch"], now["batches"], now["samples"])
+        lost = "the checkpoint holds no position in the data; going on with"
+        return position, 0, [f"{lost} {position}"]
+    batches, samples = saved["batches"], saved["samples"]
+    same_batches = now["global_batch_size"] == saved["global_batch_size"]
+    same_steps = same_batches and now["accumulation"] == saved["accumulation"]
+    if not same_batches:
+        batches = samples // now["global_batch_size"]
+    position = DataPosition(saved["epoch"], batches, samples)
+    return position, saved["unstepped"] if same_steps else 0, _differences(saved, now)
+
+
+def _differences(saved: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
+    """What keeps a run from going on as the one that wrote a checkpoint would have."""
+    found = []
+    if now["global_batch_size"] != saved["global_batch_size"]:
+        found.append(
+            f"an iteration takes {now['global_batch_size']} images and took "
+            f"{saved['global_batch_size']}. The order of images goes on, but schedules "
+            "count iterations; set batch_size so that processes x batch_size is "
+            f"{saved['global_batch_size']}"
+        )
+    if now["dataset_length"] != saved["dataset_length"]:
+        found.append(
+            f"the dataset holds {now['dataset_length']} images and held "
+            f"{saved['dataset_length']}; they come in another order from here on"
+        )
+    if now["accumulation"] != saved["accumulation"]:
+        found.append(
+            f"a step accumulates {now['accumulation']} iterations and accumulated "
+            f"{saved['accumulation']}"
+        )
+    return found
+
+
+def _counted_position(loop: ExactEpochLoop | ExactIterLoop) -> DataPosition:
+    """Where a loop is by what MMEngine restores: an epoch's start, or iterations."""
+    if isinstance(loop, ExactEpochLoop):
+        return DataPosition(loop.epoch)
+    return DataPosition(0, loop.iter, loop.iter * global_batch_size(loop.dataloader))
+
+
+def _lacks_seeds(dataset: Any) -> bool:
+    """Whether a dataset's transforms draw numbers that no sample seeds."""
+    transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
+    seeded = any(isinstance(transform, SeedSample) for transform in transforms)
+    return bool(transforms) and not (seeded or getattr(dataset, "seeds_samples", False))
+
+
+def _accumulation(runner: Runner) -> int:
+    """Iterations per optimiser step."""
+    return getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+
+
+def _pending_microbatches(runner: Runner, iteration: int) -> int:
+    """Iterations whose gradients wait for the optimiser's step."""
+    accumulation = _accumulation(runner)
+    # The last step of a run is made of what there is.
+    if accumulation == 1 or runner.optim_wrapper.should_update():
+        return 0
+    return iteration % accumulation
+
+
+def _not_exact(runner: Runner) -> str:
+    """Says which lines are missing from a config."""
+    sampler = getattr(runner.train_dataloader.batch_sampler, "sampler", None)
+    loop = type(runner.train_loop).__name__
+    remedy = "train_cfg=dict(type='ExactEpochLoop' or 'ExactIterLoop', ...)"
+    if not isinstance(sampler, ExactSampler):
+        remedy += " and train_dataloader.sampler=dict(type='ExactSampler')"
+    return (
+        f"{loop} cannot go on where a checkpoint was written, so a resumed run will "
+        f"see other data than this one; set {remedy}"
+    )

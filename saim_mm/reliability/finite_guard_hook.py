@@ -1,0 +1,254 @@
+"""Counts the steps that were not made, writes down why, and ends what cannot go on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import (
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ..datasets import SampleIndex
+from ..registry import register
+from ..utils.atomic_file import write_atomically, write_json
+from ..utils.model_state import unwrap_model
+from ..weights.resume import find_newest
+from ..weights.safe_loader import load_from_local
+from .exact_loops import exact_sampler_of
+from .finite_guard import AsyncFlag, FiniteGuard
+from .sharding import load_whole, whole_state
+
+#: Folder in the work dir, and what a checkpoint has of the hook.
+FOLDER = "not_finite"
+STATE_KEY = "finite_guard"
+#: Steps after which the answer of a GPU is read; it is long there by then. A fixed
+#: number, so that all processes read it at the same step.
+_LAG = 2
+
+
+class NotFiniteError(FloatingPointError):
+    """Loss or gradients were not finite for too many steps in a row."""
+
+
+@dataclass
+class _Step:
+    """An optimiser step, made or not.
+
+    Attributes:
+        iterations: Its iterations, several if gradients accumulate.
+        samples: Of each iteration, the packed samples; described if need be.
+        losses: Of each iteration, the loss.
+        finite: Whether the gradients were finite.
+    """
+
+    iterations: list[int]
+    samples: list[Sequence[Any]]
+    losses: list[Tensor | float]
+    finite: AsyncFlag | None = None
+
+
+@register("hook")
+class FiniteGuardHook(Hook):
+    """Makes no step on a loss or gradient that is not finite, on any process.
+
+    The first such steps of a row are written to ``not_finite`` in the work dir: the
+    samples, the seeds and the weights, from which
+    ``tools/analysis_tools/replay_step.py`` rebuilds the step. After ``patience`` of
+    them in a row the weights and the optimiser go back to the last good checkpoint,
+    once, and the run goes on with the data that follow; the next time it ends.
+
+    Args:
+        patience: Steps in a row, without which a run can do.
+        keep_weights: In how many records of a run the weights are kept too.
+
+    Raises:
+        ValueError: If ``patience`` is less than 1 or ``keep_weights`` less than 0.
+    """
+
+    # Before hooks that save: no checkpoint without the count.
+    priority = "HIGH"
+
+    def __init__(self, patience: int = 10, keep_weights: int = 3) -> None:
+        if patience < 1 or keep_weights < 0:
+            raise ValueError(
+                f"patience={patience} must be at least 1 and keep_weights="
+                f"{keep_weights} at least 0; 10 and 3 are the defaults"
+            )
+        self.patience = patience
+        self.keep_weights = keep_weights
+        self.skipped = 0
+        self.in_a_row = 0
+        self.rolled_back = False
+        self._guard: FiniteGuard | None = None
+        self._window = _Step([], [], [])
+        self._unread: deque[_Step] = deque()
+        self._records = 0
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """A resumed run goes on counting."""
+        state = checkpoint.get(STATE_KEY, {})
+        self.skipped = state.get("skipped", 0)
+        self.in_a_row = state.get("in_a_row", 0)
+        self.rolled_back = state.get("rolled_back", False)
+
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds the counts."""
+        checkpoint[STATE_KEY] = dict(
+            skipped=self.skipped, in_a_row=self.in_a_row, rolled_back=self.rolled_back
+        )
+
+    def before_train(self, runner: Runner) -> None:
+        """Begins to watch the optimiser."""
+        self._guard = FiniteGuard(runner.optim_wrapper)
+        self._window = _Step([], [], [])
+        self._unread.clear()
+
+    def after_train(self, runner: Runner) -> None:
+        """Reads what is left, and ceases to watch."""
+        self._read(runner, lag=0)
+        if self._guard is not None:
+            self._guard.remove()
+            self._guard = None
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: dict | Sequence | None = None,
+    ) -> None:
+        """Notes the iteration and, if a step was due, how it went."""
+        assert self._guard is not None, "before_train comes first"
+        self._window.iterations.append(runner.iter)
+        samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else ()
+        self._window.samples.append(samples or ())
+        loss = outputs.get("loss") if isinstance(outputs, dict) else None
+        self._window.losses.append(loss if loss is not None else float("nan"))
+        finite = self._guard.take_answer()
+        if finite is None:
+            return
+        self._window.finite = finite
+        self._unread.append(self._window)
+        self._window = _Step([], [], [])
+        self._read(runner, lag=_LAG if finite.deferred else 0)
+
+    def _read(self, runner: Runner, lag: int) -> None:
+        """Reads the answers of all steps but the last few."""
+        while len(self._unread) > lag:
+            step = self._unread.popleft()
+            assert step.finite is not None
+            if step.finite.read():
+                self.in_a_row = 0
+            else:
+                self._count(runner, step)
+
+    def _count(self, runner: Runner, step: _Step) -> None:
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row == 1 or self.in_a_row == self.patience:
+            path = self._write(runner, step)
+            runner.logger.warning(
+                f"iteration {step.iterations[-1] + 1}: loss or gradient is not finite, "
+                f"no step was made ({self.in_a_row} in a row, {self.skipped} in all); "
+                f"{path} says which samples"
+            )
+        if self.in_a_row >= self.patience:
+            self._roll_back(runner)
+
+    def _roll_back(self, runner: Runner) -> None:
+        """Takes weights and optimiser from the last good checkpoint, or ends the run.
+
+        Raises:
+            NotFiniteError: If that was done before, or there is none.
+        """
+        summary = (
+            f"{self.in_a_row} steps in a row had a loss or gradient that is not finite "
+            f"({self.skipped} in all); {Path(runner.work_dir) / FOLDER} has the "
+            "samples: rebuild a step by tools/analysis_tools/replay_step.py"
+        )
+        if self.rolled_back:
+            raise NotFiniteError(f"{summary}. Going back to a checkpoint did not help")
+        # One process looks: on a network disk, others may see an older folder, and
+        # nothing would bring weights together again that once differ.
+        found = [find_newest(runner.work_dir).path if is_main_process() else None]
+        broadcast_object_list(found)
+        newest = found[0]
+        if newest is None:
+            raise NotFiniteError(f"{summary}. There is no checkpoint to go back to")
+        checkpoint = load_from_local(str(newest), "cpu")
+        load_whole(checkpoint, unwrap_model(runner.model), runner.optim_wrapper)
+        self.rolled_back, self.in_a_row = True, 0
+        runner.logger.error(
+            f"{summary}. Weights and optimiser are those of {newest} again, the data "
+            "go on; the next time the run ends"
+        )
+
+    def _write(self, runner: Runner, step: _Step) -> Path:
+        """Writes the record of a step that was not made; every process its own."""
+        folder = Path(runner.work_dir) / FOLDER
+        name = f"iter_{step.iterations[-1] + 1}"
+        weights = None
+        if self._records < self.keep_weights:
+            weights = f"{name}_weights.pth"
+            state = whole_state(unwrap_model(runner.model).state_dict())
+            if is_main_process():
+                write_atomically(folder / weights, lambda file: torch.save(state, file))
+        self._records += 1
+        record = dict(
+            iterations=step.iterations,
+            rank=get_rank(),
+            world_size=get_world_size(),
+            seed=_seed_of(runner),
+            losses=[float(loss) for loss in step.losses],
+            weights=weights,
+            # On a GPU the answer is read late; steps since then may have been made.
+            weights_after_iteration=runner.iter,
+            loss_scale=_loss_scale(runner),
+            samples=[_describe(samples) for samples in step.samples],
+        )
+        path = folder / f"{name}_rank_{get_rank()}.json"
+        write_json(path, record, indent=1, end="")
+        return path
+
+
+def _describe(samples: Sequence[Any]) -> list[dict[str, Any]]:
+    """What identifies the samples of a batch, as far as they carry it."""
+    described = []
+    for sample in samples:
+        index = sample.get("sample_idx")
+        entry: dict[str, Any] = {}
+        if index is not None:
+            entry["index"] = int(index)
+        if isinstance(index, SampleIndex):
+            entry.update(seed=index.seed, epoch=index.epoch, requested=index.requested)
+        for name in ("img_path", "img_id"):
+            if sample.get(name) is not None:
+                entry[name] = sample.get(name)
+        described.append(entry)
+    return described
+
+
+def _seed_of(runner: Runner) -> int:
+    """The seed that the steps were seeded from (:class:`ExactResumeHook`)."""
+    try:
+        return exact_sampler_of(runner.train_dataloader).seed
+    except ValueError:
+        return runner.seed or 0
+
+
+def _loss_scale(runner: Runner) -> float:
+    scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
+    return float(scaler.get_scale()) if scaler is not None else 1.0

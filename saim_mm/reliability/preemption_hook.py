@@ -1,0 +1,241 @@
+"""Ends a run in good order when the machine is wanted back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import BaseLoop, Runner
+from torch import distributed
+
+from ..registry import register
+from ..utils.worker_signals import SIGNALS, end_workers, shield_loop
+from .checkpoint_hook import SafeCheckpointHook
+
+#: Exit codes: ended by a signal, and everything is saved (EX_TEMPFAIL of sysexits.h:
+#: run the same command again); or it could not be saved (EX_IOERR).
+EXIT_PREEMPTED, EXIT_NOT_SAVED = 75, 74
+
+Batch = dict | tuple | list | None
+
+
+class _Agreement:
+    """Tells all processes, at the same step, that one of them has to stop.
+
+    The answer to a step's question is read at the next step, when it is long there, and
+    goes over the CPU; so neither the host nor the GPU waits.
+    """
+
+    def __init__(self) -> None:
+        shared = get_world_size() > 1
+        self.group = distributed.new_group(backend="gloo") if shared else None
+        self._flag = torch.zeros(1, dtype=torch.uint8)
+        self._question: Any = None
+
+    def reached(self, wanted: bool) -> bool:
+        """Whether to stop; all processes have to ask equally often."""
+        if self.group is None:
+            return wanted
+        if self.finish():
+            return True
+        self._flag.fill_(wanted)
+        self._question = distributed.all_reduce(
+            self._flag, distributed.ReduceOp.MAX, self.group, async_op=True
+        )
+        return False
+
+    def finish(self) -> bool:
+        """The answer to the last question."""
+        if self._question is None:
+            return False
+        self._question.wait()
+        self._question = None
+        return bool(self._flag.item())
+
+    def are_equal(self, number: int) -> bool:
+        """Whether all processes have the same number."""
+        if self.group is None:
+            return True
+        extremes = torch.tensor([number, -number])
+        distributed.all_reduce(extremes, distributed.ReduceOp.MAX, self.group)
+        return bool(extremes.sum() == 0)
+
+    def told_by_first(self, value: bool) -> bool:
+        """The first process's value; the others wait for it."""
+        if self.group is None:
+            return value
+        told = torch.tensor([value])
+        distributed.broadcast(told, 0, self.group)
+        return bool(told.item())
+
+
+@register("hook")
+class PreemptionHook(Hook):
+    """Saves and ends the run when it gets SIGTERM, SIGINT (Ctrl-C) or SIGUSR1.
+
+    The step under way is finished, with all iterations that it accumulates; then the
+    run is saved by :class:`SafeCheckpointHook` and ends with exit code 75, or 74 if it
+    could not be saved. In several processes it is enough that one gets the signal: all
+    stop at the same step, one later. During validation the run ends too, and that
+    validation is not repeated. A second Ctrl-C ends the run at once.
+
+    Data workers leave these signals to their parent, and do not outlive it.
+
+    Raises:
+        ValueError: When training begins with another ``CheckpointHook``.
+    """
+
+    # After all that may write a checkpoint of its own at this step.
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self._saver: SafeCheckpointHook | None = None
+        self._received: signal.Signals | None = None
+        self._interrupts = 0
+        self._process = 0
+        self._in_step = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Makes the data workers leave signals to this process."""
+        if not isinstance(runner._train_loop, BaseLoop):  # a test
+            return
+        self._saver = _find_saver(runner)
+        if self._saver is not None:
+            shield_loop(runner.train_loop)
+            shield_loop(runner.val_loop)
+
+    def before_train(self, runner: Runner) -> None:
+        """Begins to listen; until here there is nothing to save."""
+        if self._saver is None:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            runner.logger.warning("not in the main thread: signals end the run at once")
+            self._saver = None
+            return
+        self._agreement = _Agreement()
+        self._received, self._interrupts = None, 0
+        self._process = os.getpid()
+        self._run = type(runner.train_loop).run.__code__
+        self._previous = {s: signal.signal(s, self._receive) for s in SIGNALS}
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Batch = None,
+        outputs: dict | Sequence | None = None,
+    ) -> None:
+        """Ends the run if it has to, after the optimiser's step."""
+        if self._saver is not None and _step_is_complete(runner):
+            self._stop_if_agreed(runner, runner.iter + 1)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Finds out whether the processes validate in step."""
+        if self._previous:
+            length = len(runner.val_loop.dataloader)
+            self._in_step = self._agreement.are_equal(length)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Batch = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Ends the run during a validation, too, where processes validate in step."""
+        if self._previous and self._in_step and _step_is_complete(runner):
+            self._stop_if_agreed(runner, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """Lets signals end the process again."""
+        if self._previous:
+            self._agreement.finish()
+            self._stop_listening()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal. Logging could meet itself here, so it writes plainly."""
+        # A child that was forked with this handler, or training that ended in an error.
+        if os.getpid() != self._process or not _is_running(self._run, frame):
+            self._stop_listening()
+            os.kill(os.getpid(), number)
+            return
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            self._stop_listening()
+            end_workers()
+            raise KeyboardInterrupt
+        if self._received is None and is_main_process():
+            text = (
+                f"\n{signal.Signals(number).name}: finishing the step, then saving.\n"
+            )
+            os.write(2, text.encode())
+        self._received = signal.Signals(number)
+
+    def _stop_listening(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _stop_if_agreed(self, runner: Runner, iteration: int) -> None:
+        if not self._agreement.reached(self._received is not None):
+            return
+        assert self._saver is not None
+        saved = True
+        try:
+            self._saver.save_now(runner, runner.epoch, iteration)
+        except OSError as error:
+            runner.logger.error(f"the run could not be saved: {error}")
+            saved = False
+        # Also keeps the others alive until the first process has saved.
+        saved = self._agreement.told_by_first(saved)
+        reason = self._received.name if self._received else "a signal to another rank"
+        if saved:
+            end = (
+                f"saved {self._saver.last_ckpt}; the same command with --resume goes on"
+            )
+        else:
+            end = f"NOT saved; the last good checkpoint is {self._saver.last_ckpt}"
+        runner.logger.info(f"{reason}: {end}")
+        runner.call_hook("after_run")
+        for number in SIGNALS:  # while the process winds up
+            signal.signal(number, signal.SIG_IGN)
+        end_workers()
+        sys.exit(EXIT_PREEMPTED if saved else EXIT_NOT_SAVED)
+
+
+def _find_saver(runner: Runner) -> SafeCheckpointHook | None:
+    """The hook that saves; none if the run is not to be saved at all."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    for hook in hooks:
+        if isinstance(hook, SafeCheckpointHook):
+            return hook
+    if hooks:
+        raise ValueError(
+            "PreemptionHook saves through SafeCheckpointHook, and this run has "
+            f"{type(hooks[0]).__name__}; set default_hooks.checkpoint.type="
+            "'SafeCheckpointHook'."
+        )
+    return None
+
+
+def _is_running(code: CodeType, frame: FrameType | None) -> bool:
+    """Whether a function is among those that are being executed."""
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _step_is_complete(runner: Runner) -> bool:
+    """Whether no gradients are waiting for the rest of an accumulation."""
+    wrapper = runner.optim_wrapper
+    return not isinstance(wrapper, OptimWrapper) or wrapper.should_update()

@@ -1,0 +1,1 @@
+"""Small tools without any opinion, which every room may use."""

@@ -1,0 +1,91 @@
+"""Files that are there whole or not at all, whenever a run is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_SUFFIX = ".part"
+
+
+def write_atomically(
+    path: Path,
+    write: Callable[[BinaryIO], Any],
+    check: Callable[[Path], Any] | None = None,
+) -> None:
+    """Writes a file beside its place, flushes it to disk and moves it there.
+
+    So a reader, or a run that is killed, never sees half a file, and what stood there
+    before stays until the new file is complete.
+
+    Args:
+        path: Where the file belongs; missing folders are made.
+        write: Writes the content to an open file.
+        check: Reads the file back before it is moved, and raises if it is not good. It
+            gets the file's present path.
+
+    Raises:
+        OSError: If the disk is full, read-only or broken; ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            _forget_cached(file.fileno())
+        if check is not None:
+            check(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+def write_json(
+    path: Path, content: Any, indent: int | None = None, end: str = "\n"
+) -> None:
+    """Writes a JSON file, whole or not at all; missing folders are made.
+
+    Args:
+        path: The file.
+        content: Dicts, lists, strings, numbers, booleans and ``None``.
+        indent: Spaces per level; ``None`` for all in one line.
+        end: What follows the last bracket.
+
+    Raises:
+        OSError: If it cannot be written; ``path`` is as it was.
+        TypeError: If something in the content is of another type.
+    """
+    text = json.dumps(content, indent=indent) + end
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what killed runs left of :func:`write_atomically` in a folder."""
+    for part in folder.glob(f".*{_SUFFIX}"):
+        part.unlink(missing_ok=True)
+
+
+def _forget_cached(descriptor: int) -> None:
+    """Asks the system to serve the next read from the disk, not from memory."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename outlast a power cut, where folders can be flushed."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows, some network file systems
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

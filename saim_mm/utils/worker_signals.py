@@ -1,0 +1,122 @@
+"""Data workers that leave signals to the process they work for.
+
+Ctrl-C and schedulers signal whole process groups. A worker that dies of it takes the
+step with it that its parent wanted to finish; one that ignores everything could not be
+stopped by its parent any more, and would outlive it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import context, process
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+#: What a whole process group gets before it is killed.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+#: How often a worker looks whether its parent is still there, in seconds.
+_LOOK = 1.0
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Holds the signals back from this thread, and from processes it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _ShieldedProcess(process.BaseProcess):
+    """Starts with signals blocked, so that none can come too early, and stays so."""
+
+    _parent_pid: int
+
+    def start(self) -> None:
+        with _blocked():
+            super().start()
+
+    def run(self) -> None:
+        parent = (self._parent_pid,)
+        threading.Thread(target=_follow_parent, args=parent, daemon=True).start()
+        super().run()
+
+
+def _follow_parent(parent: int) -> None:
+    """Ends this process when its parent says so with SIGTERM, or is gone."""
+    while os.getppid() == parent:
+        received = signal.sigtimedwait(SIGNALS, _LOOK)
+        if (
+            received is not None
+            and received.si_signo == signal.SIGTERM
+            and received.si_pid == parent
+        ):
+            break
+    os._exit(0)
+
+
+class _ShieldedForkProcess(_ShieldedProcess, context.ForkProcess):
+    pass
+
+
+class _ShieldedForkContext(context.ForkContext):
+    Process = _ShieldedForkProcess
+
+
+class _ShieldedSpawnProcess(_ShieldedProcess, context.SpawnProcess):
+    pass
+
+
+class _ShieldedSpawnContext(context.SpawnContext):
+    Process = _ShieldedSpawnProcess
+
+
+_CONTEXTS: dict[str, type[BaseContext]] = {
+    "fork": _ShieldedForkContext,
+    "spawn": _ShieldedSpawnContext,
+}
+
+
+def end_workers() -> None:
+    """Ends the shielded workers of this process, whatever they are at.
+
+    A loader that is given up would wait for each of them, up to five seconds.
+    """
+    for child in multiprocessing.active_children():
+        if isinstance(child, _ShieldedProcess):
+            child.terminate()
+
+
+def shield_workers(loader: DataLoader) -> None:
+    """Makes the workers that a loader will start leave signals to their parent.
+
+    Does nothing where workers come from a fork server, and on systems that cannot tell
+    who sent a signal (macOS).
+    """
+    if not loader.num_workers:
+        return
+    current = loader.multiprocessing_context or multiprocessing.get_context()
+    method = current.get_start_method()
+    if method in _CONTEXTS and hasattr(signal, "sigtimedwait"):
+        loader.multiprocessing_context = _CONTEXTS[method]()
+
+
+def shield_loop(loop: Any) -> None:
+    """Does so for the loader of a loop of MMEngine, or ``None``."""
+    loader = getattr(loop, "dataloader", None)
+    if not isinstance(loader, DataLoader):
+        return
+    shield_workers(loader)
+    # mmengine 0.10.7 has begun to load by now, with workers that listen.
+    reader: Any = getattr(loop, "dataloader_iterator", None)
+    if isinstance(getattr(reader, "_iterator", None), _MultiProcessingDataLoaderIter):
+        reader._iterator = iter(loader)

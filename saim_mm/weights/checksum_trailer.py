@@ -1,0 +1,120 @@
+"""A checksum inside the checkpoint file.
+
+``torch.save`` writes a ZIP archive, and a ZIP archive may end with a comment. Ours is
+the SHA-256 of all that precedes it, so every bit of the file is covered. It lies in the
+file, and not beside it, because only then do data and checksum change in one step (a
+rename), also where a file replaces one of the same name; and because it cannot get lost
+when the file is copied. Any version of torch reads the file as if there were none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+from .files import CheckpointError
+
+_END_RECORD = b"PK\x05\x06"  # begins the last 22 bytes of an archive without comment
+_END_LENGTH = 22
+_LABEL = b"saim_mm sha256:"
+_DIGEST_LENGTH = 64
+_COMMENT_LENGTH = struct.pack("<H", len(_LABEL) + _DIGEST_LENGTH)
+_CHUNK = 1 << 20
+
+
+def write_with_sha256(file: BinaryIO, archive: bytes) -> str:
+    """Writes what ``torch.save`` made, with its checksum.
+
+    Args:
+        file: Where to write, at its start.
+        archive: The bytes of a ZIP archive without comment. They are not copied.
+
+    Returns:
+        The SHA-256 in hexadecimal.
+    """
+    assert _is_bare_end(archive[-_END_LENGTH:]), "torch.save wrote no ZIP archive"
+    digest = hashlib.sha256()
+    for part in (memoryview(archive)[:-2], _COMMENT_LENGTH, _LABEL):
+        digest.update(part)
+        file.write(part)
+    file.write(digest.hexdigest().encode())
+    return digest.hexdigest()
+
+
+def check_sha256(path: Path) -> bool:
+    """Compares a file with the checksum in it.
+
+    Args:
+        path: A checkpoint, of any origin.
+
+    Returns:
+        True if the checksum fits, False if the file never had one.
+
+    Raises:
+        CheckpointError: If the file is not as it was written.
+    """
+    with path.open("rb") as file:
+        start = file.read(2)
+        size = file.seek(0, 2)
+        tail_length = _END_LENGTH + len(_LABEL) + _DIGEST_LENGTH
+        file.seek(max(0, size - tail_length))
+        tail = file.read()
+        if not size:
+            raise CheckpointError(f"{path}: the file is empty.")
+        end, label = tail[:_END_LENGTH], tail[_END_LENGTH:-_DIGEST_LENGTH]
+        if not (
+            end.startswith(_END_RECORD)
+            and end.endswith(_COMMENT_LENGTH)
+            and label == _LABEL
+        ):
+            if _is_bare_end(tail[-_END_LENGTH:]) or not start.startswith(b"PK"):
+                return False
+            raise CheckpointError(
+                f"{path}: truncated, or damaged at its end: {size} bytes that do not "
+                "end as a checkpoint does."
+            )
+        found = _hash(file, size - _DIGEST_LENGTH)
+    written = tail[-_DIGEST_LENGTH:].decode("ascii", "replace")
+    if found != written:
+        raise CheckpointError(
+            f"{path}: damaged: its SHA-256 is {found[:12]}..., and was "
+            f"{written[:12]}... when it was written."
+        )
+    return True
+
+
+def check_archive(path: Path) -> None:
+    """Checks the CRC-32 of each record of a ZIP file, which torch does not look at.
+
+    For files without a SHA-256 of ours. Other formats are passed over.
+
+    Raises:
+        CheckpointError: If a record is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise CheckpointError(f"{path}: damaged: CRC-32 of its record {damaged}.")
+
+
+def _is_bare_end(tail: bytes) -> bool:
+    """Whether these are the last bytes of an archive without comment."""
+    return tail.startswith(_END_RECORD) and tail.endswith(b"\0\0")
+
+
+def _hash(file: BinaryIO, length: int) -> str:
+    """SHA-256 of the first ``length`` bytes."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while length and (chunk := file.read(min(_CHUNK, length))):
+        digest.update(chunk)
+        length -= len(chunk)
+    return digest.hexdigest()

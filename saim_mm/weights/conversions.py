@@ -1,0 +1,277 @@
+"""Key maps between our checkpoints and those of others, as pure functions.
+
+In a whole model of ours the keys of the encoder follow ``backbone.``. Every map
+accounts for every key: a key is used, or dropped by a named allow-list, or the map
+raises :class:`CheckpointError` and lists it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from . import keymap
+from .blur import Smoothing, check_blur, gaussian_kernel
+from .files import CheckpointError
+from .keymap import Conversion, KeyRow, account, count_layers, to_ours, to_theirs
+from .layouts import HUGGING_FACE, RELEASE, TIMM, Layout, weight_and_bias
+from .loading import shown
+from .tied_decoder import own_decoder_layers, shares_weights
+
+_BLUR = "gaussian_blur.weight"
+_HEAD = "prediction_head"
+
+
+def release_to_saim(
+    state: Mapping[str, Tensor],
+    smoothing: Smoothing | None = (9, 1.0),
+    decoder_depth: int | None = None,
+) -> Conversion:
+    """The release's pretraining checkpoint -> ours.
+
+    A decoder that shares the encoder's layers becomes a coupled one of ours if it runs
+    through all of them. The release runs a shallower one through the *first* layers and
+    ours through every k-th, so that one becomes a decoder with layers of its own: the
+    same values, but from there on trained apart from the encoder.
+
+    Args:
+        state: What the release's file holds under ``model``.
+        smoothing: Kernel size and sigma that the file's blur must have, as the model
+            will; ``None`` if it must have none.
+        decoder_depth: How many layers a decoder of shared layers runs through, which
+            the release does not save; by default all. Of any other decoder the file
+            tells it.
+
+    Returns:
+        The conversion. The blur is used for the comparison only: ours follows from the
+        config and is no weight.
+
+    Raises:
+        CheckpointError: If a key is missing or unexpected, the blur or the decoder's
+            depth is another, or the projector is neither an MLP nor a linear layer.
+    """
+    _check_projector(state)
+    depth = count_layers(state, "blocks.")
+    own_layers = own_decoder_layers(state, decoder_depth)
+    rows = _pretraining_rows(depth, own_layers, f"{_HEAD}.fc1.weight" in state)
+    allowed = {}
+    if shares_weights(state):
+        name = (
+            f"query_blocks beyond the {own_layers} that run"
+            if own_layers
+            else f"query_blocks, shared with all {depth} blocks"
+        )
+        allowed = {name: r"query_blocks\."}
+    weights = {key: tensor for key, tensor in state.items() if key != _BLUR}
+    conversion = to_ours(rows, weights, keymap.RELEASE, allowed)
+    if (_BLUR in state) != (smoothing is not None):
+        found = "no" if smoothing else "a"
+        raise CheckpointError(
+            f"The checkpoint has {found} key {_BLUR!r} and smoothing={smoothing}; set "
+            "smoothing=None (--no-smoothing) if, and only if, it was trained without."
+        )
+    if smoothing is None:
+        return conversion
+    check_blur(state[_BLUR], smoothing)
+    return replace(conversion, used=(*conversion.used, _BLUR))
+
+
+def saim_to_release(
+    state: Mapping[str, Tensor],
+    smoothing: Smoothing | None = (9, 1.0),
+    blur: Tensor | None = None,
+    coupled: bool = False,
+) -> Conversion:
+    """Our pretraining checkpoint -> the release's; inverse of :func:`release_to_saim`.
+
+    Args:
+        state: Our state dict.
+        smoothing: Kernel size and sigma of our head, or ``None``.
+        blur: The release's own ``gaussian_blur.weight``, if the checkpoint was once
+            converted from it. Ours differs in the last bit.
+        coupled: Must be set for a checkpoint without decoder layers: the keys do not
+            tell a coupled decoder of all layers from a shallower one or from none, and
+            for these the release has no layout.
+
+    Returns:
+        The conversion.
+
+    Raises:
+        CheckpointError: If a key is missing or unexpected.
+    """
+    depth = count_layers(state, "backbone.layers.")
+    decoder_depth = count_layers(state, "neck.layers.")
+    if coupled == bool(decoder_depth):
+        raise CheckpointError(
+            f"The checkpoint has {decoder_depth} decoder layers and coupled={coupled}. "
+            "Set coupled=True (--coupled) if, and only if, its decoder runs through "
+            "all of the encoder's layers; the release has no layout for a model "
+            "without decoder."
+        )
+    if any(key.startswith("head.projector.layers.") for key in state):
+        raise CheckpointError(
+            "The checkpoint has a transformer projector (head.projector.layers.*). The "
+            "release has an MLP and a linear layer only, so there is no layout for it; "
+            "tools/model_converters/saim_to_encoder.py takes the encoder out."
+        )
+    mlp = "head.projector.to_pixels.0.weight" in state
+    rows = _pretraining_rows(depth, decoder_depth, mlp)
+    allowed = {"data_preprocessor": r"data_preprocessor\."}
+    conversion = to_theirs(rows, state, keymap.PRETRAINING, allowed)
+    result = conversion.state_dict
+    if coupled:
+        shared = {f"query_{k}": v for k, v in result.items() if k.startswith("blocks.")}
+        result.update(shared)
+    if smoothing is not None:
+        channels = state["backbone.patch_embed.projection.weight"].shape[1]
+        kernel = gaussian_kernel(*smoothing, channels) if blur is None else blur
+        check_blur(kernel, smoothing)
+        result[_BLUR] = kernel
+    return conversion
+
+
+def saim_to_encoder(
+    state: Mapping[str, Tensor], final_norm: bool = False, prefix: str = ""
+) -> Conversion:
+    """Our pretraining checkpoint -> bare encoder, as ``VisionTransformer`` names it.
+
+    Args:
+        state: Our state dict.
+        final_norm: Whether to keep the decoder's norm as the final norm ``ln1``. The
+            encoder has none in pretraining; the release starts fine-tuning on the class
+            token from the decoder's.
+        prefix: What precedes every key of the result, such as ``backbone.``.
+
+    Returns:
+        The conversion.
+
+    Raises:
+        CheckpointError: If a key is missing or unexpected.
+    """
+    depth = count_layers(state, "backbone.layers.")
+    # Their layout does not matter here: the rows name the keys of an encoder of ours.
+    keys = [ours for ours, _ in TIMM.encoder(depth)]
+    renamed = {f"backbone.{key}": f"{prefix}{key}" for key in keys}
+    if final_norm:
+        for kind in ("weight", "bias"):
+            renamed[f"neck.norm.{kind}"] = f"{prefix}ln1.{kind}"
+    allowed = {
+        "decoder (neck)": r"neck\.",
+        "head": r"head\.",
+        "data_preprocessor": r"data_preprocessor\.",
+    }
+    dropped = account(state, renamed, keymap.PRETRAINING, allowed)
+    result = {new: state[old] for old, new in renamed.items()}
+    return Conversion(result, tuple(renamed), dropped)
+
+
+def encoder_to_timm(state: Mapping[str, Tensor]) -> Conversion:
+    """Bare encoder -> timm's ``vit_*``; without ``ln1``, for ``final_norm=False``."""
+    rows = _encoder_rows(TIMM, count_layers(state, "layers."), "ln1.weight" in state)
+    return to_theirs(rows, state, keymap.ENCODER)
+
+
+def timm_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
+    """A ``vit_*`` of timm -> bare encoder; a classifier on top is dropped."""
+    rows = _encoder_rows(TIMM, count_layers(state, "blocks."), "norm.weight" in state)
+    return to_ours(rows, state, keymap.TIMM, {"classifier": r"head\.(weight|bias)$"})
+
+
+def encoder_to_hf(state: Mapping[str, Tensor]) -> Conversion:
+    """Bare encoder with final norm -> ``ViTModel`` of transformers, without pooler."""
+    if count_layers(state, "layers.") and "ln1.weight" not in state:
+        raise CheckpointError(
+            "The encoder has no final norm 'ln1' and ViTModel always applies one; "
+            "export the encoder with saim_to_encoder.py --final-norm."
+        )
+    return to_theirs(
+        _encoder_rows(HUGGING_FACE, count_layers(state, "layers."), True),
+        state,
+        keymap.ENCODER,
+    )
+
+
+def hf_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
+    """``ViTModel`` of transformers -> bare encoder; pooler and classifier dropped."""
+    state = {key.removeprefix("vit."): tensor for key, tensor in state.items()}
+    rows = _encoder_rows(HUGGING_FACE, count_layers(state, "encoder.layer."), True)
+    allowed = {"pooler": r"pooler\.", "classifier": r"classifier\."}
+    return to_ours(rows, state, keymap.HUGGING_FACE, allowed)
+
+
+def release_to_finetuned(state: Mapping[str, Tensor]) -> Conversion:
+    """The release's classifier -> an ``ImageClassifier`` of mmpretrain.
+
+    Its final norm becomes ``ln1`` if it classifies by the class token (``norm``), and
+    ``ln2``, which follows the pooling, if by the mean of the patches (``fc_norm``). The
+    batch norm of a linear probe becomes a ``ClsBatchNormNeck``.
+    """
+    depth = count_layers(state, "blocks.")
+    pooled, probe = "fc_norm.weight" in state, "head.0.running_mean" in state
+    rows = _classifier_rows(depth, pooled, probe, "head.fc")
+    return to_ours(rows, state, keymap.RELEASE_CLASSIFIER)
+
+
+def finetuned_to_release(state: Mapping[str, Tensor]) -> Conversion:
+    """An ``ImageClassifier`` of mmpretrain -> the release; all kinds, both heads."""
+    depth = count_layers(state, "backbone.layers.")
+    pooled, probe = "backbone.ln2.weight" in state, "neck.bn.running_mean" in state
+    # LinearClsHead and VisionTransformerClsHead.
+    head = "head.layers.head" if "head.layers.head.weight" in state else "head.fc"
+    return to_theirs(
+        _classifier_rows(depth, pooled, probe, head),
+        state,
+        "an ImageClassifier of mmpretrain with a plain ViT and one linear layer",
+        {"data_preprocessor": r"data_preprocessor\."},
+    )
+
+
+def _encoder_rows(layout: Layout, depth: int, final_norm: bool) -> list[KeyRow]:
+    norm = weight_and_bias("ln1", layout.norm) if final_norm else []
+    # A file without layers must fail by its missing keys, not convert to nothing.
+    return layout.encoder(max(depth, 1)) + norm
+
+
+def _pretraining_rows(depth: int, decoder_depth: int, mlp: bool) -> list[KeyRow]:
+    """The table of a whole SAIM model; ``mlp`` or linear head."""
+    pixels = "head.projector.to_pixels"
+    projector = weight_and_bias(pixels, _HEAD)
+    if mlp:
+        projector = [
+            *weight_and_bias(f"{pixels}.0", f"{_HEAD}.fc1"),
+            *weight_and_bias(f"{pixels}.2", f"{_HEAD}.fc2"),
+        ]
+    return [
+        *RELEASE.encoder(max(depth, 1), "backbone."),
+        *RELEASE.stack(decoder_depth, "neck.layers.", "query_blocks."),
+        *weight_and_bias("neck.norm", "norm"),
+        *projector,
+    ]
+
+
+def _classifier_rows(depth: int, pooled: bool, probe: bool, head: str) -> list[KeyRow]:
+    """The table of a classifier; ``probe``: with a batch norm before the last layer."""
+    norm = ("backbone.ln2", "fc_norm") if pooled else ("backbone.ln1", "norm")
+    statistics = ("running_mean", "running_var", "num_batches_tracked") if probe else ()
+    return [
+        *RELEASE.encoder(max(depth, 1), "backbone."),
+        *weight_and_bias(*norm),
+        *((f"neck.bn.{kind}", (f"head.0.{kind}",)) for kind in statistics),
+        *weight_and_bias(head, "head.1" if probe else "head"),
+    ]
+
+
+def _check_projector(state: Mapping[str, Tensor]) -> None:
+    known = re.compile(rf"{_HEAD}\.(?:fc[12]\.)?(?:weight|bias)$")
+    head = [key for key in state if key.startswith(f"{_HEAD}.")]
+    unknown = [key for key in head if not known.match(key)]
+    if unknown:
+        raise CheckpointError(
+            f"The checkpoint's {_HEAD} is neither an MLP (fc1, fc2) nor a linear layer "
+            f"(weight, bias), the two of the published release: it has "
+            f"{shown(unknown)}. The release has no transformer projector (Table 4), so "
+            "no layout of it is known; only a checkpoint with one of the two converts."
+        )

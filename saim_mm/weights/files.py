@@ -1,0 +1,234 @@
+"""Reading and writing checkpoint files. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..utils.atomic_file import write_atomically
+from .allowed_types import Allowed, allowing, with_trusted
+
+StateDict = dict[str, Tensor]
+
+
+class CheckpointError(ValueError):
+    """A file or a state dict is not what is needed; the message says what to do."""
+
+
+class _Discarded:
+    """Stands in for what lies beside the weights; takes anything and keeps nothing."""
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __hash__(self) -> int:
+        return 0
+
+
+# Names found in checkpoints of MMEngine's runner (log history, numpy scalars) and of
+# the authors' release (its command line). None of them is looked up: each becomes a
+# _Discarded, so even `getattr`, by which a pickle names methods, can reach nothing.
+_DISCARDED_NAMES = (
+    "argparse.Namespace",
+    "builtins.getattr",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+    *(f"numpy.dtypes.{kind}DType" for kind in ("Float32", "Float64", "Int64")),
+)
+
+
+#: The above with their stand-ins.
+DISCARDED = tuple((_Discarded, name) for name in _DISCARDED_NAMES)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a whole checkpoint file on the CPU.
+
+    Args:
+        path: A file of ``torch.save`` or a ``.safetensors`` file.
+
+    Returns:
+        What the file holds. Numpy arrays and log histories are left out of it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged, is no checkpoint or wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: there is no such checkpoint file; give the path of a local file "
+            "(.pth, .pt or .safetensors; download it first if it is on the net)."
+        )
+    read = _read_safetensors if path.suffix == ".safetensors" else read_torch
+    content = read(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: holds a {type(content).__name__}, not a dict of tensors; save "
+            "model.state_dict() instead."
+        )
+    return content
+
+
+def read_state_dict(path: str | Path) -> StateDict:
+    """Reads the weights of a checkpoint file.
+
+    Args:
+        path: As for :func:`read_checkpoint`. The weights may lie under ``state_dict``
+            (MMEngine), under ``model`` (the authors' release), or be the whole file.
+
+    Returns:
+        The state dict, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is refused or holds no state dict.
+    """
+    return weights_of(read_checkpoint(path), path)
+
+
+def weights_of(content: Mapping[str, Any], path: str | Path) -> StateDict:
+    """The state dict in what :func:`read_checkpoint` returned."""
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if others or not content:
+        raise CheckpointError(
+            f"{path}: holds no state dict: entries {others[:8]} of {len(content)} are "
+            "no tensors. Weights must lie under 'state_dict' or 'model', or be the "
+            "whole file."
+        )
+    return dict(content)
+
+
+def write_state_dict(
+    path: str | Path,
+    state: Mapping[str, Tensor],
+    key: str | None = "state_dict",
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes weights, whole or not at all.
+
+    Args:
+        path: Ends with ``.pth``, ``.pt`` or ``.safetensors``, which chooses the format.
+        state: The state dict.
+        key: Key that the state dict lies under; ``None`` for none. A ``.safetensors``
+            file is always flat.
+        meta: Plain values and tensors, written under ``meta``; not in ``.safetensors``.
+
+    Raises:
+        CheckpointError: If the suffix is another one.
+    """
+    path = Path(path)
+    # A view would drag its whole storage into the file.
+    state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    if path.suffix == ".safetensors":
+        save = _safetensors(path).save
+        contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+        data = save(contiguous, metadata={"format": "pt"})
+        write_atomically(path, lambda file: file.write(data))
+    elif path.suffix in (".pth", ".pt"):
+        content: dict[str, Any] = state if key is None else {key: state}
+        if meta is not None:
+            content = {"meta": dict(meta), **content}
+        write_atomically(path, lambda file: torch.save(content, file))
+    else:
+        raise CheckpointError(
+            f"{path}: the suffix {path.suffix!r} names no format; end the name with "
+            ".pth, .pt or .safetensors."
+        )
+
+
+def read_torch(
+    path: Path,
+    map_location: Any = "cpu",
+    known: Allowed | None = None,
+    mmap: bool = False,
+) -> Any:
+    """Reads a file of ``torch.save``; what its pickle names is never looked up.
+
+    Args:
+        path: The file.
+        map_location: As for ``torch.load``.
+        known: What may stand in the file beside tensors and plain values. By default
+            what the user trusts, and names seen in checkpoints, which are all left out
+            of what is returned.
+        mmap: Leave the tensors on the disk until they are used.
+
+    Raises:
+        CheckpointError: If the file is damaged, is no checkpoint or wants to run code.
+    """
+    if known is None:
+        known = with_trusted(DISCARDED)
+    try:
+        with allowing(known), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol
+            return torch.load(
+                str(path), map_location=map_location, weights_only=True, mmap=mmap
+            )
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise CheckpointError(explain(path, str(error))) from None
+
+
+def explain(path: str | Path, error: str) -> str:
+    """One line for why torch would not read a file."""
+    refused = re.search(r"GLOBAL (\S+)", error)
+    if refused is not None:
+        return (
+            f"{path}: refused, because reading it would run code: it asks for "
+            f"{refused[1]!r}, which is no part of a checkpoint. Do not open it in "
+            "another way unless you trust its author; ask for a file of plain tensors "
+            "(torch.save(model.state_dict(), ...)) or .safetensors. If you trust "
+            "author and class, call saim_mm.weights.install_safe_loader(allow="
+            f"[{refused[1]!r}]) before, or set custom_hooks=[dict(type="
+            f"'SafeLoaderHook', allow=[{refused[1]!r}])] in the config."
+        )
+    told = re.search(r"(?:WeightsUnpickler error:\s*)(\S.*)", error)
+    reason = told[1] if told else (error.strip().splitlines() or ["it ends early"])[0]
+    return (
+        f"{path}: truncated, damaged or not a checkpoint of plain tensors "
+        f"({reason[:160]}). Copy or download it again and compare its size."
+    )
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    library = _safetensors(path)
+    from safetensors import SafetensorError
+
+    try:
+        return library.load_file(path, device="cpu")
+    except SafetensorError as error:
+        raise CheckpointError(explain(path, str(error))) from None
+
+
+def _safetensors(path: Path) -> Any:
+    """The optional library, imported only for files that need it."""
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ImportError(
+            f"{path}: .safetensors needs a library that is not installed; run "
+            "'pip install safetensors', or use .pth."
+        ) from None
+    return safetensors.torch

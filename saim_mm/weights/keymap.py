@@ -1,0 +1,207 @@
+"""Renaming the keys of a state dict by a table, with every key accounted for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .files import CheckpointError, StateDict
+
+#: Our key, and theirs. Several of theirs are stacked along dimension 0 to make ours:
+#: separate query, key and value become one matrix.
+KeyRow = tuple[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted state dict and what became of the source.
+
+    Attributes:
+        state_dict: The result.
+        used: Keys of the source that went into it.
+        dropped: Keys of the source that did not, by the name of the allow-list.
+    """
+
+    state_dict: StateDict
+    used: tuple[str, ...]
+    dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def to_ours(
+    rows: Iterable[KeyRow],
+    source: Mapping[str, Tensor],
+    what: str,
+    allowed: Mapping[str, str] | None = None,
+) -> Conversion:
+    """Renames their keys to ours.
+
+    Args:
+        rows: The table.
+        source: Their state dict.
+        what: What the source should be, for the error.
+        allowed: Allow-list name -> regular expression of keys that may be dropped.
+
+    Returns:
+        The conversion.
+
+    Raises:
+        CheckpointError: If a key is missing, or left over and in no allow-list.
+    """
+    rows = list(rows)
+    used = tuple(key for _, theirs in rows for key in theirs)
+    dropped = account(source, used, what, allowed)
+    result = {ours: _stack(source, theirs) for ours, theirs in rows}
+    return Conversion(result, used, dropped)
+
+
+def to_theirs(
+    rows: Iterable[KeyRow],
+    source: Mapping[str, Tensor],
+    what: str,
+    allowed: Mapping[str, str] | None = None,
+) -> Conversion:
+    """Renames our keys to theirs; the inverse of :func:`to_ours`, bit for bit."""
+    rows = list(rows)
+    used = tuple(ours for ours, _ in rows)
+    dropped = account(source, used, what, allowed)
+    result: StateDict = {}
+    for ours, theirs in rows:
+        result.update(zip(theirs, _split(source[ours], len(theirs)), strict=True))
+    return Conversion(result, used, dropped)
+
+
+def account(
+    source: Iterable[str],
+    used: Iterable[str],
+    what: str,
+    allowed: Mapping[str, str] | None = None,
+) -> dict[str, tuple[str, ...]]:
+    """Sorts the keys that are not used into allow-lists.
+
+    Args:
+        source: All keys there are.
+        used: The keys that are needed.
+        what: What the source should be, for the error.
+        allowed: Allow-list name -> regular expression, matched from a key's start.
+
+    Returns:
+        Dropped keys by the name of their allow-list; empty lists are left out.
+
+    Raises:
+        CheckpointError: If a used key is missing, or another is in no allow-list.
+    """
+    source = list(source)
+    missing = sorted(set(used) - set(source))
+    rest = [key for key in source if key not in set(used)]
+    dropped: dict[str, tuple[str, ...]] = {}
+    for name, pattern in (allowed or {}).items():
+        matched = tuple(key for key in rest if re.match(pattern, key))
+        rest = [key for key in rest if key not in matched]
+        if matched:
+            dropped[name] = matched
+    if missing or rest:
+        hint = f" {describe(source)}" if sign_of(source)[0] != what else ""
+        raise CheckpointError(
+            f"The checkpoint is not {what}.{hint} "
+            f"Missing keys ({len(missing)}): {missing}; "
+            f"unexpected keys ({len(rest)}): {rest}."
+        )
+    return dropped
+
+
+def count_layers(state: Iterable[str], prefix: str) -> int:
+    """One more than the largest N in keys ``prefix`` + ``N.``, or 0."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+    found = (pattern.match(key) for key in state)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+#: What a source can be, in errors.
+RELEASE = "a pretraining checkpoint of the authors' release"
+RELEASE_CLASSIFIER = "a classifier of the authors' release"
+TIMM = "a timm ViT"
+HUGGING_FACE = "a Hugging Face ViTModel"
+PRETRAINING = "a SAIM pretraining checkpoint of ours"
+ENCODER = "a bare encoder"
+# Sign in the keys, what it means, what to do. The first that matches counts.
+_SIGNS = (
+    (
+        r"query_blocks\.\d+\.",
+        RELEASE,
+        "tools/model_converters/official_to_saim.py converts it",
+    ),
+    (
+        r"blocks\.\d+\.attn\.q\.",
+        RELEASE_CLASSIFIER,
+        "tools/model_converters/official_finetuned_to_mmpretrain.py converts it",
+    ),
+    (
+        r"blocks\.\d+\.attn\.qkv\.",
+        TIMM,
+        "tools/model_converters/encoder_to_timm.py --reverse converts it",
+    ),
+    (
+        r"(?:vit\.)?encoder\.layer\.\d+\.attention\.",
+        HUGGING_FACE,
+        "tools/model_converters/encoder_to_hf.py --reverse converts it",
+    ),
+    (
+        r"neck\.(?:norm|layers\.\d+\.ln1)\.",
+        PRETRAINING,
+        "its encoder has the prefix 'backbone.', and "
+        "tools/model_converters/saim_to_encoder.py takes it out",
+    ),
+    (
+        r"layers\.\d+\.ln1\.",
+        ENCODER,
+        "it needs no prefix",
+    ),
+)
+
+
+def describe(keys: Iterable[str]) -> str:
+    """What a state dict looks like, and what to do about it, in a sentence or two."""
+    keys = list(keys)
+    foreign = describe_foreign(keys)
+    if foreign:
+        return foreign
+    for key in keys:
+        inner = re.match(r"(.+?\.)layers\.\d+\.ln1\.", key)
+        if inner:
+            return (
+                f"It looks like an encoder under the prefix {inner[1]!r}: set "
+                f"prefix={inner[1]!r}."
+            )
+    return (
+        "Its layout is none of those known here; it should be a ViT in the names of "
+        "mmpretrain's VisionTransformer (patch_embed.projection.weight, "
+        "layers.0.ln1.weight, ...), and tools/model_converters/ makes such files from "
+        "the authors' release, timm and Hugging Face."
+    )
+
+
+def describe_foreign(keys: Iterable[str]) -> str:
+    """As :func:`describe`, or '' where the keys have none of the known signs."""
+    name, remedy = sign_of(keys)
+    return f"It looks like {name}: {remedy}." if name else ""
+
+
+def sign_of(keys: Iterable[str]) -> tuple[str, str]:
+    """What the keys say they are, such as :data:`RELEASE`, and what to do; or ''."""
+    keys = list(keys)
+    for pattern, name, remedy in _SIGNS:
+        if any(re.match(pattern, key) for key in keys):
+            return name, remedy
+    return "", ""
+
+
+def _stack(source: Mapping[str, Tensor], keys: tuple[str, ...]) -> Tensor:
+    return source[keys[0]] if len(keys) == 1 else torch.cat([source[k] for k in keys])
+
+
+def _split(tensor: Tensor, parts: int) -> tuple[Tensor, ...]:
+    return (tensor,) if parts == 1 else tensor.chunk(parts)

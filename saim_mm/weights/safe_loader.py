@@ -1,0 +1,183 @@
+"""Checkpoints load without running code, whoever loads them.
+
+MMEngine loads everything - ``load_from``, ``resume``, ``init_cfg``, the model zoos of
+mmpretrain, mmdet and mmseg - through ``CheckpointLoader``. As its loaders come, one
+falls back to unpickling whatever it finds, and the runner executes what it finds under
+``meta.config``. :func:`install_safe_loader` makes them safe, for the whole process,
+until :func:`uninstall_safe_loader`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as loading
+
+from .allowed_types import Allowed, allowing, trust, trust_nothing, with_trusted
+from .checksum_trailer import check_sha256
+from .files import DISCARDED, CheckpointError, explain, read_torch
+
+Loader = Callable[..., Any]
+#: Safe loaders, each with the one of MMEngine that it stands for.
+_originals: dict[Loader, Loader] = {}
+#: What OneDL's MMEngine allows: also ``getattr`` and a history's methods, by which a
+#: file could bring others to be called. Upstream has no such list.
+_ALLOW_LIST = "get_torch_safe_globals"
+_OWN_LIST = getattr(loading, _ALLOW_LIST, None)
+_FORCE, _FORBID = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+class _History(HistoryBuffer):
+    """A log history in a pickle, which also brings methods; these are left there."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state.pop("statistics_methods", None)
+        self.__dict__.update(state)
+        self.__class__ = HistoryBuffer
+
+
+#: MMEngine's own. Example: (ConfigDict, "mmengine.config.config.ConfigDict").
+_MMENGINE_TYPES: Allowed = (
+    (_History, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (ConfigDict, "mmengine.config.config.ConfigDict"),
+)
+#: What a numpy array or number is made of, a type for each kind of number or text.
+#: Example: (np.dtypes.Float64DType, "numpy.dtypes.Float64DType").
+_NUMPY_TYPES: Allowed = (
+    (np.dtype, "numpy.dtype"),
+    (np.ndarray, "numpy.ndarray"),
+    *(
+        (kind, f"{kind.__module__}.{kind.__qualname__}")
+        for kind in {type(np.dtype(code)) for code in "?bhilqBHILQefdFDSU"}
+    ),
+)
+#: What numpy's pickles call, which lies elsewhere in each numpy; its own pickles know
+#: where. Example: (scalar, "numpy._core.multiarray.scalar").
+_NUMPY_FUNCTIONS: Allowed = tuple(
+    (example.__reduce__()[0], f"numpy.{core}.multiarray.{name}")
+    for core in ("core", "_core")
+    for name, example in (("_reconstruct", np.zeros(0)), ("scalar", np.float64(0)))
+)
+_KEPT: Allowed = (*_MMENGINE_TYPES, *_NUMPY_TYPES, *_NUMPY_FUNCTIONS)
+
+
+def known_globals() -> Allowed:
+    """What checkpoints of MMEngine may hold beside tensors, and what the user trusts.
+
+    Where the reader for weights alone drops a type that is kept here, it is kept.
+    """
+    kept = {name for _, name in _KEPT}
+    return with_trusted((*_KEPT, *(pair for pair in DISCARDED if pair[1] not in kept)))
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Loads a file of this machine, as MMEngine's function of this name does.
+
+    Args:
+        filename: The file; its checksum is compared if it has one.
+        map_location: As for ``torch.load``.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged, or wants to run code.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{filename}: there is no such checkpoint file; give the path of a local "
+            "file or an address that begins with https://."
+        )
+    check_sha256(path)
+    return _disarm(read_torch(path, map_location, known_globals()), filename)
+
+
+def install_safe_loader(allow: Iterable[type | str] = ()) -> None:
+    """Makes all of MMEngine's checkpoint loaders safe, in this process.
+
+    ``SafeCheckpointHook`` and ``SafeLoaderHook`` call it before a run loads anything,
+    and so do our tools. Repeat it for loaders that are registered later.
+
+    Args:
+        allow: Classes, or their full names, that files of people whom you trust hold
+            beside tensors, plain values, numpy's arrays and MMEngine's ``ConfigDict``
+            and histories. They are added to those of earlier calls, and are good for
+            all that this package reads.
+
+    Raises:
+        ValueError: If something in ``allow`` is no class, or is not there.
+    """
+    trust(allow)
+    if _OWN_LIST is not None:
+        setattr(loading, _ALLOW_LIST, lambda: list(known_globals()))
+    for prefix, loader in list(CheckpointLoader._schemes.items()):
+        if loader not in _originals:
+            safe = _forced(loader) if prefix else load_from_local
+            _originals[safe] = loader
+            CheckpointLoader.register_scheme(prefix, safe, force=True)
+
+
+def uninstall_safe_loader() -> None:
+    """Gives MMEngine its own loaders back, and trusts no further types.
+
+    For files that no ``allow`` makes readable, of people whom you trust: whatever is
+    loaded from here on may run code. A run with ``SafeCheckpointHook`` or
+    ``SafeLoaderHook`` switches safe loading on again.
+    """
+    for prefix, loader in list(CheckpointLoader._schemes.items()):
+        if loader in _originals:
+            CheckpointLoader.register_scheme(prefix, _originals[loader], force=True)
+    _originals.clear()
+    if _OWN_LIST is not None:
+        setattr(loading, _ALLOW_LIST, _OWN_LIST)
+    trust_nothing()
+
+
+def _forced(loader: Loader) -> Loader:
+    """A loader of MMEngine, with ``weights_only=True`` wherever it calls torch."""
+
+    @functools.wraps(loader)
+    def load(filename: str, *args: Any, **options: Any) -> Any:
+        try:
+            with allowing(known_globals()), _weights_only():
+                return _disarm(loader(filename, *args, **options), filename)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(explain(filename, str(error))) from None
+
+    return load
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Lets torch read nothing but weights, whatever its caller asks for."""
+    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORBID)}
+    os.environ[_FORCE] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_FORCE]
+        os.environ.update({k: v for k, v in before.items() if v is not None})
+
+
+def _disarm(content: Any, filename: str) -> Any:
+    """Drops the text that MMEngine's runner would execute on resuming."""
+    meta = content.get("meta") if isinstance(content, dict) else None
+    if isinstance(meta, dict) and meta.pop("config", None) is not None:
+        print_log(
+            f"{filename}: its meta.config is ignored; it is Python and would be "
+            "executed.",
+            logger="current",
+        )
+    return content

@@ -1,0 +1,118 @@
+"""Loading a checkpoint of a whole model: completely, or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..utils.model_state import unwrap_model
+from .files import CheckpointError, weights_of
+from .keymap import describe_foreign
+from .loading import pretrained_config, shown
+
+#: What either side may have alone: statistics of the images, which the config gives.
+MAY_DIFFER = {"data_preprocessor": r"data_preprocessor\."}
+#: As MMEngine does: what ``DistributedDataParallel`` puts before every key.
+_WRAPPED = "module."
+
+
+class CompleteLoadHook(Hook):
+    """Stops a run that would load a checkpoint in part.
+
+    MMEngine loads what fits and logs the rest, so that a checkpoint of another layout
+    evaluates random weights. This hook looks at the checkpoint just before, after the
+    hooks that change it, such as ``EMAHook``.
+    """
+
+    priority = "LOWEST"
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compares the checkpoint with the model.
+
+        Raises:
+            CheckpointError: If a key is missing or unexpected, or a shape is another.
+        """
+        model = unwrap_model(runner.model)
+        path = str(getattr(runner, "_load_from", None) or "The checkpoint")
+        check_complete(model, weights_of(checkpoint, path), path)
+
+
+def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
+    """Checks that a state dict is that of a model, key by key.
+
+    Args:
+        model: The whole model.
+        state: The state dict, with or without ``module.`` before every key.
+        path: Where it is from, for the error.
+
+    Raises:
+        CheckpointError: If a key is missing or unexpected and not in
+            :data:`MAY_DIFFER`, or a shape is another. It gives the keys and what to do.
+    """
+    state = {key.removeprefix(_WRAPPED): tensor for key, tensor in state.items()}
+    own = model.state_dict()
+    missing, unexpected = _alone(own, state), _alone(state, own)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this {type(model).__name__}. "
+            f"Missing: {shown(missing)}. Unexpected: {shown(unexpected)}. "
+            f"{_remedy(state)}"
+        )
+    for key in own.keys() & state.keys():
+        # The model fits the position embedding to its grid while it loads.
+        if key.endswith("pos_embed"):
+            continue
+        if state[key].shape != own[key].shape:
+            raise CheckpointError(
+                f"{path}: {key!r} has shape {tuple(state[key].shape)} and the model's "
+                f"{tuple(own[key].shape)}; give the checkpoint of this config, or the "
+                "config (arch, patch_size, num_classes, ...) of this checkpoint."
+            )
+
+
+def forget_pretrained(model: nn.Module) -> list[str]:
+    """Takes the pretrained weights out of a model's ``init_cfg``.
+
+    For a run that goes on from a checkpoint of its own: that holds every weight, and
+    the file with the pretrained ones may be gone.
+
+    Args:
+        model: A model whose weights are not initialised yet.
+
+    Returns:
+        Names of the modules that will start from scratch.
+    """
+    changed = []
+    for name, module in model.named_modules():
+        config = getattr(module, "init_cfg", None)
+        if _is_pretrained(config):
+            module.init_cfg = None
+            changed.append(name)
+    return changed
+
+
+def _is_pretrained(config: Any) -> bool:
+    try:
+        return pretrained_config(config) is not None
+    except CheckpointError:  # it names no file
+        return True
+
+
+def _remedy(state: Mapping[str, Tensor]) -> str:
+    bare = any(key.startswith("layers.") for key in state)
+    foreign = "" if bare else describe_foreign(state)
+    return (
+        f"{foreign} Give a checkpoint that tools/train.py wrote with this config. An "
+        "encoder without its head can only be trained from: "
+        "model.backbone.init_cfg.checkpoint=FILE."
+    ).strip()
+
+
+def _alone(keys: Iterable[str], others: Collection[str]) -> list[str]:
+    allowed = re.compile("|".join(MAY_DIFFER.values()))
+    return [key for key in keys if key not in others and not allowed.match(key)]

@@ -1,0 +1,93 @@
+"""FLOPs in closed form against those that torch counts, and the paper's model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from tiny import tiny_images, tiny_saim
+from torch.utils.flop_counter import FlopCounterMode
+
+from saim_mm.evaluation.flops import known_peak_tflops, saim_flops
+from saim_mm.models import SAIM
+
+CONFIGS = Path(__file__).parents[2] / "configs/saim"
+OPTIONS: list[dict[str, Any]] = [
+    dict(),
+    dict(depth=2),
+    dict(depth=2, tied_decoder=True),
+    dict(query_share=0.5),
+    dict(query_share=0.01),  # a single patch
+    dict(depth=0, order="raster"),
+    dict(order="segments", segment_size=(1, 3)),
+    dict(projector="linear"),
+    dict(projector="transformer"),
+    dict(smoothing=None),
+    dict(image_size=(32, 16), patch_size=(8, 4), channels=2),
+]
+
+
+def counted(model: SAIM, batch_size: int = 2) -> tuple[float, float]:
+    """What torch counts per image: forward, and forward and backward."""
+    attention = pytest.importorskip("torch.nn.attention", reason="torch before 2.3")
+    counter = FlopCounterMode(display=False)
+    # The counter does not know the CPU's fused attention.
+    with counter, attention.sdpa_kernel(attention.SDPBackend.MATH):
+        loss = model.loss(tiny_images(model, batch_size))["loss"]
+        forward = counter.get_total_flops()
+        loss.backward()
+    return forward / batch_size, counter.get_total_flops() / batch_size
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_closed_form_is_what_torch_counts(options: dict[str, Any]) -> None:
+    model = tiny_saim(**options)
+    flops = saim_flops(model)
+    forward, step = counted(model)
+    assert flops.forward == pytest.approx(forward, rel=0.01)
+    assert flops.step == pytest.approx(step, rel=0.01)
+
+
+def of_config(name: str, **options: Any) -> tuple[float, float]:
+    """Forward in GMAC and a step in GFLOP."""
+    cfg = Config.fromfile(CONFIGS / name)
+    cfg.model.update(options)
+    with torch.device("meta"):
+        flops = saim_flops(MODELS.build(cfg.model))
+    return flops.forward / 2e9, flops.step / 1e9
+
+
+def test_vit_b_costs_what_the_method_says() -> None:
+    forward, step = of_config("saim_vit-b_800e_in1k.py")
+    assert forward == pytest.approx(35.9, rel=0.005)
+    assert step == pytest.approx(216, rel=0.01)
+
+
+def test_query_share_saves_all_but_keys_and_values() -> None:
+    _, whole = of_config("saim_vit-b_800e_in1k.py")
+    _, half = of_config("saim_vit-b_800e_in1k.py", query_share=0.5)
+    _, quarter = of_config("saim_vit-b_800e_in1k.py", query_share=0.25)
+    assert (whole - quarter) / (whole - half) == pytest.approx(1.5)
+    assert whole / half == pytest.approx(1.27, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("Tesla V100-SXM2-32GB", 125),
+        ("Tesla V100-PCIE-16GB", 112),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A10G", None),
+        ("NVIDIA GeForce GTX 1080", None),
+    ],
+)
+def test_peak_by_name(name: str, peak: float | None) -> None:
+    assert known_peak_tflops(name) == peak

@@ -1,0 +1,35 @@
+"""``import saim_mm`` registers its modules and changes nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+#: Run in a process of its own, as other tests switch safe loading on.
+COMPARE = """
+import mmpretrain, torch
+from mmengine.runner import CheckpointLoader, checkpoint
+
+def seen():
+    schemes = dict(CheckpointLoader._schemes)
+    allowed = getattr(checkpoint, "get_torch_safe_globals", None)
+    torch_allows = getattr(torch.serialization, "get_safe_globals", list)()
+    # Torch adds its own when its compiler is imported.
+    foreign = [x for x in torch_allows if not x.__module__.startswith("torch.")]
+    return schemes, allowed, foreign, torch.load
+
+before = seen()
+import saim_mm
+assert seen() == before, "importing saim_mm changed MMEngine"
+saim_mm.weights.install_safe_loader()
+assert seen()[0] != before[0], "what is compared would not change at all"
+saim_mm.weights.uninstall_safe_loader()
+assert seen() == before, "uninstalling gave not all back"
+"""
+
+
+def test_loaders_are_as_before() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARE], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
