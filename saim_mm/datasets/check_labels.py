@@ -13,7 +13,6 @@ from mmengine.logging import print_log
 
 from ..registry import register
 
-
 #: What mmseg makes of ids that do not count.
 _IGNORED = 255
 
@@ -85,7 +84,7 @@ class CheckLabels(BaseTransform):
                 path,
                 f"has {_size(labels.shape)} pixels and its image "
                 f"{results.get('img_path')!r} {_size(shape)}, as it is loaded (EXIF "
-                "turns it); both must lie pixel on pixel, so turn or resize one of them",
+                "turns it); turn or resize one of them, so that pixels lie on pixels",
             )
         reduce = bool(results.get("reduce_zero_label"))
         ids = _ids(labels)

@@ -15,9 +15,10 @@ from torch import nn
 
 def unwrap_model(model: nn.Module) -> Any:
     """The model inside data parallelism, FSDP or test-time augmentation."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
+    inner: Any = model
+    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
+        inner = inner.module
+    return inner
 
 
 @contextmanager

@@ -190,7 +190,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "annotation 7 has 'image_id' 1 and means '1'.* text",
     ),
     "mixed ids": (
-        {**coco_file(), "categories": [dict(id=1, name="cat"), dict(id="a", name="dog")]},
+        {
+            **coco_file(),
+            "categories": [dict(id=1, name="cat"), dict(id="a", name="dog")],
+        },
         "annotation 7 has 'category_id' 18",
     ),
     "no mask": (coco_file(segmentation=[]), r"annotation 7 has 'segmentation' \[\];"),
