@@ -56,9 +56,9 @@ class CheckLabels(BaseTransform):
         self.ignore_index = ignore_index
         self.max_empty = max_empty
         self._empty: set[str] = set()
-        self._looked_at = 0
-        self._seen: set[int] = set()  # classes of the first maps
         self.backend_args = backend_args
+        self._looked_at = 0
+        self._seen: set[int] = set()  # classes of the maps so far
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Checks the file at ``results["seg_map_path"]``, and returns ``results``.
@@ -82,9 +82,9 @@ class CheckLabels(BaseTransform):
         if labels.shape != shape:
             _fail(
                 path,
-                f"has {_size(labels.shape)} pixels and its image "
-                f"{results.get('img_path')!r} {_size(shape)}, as it is loaded (EXIF "
-                "turns it); turn or resize one of them, so that pixels lie on pixels",
+                f"has (height, width) {labels.shape} and its image "
+                f"{results.get('img_path')!r} {shape}, as it is loaded (EXIF turns "
+                "it); turn or resize one of them, so that pixels lie on pixels",
             )
         reduce = bool(results.get("reduce_zero_label"))
         ids = _ids(labels)
@@ -125,8 +125,6 @@ class CheckLabels(BaseTransform):
         if not kept and path not in self._empty:
             self._empty.add(path)
             _warn(f"seg_map_path {path!r} {text}.")
-        if self._looked_at == self.max_empty:
-            return
         self._looked_at += 1
         self._seen |= kept
         if self._looked_at != self.max_empty:
@@ -167,10 +165,6 @@ def _ids(labels: np.ndarray) -> np.ndarray:
 
 def _warn(text: str) -> None:
     print_log(text, logger="current", level=logging.WARNING)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"
 
 
 def _fail(path: str, reason: str) -> NoReturn:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from typing import Any
 
 from mmcv.transforms import BaseTransform, LoadImageFromFile
@@ -50,7 +49,10 @@ class _NamedCoco(COCO):
             ids = Counter(entry["id"] for entry in self.dataset.get(key, ()))
             twice = [i for i, count in ids.items() if count > 1]
             if twice:
-                self._fail(f"{key!r} has {len(twice)} ids twice, such as {twice[:5]}")
+                self._fail(
+                    f"{key!r} has {len(twice)} ids twice, such as {twice[:5]}; number "
+                    "them anew, as only the last entry of each would count"
+                )
         for key, known in (("image_id", self.imgs), ("category_id", self.cats)):
             as_text = {str(i): i for i in known}
             for annotation in self.anns.values():
@@ -81,14 +83,9 @@ class _NamedCoco(COCO):
 
 
 class _CheckSize(BaseTransform):
-    """Compares the size of an image as it is loaded with that of its annotations."""
+    """Stops at an image that is loaded in another size than it was annotated in."""
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Checks ``ori_shape``, and returns ``results``.
-
-        Raises:
-            AnnotationError: If it is not ``height`` and ``width``.
-        """
         loaded, said = results["ori_shape"][:2], (results["height"], results["width"])
         if tuple(loaded) == said:
             return results
@@ -138,6 +135,9 @@ class CheckedCocoDataset(CocoDataset):
         image = raw_data_info["raw_img_info"]
         name = f"image {image['img_id']}"
         self._check_keys(name, image, ("file_name", "height", "width"))
+        size = [image["height"], image["width"]]
+        if not _is_numbers(size):
+            self._fail(f"{name} has 'height' and 'width' {size}; they must be numbers")
         for annotation in raw_data_info["raw_ann_info"]:
             self._check_annotation(annotation, image)
             self._fates[self._fate_of(annotation, image)] += 1
@@ -265,7 +265,7 @@ class CheckedCocoDataset(CocoDataset):
 
 
 def _is_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(v, Real) for v in values)
+    return isinstance(values, list) and all(isinstance(v, (int, float)) for v in values)
 
 
 def _shown(ids: Iterable[Any]) -> str:

@@ -15,7 +15,7 @@ from ..utils.model_state import unwrap_model
 
 #: Parts of a model whose ``num_classes`` is the dataset's; of the last only if it
 #: mixes images, with Mixup and the like.
-_HEADS = ("head", "decode_head", "auxiliary_head", "data_preprocessor")
+_PARTS = ("head", "decode_head", "auxiliary_head", "data_preprocessor")
 
 
 @register("hook")
@@ -24,8 +24,7 @@ class CheckClassesHook(Hook):
 
     A label is a place in a list. If validation lacks a folder that training has, every
     later label shifts, silently; if the head has fewer classes than the data, CUDA
-    reports no more than an assert in a kernel. mmdet has a hook of its own for its
-    heads.
+    reports no more than an assert in a kernel. mmdet has a hook of its own for heads.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -37,72 +36,52 @@ class CheckClassesHook(Hook):
         datasets = dict(_datasets(runner))
         lists: dict[str, tuple[str, ...]] = {}
         for name, dataset in datasets.items():
-            lists |= _class_lists(name, dataset)
-        for one, other in combinations(lists, 2):
-            _compare(one, lists[one], other, lists[other])
-        model = unwrap_model(runner.model)
+            lists[f"classes of {name}"] = _classes(name, dataset)
+            lists[f"folders of {name}"] = tuple(getattr(dataset, "folder_to_idx", ()))
+        for (name, ours), (other, theirs) in combinations(lists.items(), 2):
+            if ours != theirs and set(ours) & set(theirs):  # ImageNet's share none
+                differing = sorted(set(ours) ^ set(theirs))[:8]
+                raise ValueError(
+                    f"The {name} are {ours[:8]} and the {other} {theirs[:8]}: they "
+                    f"differ in {differing or 'their order'}, so labels would shift. "
+                    "Make an empty folder for a class that has no images, and write "
+                    "classes in the order of the folders, which is sorted."
+                )
         for name, dataset in datasets.items():
-            _check_heads(model, name, dataset)
+            _check_parts(unwrap_model(runner.model), name, dataset)
 
 
 def _datasets(runner: Runner) -> Iterator[tuple[str, Any]]:
+    """What the loops that are built, and are no dicts any more, read."""
     for stage in ("train", "val", "test"):
-        loop = getattr(runner, f"_{stage}_loop")  # a dict if it is not built
-        for key, name in (
-            ("bank_dataloader", f"{stage}_cfg.bank_dataloader"),
-            ("dataloader", f"{stage}_dataloader"),
-        ):
-            if hasattr(loop, key):
-                yield name, getattr(loop, key).dataset
+        for loader in ("bank_dataloader", "dataloader"):
+            found = getattr(getattr(runner, f"_{stage}_loop"), loader, None)
+            if found is not None:
+                yield f"{stage}'s {loader}", found.dataset
 
 
-def _class_lists(name: str, dataset: Any) -> dict[str, tuple[str, ...]]:
-    """The names of a dataset's classes, and its class folders, in the labels' order."""
+def _classes(name: str, dataset: Any) -> tuple[str, ...]:
     classes = getattr(dataset, "metainfo", {}).get("classes") or ()
     if isinstance(classes, str):
         raise ValueError(
             f"{name}: classes={classes!r} is a string, so that each letter is a class; "
             f"a single name needs a comma, classes=({classes!r},)."
         )
-    folders = getattr(dataset, "folder_to_idx", ())
-    return {f"classes of {name}": tuple(classes), f"folders of {name}": tuple(folders)}
+    return tuple(classes)
 
 
-def _compare(
-    name: str, ours: tuple[str, ...], other: str, theirs: tuple[str, ...]
-) -> None:
-    """Refuses two lists that share names but are not equal."""
-    if ours == theirs or not set(ours) & set(theirs):
-        return
-    lacks = [
-        f"The {who} lack {sorted(lost)[:8]} ({len(lost)} in all) of the {of}. "
-        for who, lost, of in (
-            (other, set(ours) - set(theirs), name),
-            (name, set(theirs) - set(ours), other),
-        )
-        if lost
-    ]
-    raise ValueError(
-        f"{''.join(lacks)}The {name} and the {other} must be the same, in the same "
-        f"order, as a label is a place in them: {ours[:8]} and {theirs[:8]}. Make an "
-        "empty folder for a class without images, and write classes sorted as the "
-        "folders are."
-    )
-
-
-def _check_heads(model: nn.Module, name: str, dataset: Any) -> None:
-    classes = getattr(dataset, "metainfo", {}).get("classes") or ()
-    highest = -1
+def _check_parts(model: nn.Module, name: str, dataset: Any) -> None:
+    classes, highest = _classes(name, dataset), -1
     if getattr(dataset, "with_label", False) and dataset.ann_file:  # mmpretrain's
         highest = int(dataset.get_gt_labels().max())
-    for part in _HEADS:
+    for part in _PARTS:
         module = getattr(model, part, None)
         number = getattr(module, "num_classes", None)
         if number is None or not getattr(module, "batch_augments", True):
             continue
         if len(classes) not in (0, number) or highest >= number:
             raise ValueError(
-                f"{name} has {max(len(classes), highest + 1)} classes, "
-                f"{tuple(classes)[:8]}, and {part}.num_classes is {number}; set it and "
-                "the dataset's metainfo=dict(classes=...) to what the labels are."
+                f"{name} has {max(len(classes), highest + 1)} classes, {classes[:8]}, "
+                f"and {part}.num_classes is {number}; set it and the dataset's "
+                "metainfo=dict(classes=...) to what the labels are."
             )

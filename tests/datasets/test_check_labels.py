@@ -183,6 +183,6 @@ def test_size_is_that_of_the_image(tmp_path: Path) -> None:
     CheckLabels(num_classes=2)(results)
     for shape in [(4, 2), (1, 2)]:
         results["ori_shape"] = shape
-        with pytest.raises(LabelMapError, match="has 4 x 2 .*'b.jpg' .*EXIF") as error:
+        with pytest.raises(LabelMapError, match=r"\(2, 4\) .*'b.jpg' .*EXIF") as error:
             CheckLabels(num_classes=2)(results)
         assert path in str(error.value)

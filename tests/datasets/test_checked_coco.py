@@ -206,6 +206,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"annotation 7 .*\[64, 48\].* image 1.jpg is \[48, 64\]",
     ),
     "null area": (coco_file(area=None), "annotation 7 has 'area' None"),
+    "null size": (
+        {**coco_file(), "images": [dict(id=1, file_name="a", height=None, width=9)]},
+        r"image 1 has 'height' and 'width' \[None, 9\]",
+    ),
     "text box": (coco_file(bbox=["1", "1", "9", "9"]), "annotation 7 has 'bbox'"),
     "null box": (coco_file(bbox=None), "annotation 7 has 'bbox' None"),
 }  # fmt: skip

@@ -1,8 +1,4 @@
-"""mmseg's pyramid, for images of any size.
-
-Not imported with the package, as it needs mmseg: a config names the module in
-``custom_imports``.
-"""
+"""mmseg's pyramid; needs mmseg, so a config names it in ``custom_imports``."""
 
 from __future__ import annotations
 
@@ -16,10 +12,7 @@ from .vit_pyramid import Downsample
 
 @register("model")
 class AnySizeFeature2Pyramid(Feature2Pyramid):
-    """``Feature2Pyramid`` that takes maps of one row or column too.
-
-    Keys of the state dict and numbers are the same; mmseg's stops there with "output
-    size is too small".
+    """``Feature2Pyramid`` for maps of one row or column too; else it is the same.
 
     Args:
         *args: As for ``Feature2Pyramid``.
