@@ -83,7 +83,7 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """
         named = dict(module.named_parameters())
         # mm's vis_scheduler.py draws the rates of a single convolution.
-        one_layer = len(named) <= 2
+        one_layer = len(named) <= 2 and not hasattr(module, "backbone")
         if not one_layer:
             self._check_names(named)  # frozen ones too: another run may train them
         trainable = {n: p for n, p in named.items() if p.requires_grad}
