@@ -1,8 +1,12 @@
-"""Finding images: in a folder, or by a list."""
+"""Finding images, in a folder or by a list, and opening the files."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
@@ -100,3 +104,48 @@ def read_image_list(
             )
         paths.append(path)
     return paths
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a file for reading, unbuffered, without ever waiting for anybody.
+
+    Raises:
+        OSError: If it cannot be opened, or is a FIFO, a device or the like.
+    """
+    # Looked at before it is opened, as opening a device may do things, and opened
+    # without waiting, as another file may have come in its place.
+    _check_regular(os.stat(path), path)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    file = open(os.open(path, flags), "rb", buffering=0)  # noqa: SIM115
+    try:
+        _check_regular(os.fstat(file.fileno()), path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: str | Path, max_bytes: int) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        OSError: As for :func:`open_regular`, or if there are more than ``max_bytes``.
+    """
+    with open_regular(path) as file:
+        # No more than it is said to hold: files that the system makes up may not end.
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            reason = f"{size} bytes, more than {max_bytes}"
+            raise OSError(errno.EFBIG, reason, str(path))
+        content = file.read(size)
+        while len(content) < size and (more := file.read(size - len(content))):
+            content += more
+        return content
+
+
+def _check_regular(status: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        reason = "not a regular file: a FIFO, socket or device"
+        raise OSError(errno.EINVAL, reason, str(path))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import mmcv
 import mmengine.fileio as fileio
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
-from PIL import Image
+from mmengine.fileio import LocalBackend
 
 from ..registry import register
+from .image_files import read_regular
+from .image_header import MAX_PIXELS, check_cost, jpeg_header, not_an_image
 
-#: Pixels of the largest image that is decoded; Pillow's own bound.
-MAX_PIXELS = 2 * 89_478_485
+#: A file may have so many bytes for each pixel that an image may have: 16 bits, RGBA.
+BYTES_PER_PIXEL = 8
+MAX_BYTES = MAX_PIXELS * BYTES_PER_PIXEL
 
 
 class BrokenImageError(ValueError):
@@ -33,25 +34,6 @@ class BrokenImageError(ValueError):
         self.reason = reason
 
 
-def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """Walks over the header of a JPEG, up to where the pixels begin.
-
-    Args:
-        content: A file that begins with the marker of a JPEG.
-
-    Yields:
-        Marker, and where its data begin and end.
-    """
-    position = 2
-    while content[position : position + 1] == b"\xff":
-        marker = content[position + 1 : position + 2]
-        size = int.from_bytes(content[position + 2 : position + 4], "big")
-        if marker in (b"\xda", b"") or size < 2:
-            return
-        yield marker[0], position + 4, position + 2 + size
-        position += 2 + size
-
-
 def _lacks_jpeg_end(content: bytes) -> bool:
     """Tells whether a JPEG breaks off before its end-of-image marker.
 
@@ -62,42 +44,8 @@ def _lacks_jpeg_end(content: bytes) -> bool:
     if not content.startswith(b"\xff\xd8") or content.endswith(b"\xff\xd9"):
         return False
     # Skip the header: a thumbnail in it has an end marker too.
-    header_end = max((end for *_, end in jpeg_segments(content)), default=2)
+    header_end = max((end for *_, end in jpeg_header(content)), default=2)
     return content.rfind(b"\xff\xd9", header_end) < 0
-
-
-def check_size(content: bytes, path: str) -> None:
-    """Refuses a file that would decode into more than :data:`MAX_PIXELS`.
-
-    A file of a few kB can ask for many GB of memory. Only the header is read, by
-    Pillow; a file that it does not know is left to the decoder.
-
-    Raises:
-        BrokenImageError: If the image is too large.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its warning begins at half our limit
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise BrokenImageError(path, str(error)) from error
-    except Exception:  # what Pillow makes of a bad header; the decoder will see
-        return
-    check_pixels(height, width, path)
-
-
-def check_pixels(height: int, width: int, path: str) -> None:
-    """Refuses an image of more than :data:`MAX_PIXELS`.
-
-    Raises:
-        BrokenImageError: If the image is too large.
-    """
-    if height * width > MAX_PIXELS:
-        raise BrokenImageError(
-            path,
-            f"{width} x {height} pixels, more than {MAX_PIXELS}: a decompression bomb",
-        )
 
 
 @register("transform")
@@ -114,6 +62,11 @@ class LoadImage(LoadImageFromFile):
         color_type: See :func:`mmcv.imfrombytes`.
         imdecode_backend: See :func:`mmcv.imfrombytes`.
         backend_args: Options of the mmengine file backend.
+        max_pixels: Larger images are broken, and so are files of more than 8 bytes for
+            each of so many pixels, and JPEGs of as many scans as take 16 such images.
+
+    Raises:
+        ValueError: If ``max_pixels`` is not in [1, 2**30], OpenCV's own limit.
     """
 
     def __init__(
@@ -122,7 +75,14 @@ class LoadImage(LoadImageFromFile):
         color_type: str = "color",
         imdecode_backend: str = "cv2",
         backend_args: dict[str, Any] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        if not 1 <= max_pixels <= 2**30:
+            raise ValueError(
+                f"max_pixels={max_pixels} must be from 1 to {2**30}, OpenCV's own "
+                f"limit; {MAX_PIXELS} is the default"
+            )
+        self.max_pixels = max_pixels
         super().__init__(
             to_float32=to_float32,
             color_type=color_type,
@@ -148,16 +108,27 @@ class LoadImage(LoadImageFromFile):
         return results
 
     def read(self, path: str) -> bytes:
-        """Returns the content of a file.
+        """Returns the content of a file that can be decoded at a bounded cost.
 
         Raises:
-            BrokenImageError: If it is empty, or a JPEG that breaks off.
-            OSError: If it cannot be read.
+            BrokenImageError: If it is empty, a JPEG that breaks off, or too large.
+            OSError: If it cannot be read, or is no regular file.
         """
-        content = fileio.get(path, backend_args=self.backend_args)
+        backend = fileio.get_file_backend(
+            path, backend_args=self.backend_args, enable_singleton=True
+        )
+        if isinstance(backend, LocalBackend):
+            content = read_regular(path, self.max_pixels * BYTES_PER_PIXEL)
+        else:
+            content = backend.get(path)
         if not content:
             raise BrokenImageError(path, "empty file")
-        if _lacks_jpeg_end(content):
+        try:
+            check_cost(content, self.max_pixels)
+            truncated = _lacks_jpeg_end(content)
+        except ValueError as error:
+            raise BrokenImageError(path, str(error)) from error
+        if truncated:
             raise BrokenImageError(
                 path, f"truncated JPEG: no end marker in {len(content)} bytes"
             )
@@ -166,17 +137,19 @@ class LoadImage(LoadImageFromFile):
     def decode(self, content: bytes, path: str) -> np.ndarray:
         """Returns the image, (H, W, C) uint8, that a file's content stands for.
 
+        Args:
+            content: What :meth:`read` gave, or is known to be harmless.
+            path: The file, for errors.
+
         Raises:
-            BrokenImageError: If it is too large, truncated, or no image.
+            BrokenImageError: If it is truncated, or no image.
         """
-        check_size(content, path)
-        image = mmcv.imfrombytes(
-            content, flag=self.color_type, backend=self.imdecode_backend
-        )
-        if image is None:
-            raise BrokenImageError(
-                path,
-                f"truncated or no image: {len(content)} bytes that begin with "
-                f"{content[:12]!r}",
+        try:
+            image = mmcv.imfrombytes(
+                content, flag=self.color_type, backend=self.imdecode_backend
             )
+        except cv2.error as error:
+            raise BrokenImageError(path, " ".join(str(error).split())[:200]) from error
+        if image is None:
+            raise BrokenImageError(path, not_an_image(content))
         return image

@@ -22,7 +22,8 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from ..registry import register
-from .load_image import BrokenImageError, LoadImage, check_pixels, jpeg_segments
+from .image_header import MAX_PIXELS, jpeg_header
+from .load_image import BrokenImageError, LoadImage
 
 try:
     import simplejpeg
@@ -33,6 +34,7 @@ except ImportError:
 _REDUCTIONS = (8, 4, 2)
 _JPEG = b"\xff\xd8"
 _EXIF = 0xE1
+_MAX_EXIF = 2**20
 
 
 @register("transform")
@@ -59,6 +61,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             1. More is slower and nearer to the unreduced image.
         max_attempts: Tries to draw a crop that fits, before a central one is taken.
         backend_args: Options of the mmengine file backend.
+        max_pixels: As for :class:`LoadImage`.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -73,6 +76,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         reduce: float = 2.0,
         max_attempts: int = 10,
         backend_args: dict[str, Any] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(
             scale,
@@ -91,7 +95,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             )
         self.flip_prob = flip_prob
         self.reduce = reduce
-        self.file = LoadImage(backend_args=backend_args)
+        self.file = LoadImage(backend_args=backend_args, max_pixels=max_pixels)
         if simplejpeg is None:
             print_log(
                 "simplejpeg is not installed: OpenCV decodes JPEGs, always at their "
@@ -134,8 +138,6 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         =====================================  =================  ==================
         """
         size = jpeg_size(content)
-        if size is not None:
-            check_pixels(*size, path)
         if size is None or self._reduction((0, 0, *size)) == 1:
             image = self._decode(content, size, path)
             return image.shape[:2], self._resize(image, self._draw_box(image.shape[:2]))
@@ -247,11 +249,15 @@ def decode_jpeg(content: bytes, size: tuple[int, int], reduction: int) -> np.nda
 
 def _is_turned(content: bytes) -> bool:
     """Tells whether EXIF data ask for the image to be turned or mirrored."""
-    if not any(
-        marker == _EXIF and content.startswith(b"Exif", start)
-        for marker, start, _ in jpeg_segments(content)
-    ):
+    exif = [
+        end - start
+        for marker, start, end in jpeg_header(content)
+        if marker == _EXIF and content.startswith(b"Exif", start)
+    ]
+    if not exif:
         return False
+    if sum(exif) > _MAX_EXIF:  # Pillow's time grows with the square; OpenCV will see
+        return True
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1) != 1

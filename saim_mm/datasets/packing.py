@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -17,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from ..utils.atomic_file import remove_parts, write_atomically
-from .image_files import list_images, read_image_list
-from .load_image import LoadImage
+from .image_files import list_images, read_image_list, read_regular
+from .load_image import MAX_BYTES, LoadImage
 from .tar_shards import (
     MANIFEST,
     Manifest,
@@ -106,6 +107,7 @@ def pack_images(
     options: PackOptions | None = None,
     ann_file: str | None = None,
     workers: int = 1,
+    follow_links: bool = False,
     on_shard: Callable[[int, int, Path, int], object] = lambda *_: None,
 ) -> Packed:
     """Packs what is not packed yet: the same call goes on where one was stopped.
@@ -116,6 +118,7 @@ def pack_images(
         options: By default images keep their bytes.
         ann_file: List of images; without, all of ``src``.
         workers: Processes.
+        follow_links: Also pack what links in ``src`` have outside of it.
         on_shard: Is told of every tar file: which it is (from 1), of how many, its
             path and how many images it holds.
 
@@ -128,6 +131,8 @@ def pack_images(
     """
     options = options or PackOptions()
     names = _find_names(src, ann_file)
+    if not follow_links:
+        _check_links(src, names)
     checksum = names_checksum(names)
     plan = Manifest(images=len(names), names_sha256=checksum, **vars(options))
     _begin(dst, plan)
@@ -213,6 +218,30 @@ def _find_names(src: Path, ann_file: str | None) -> list[str]:
     return names
 
 
+def _check_links(src: Path, names: list[str]) -> None:
+    """Refuses links to files that the owner of ``src`` may not mean to give away.
+
+    Raises:
+        PackError: If an image lies outside of ``src``.
+    """
+    root, folder_of = os.path.realpath(src), cache(os.path.realpath)
+
+    def is_inside(name: str) -> bool:
+        path = os.path.join(root, name)
+        if os.path.islink(path):
+            real = os.path.realpath(path)
+        else:  # the folder's links are followed once for all of its images
+            real = os.path.join(folder_of(os.path.dirname(path)), "")
+        return os.path.commonpath([root, real]) == root
+
+    outside = [name for name in names if not is_inside(name)]
+    if outside:
+        raise PackError(
+            f"{len(outside)} images, such as {outside[0]!r}, are links to outside of "
+            f"{str(src)!r}; if their content may be in the pack, add --follow-links"
+        )
+
+
 def _begin(dst: Path, plan: Manifest) -> None:
     """Makes the folder of a new pack, or checks that an old one is of this plan.
 
@@ -237,7 +266,7 @@ def _begin(dst: Path, plan: Manifest) -> None:
 def _read_bytes(src: Path, name: str) -> bytes:
     """The bytes of an image; none if it cannot be read, so that it counts as broken."""
     try:
-        return (src / name).read_bytes()
+        return read_regular(src / name, MAX_BYTES)
     except OSError:
         return b""
 

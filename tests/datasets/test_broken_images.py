@@ -38,6 +38,15 @@ BREAK: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+def _denying(read: Callable[..., bytes]) -> Callable[..., bytes]:
+    def guarded(path: str, *args: Any, **options: Any) -> bytes:
+        if path.endswith("b.jpg"):
+            raise PermissionError(13, "Permission denied", path)
+        return read(path, *args, **options)
+
+    return guarded
+
+
 @pytest.mark.parametrize("loader", ["LoadImage", "LoadImageFromFile"])
 @pytest.mark.parametrize("kind", BREAK)
 def test_broken_file_is_replaced_and_explained(
@@ -48,14 +57,9 @@ def test_broken_file_is_replaced_and_explained(
         write(tmp_path / name, encoded(image=photo(5, 3 + seed, seed)))
     damage(tmp_path / "b.jpg")
     if kind == "denied":  # by hand: root may read everything
-        get = load_image.fileio.get
-
-        def guarded(path: str, **options: Any) -> bytes:
-            if path.endswith("b.jpg"):
-                raise PermissionError(13, "Permission denied", path)
-            return get(path, **options)
-
-        monkeypatch.setattr(load_image.fileio, "get", guarded)
+        reads = ((load_image, "read_regular"), (load_image.fileio, "get"))
+        for owner, name in reads:
+            monkeypatch.setattr(owner, name, _denying(getattr(owner, name)))
     write(tmp_path / "list.txt", b"a.jpg\nb.jpg\nc.jpg\n")
     options = dict(ann_file="list.txt", pipeline=[dict(type=loader)])
     dataset = UnlabeledImages(str(tmp_path), **options)

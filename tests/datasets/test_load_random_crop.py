@@ -17,7 +17,8 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import ExifTags, Image
 
 from saim_mm.datasets import load_random_crop
-from saim_mm.datasets.load_image import MAX_PIXELS, BrokenImageError, LoadImage
+from saim_mm.datasets.image_header import MAX_PIXELS
+from saim_mm.datasets.load_image import BrokenImageError, LoadImage
 from saim_mm.datasets.load_random_crop import LoadRandomResizedCrop
 from saim_mm.datasets.packing import psnr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -273,3 +274,50 @@ def test_processes_write_the_same(source: Path, tmp_path: Path) -> None:
     command = [sys.executable, TOOL, source, two, "--images-per-shard", 3]
     subprocess.run([*map(str, command), "--workers", "2"], check=True)
     assert files(one) == files(two)
+
+
+def test_only_regular_files_are_packed(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(source / "a" / "fifo.jpg")
+    (source / "a" / "zero.jpg").symlink_to("/dev/zero")
+    for options in ([], ["--short-side", 32], ["--uncompressed"]):
+        pack = tmp_path / "-".join(["pack", *map(str, options)])
+        # A device lies outside of the folder, too.
+        assert run(source, pack, "--follow-links", *options) == 0
+        shown = capsys.readouterr().out
+        for name in ("a/fifo.jpg", "a/zero.jpg"):
+            assert f"empty or unreadable: {name}\n" in shown
+        assert members(pack)["a/zero.jpg"] == b""
+
+
+@pytest.mark.parametrize("kind", ["file", "chain", "folder", "parent"])
+def test_links_out_of_the_folder_are_refused(
+    kind: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "source-2" / "key.jpg"  # whose name begins as the folder's
+    secret.parent.mkdir()
+    secret.write_bytes(b"secret")
+    link = source / "a" / "link.jpg"
+    if kind == "file":
+        link.symlink_to(secret)
+    elif kind == "chain":
+        (source / "a" / "step").symlink_to("../../source-2")
+        link.symlink_to("step/key.jpg")
+    elif kind == "folder":
+        (source / "c").symlink_to(secret.parent)
+    else:
+        link.symlink_to("../../source-2/key.jpg")
+    assert run(source, tmp_path / "pack") == 1
+    error = capsys.readouterr().err
+    assert "links to outside of" in error and "add --follow-links" in error
+    assert not (tmp_path / "pack").exists()
+    assert run(source, tmp_path / "pack", "--follow-links") == 0
+    assert b"secret" in members(tmp_path / "pack").values()
+
+
+def test_links_within_the_folder_are_packed(source: Path, tmp_path: Path) -> None:
+    (source / "a" / "link.jpg").symlink_to(source / "a" / "0.jpg")
+    (tmp_path / "other name").symlink_to(source)
+    assert run(tmp_path / "other name", tmp_path / "pack") == 0
+    assert members(tmp_path / "pack")["a/link.jpg"] == CONTENTS["a/0.jpg"]

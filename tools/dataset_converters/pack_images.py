@@ -56,6 +56,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="pack decoded images: several times the space, and a fraction of the time",
     )
     add("--workers", type=int, default=1, metavar="N", help="processes")  # fmt: skip
+    add(
+        "--follow-links",
+        action="store_true",
+        help="pack also what links in SRC have outside of it",
+    )
     args = parser.parse_args(argv)
     if args.verify != (args.src is None):
         parser.error("give SRC and DST to pack, or --verify and DST alone")
@@ -109,7 +114,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{files} are as they were packed")
             return 0
         packed = pack_images(
-            args.src, args.dst, args.options, args.list, args.workers, show_shard
+            args.src,
+            args.dst,
+            args.options,
+            args.list,
+            args.workers,
+            args.follow_links,
+            show_shard,
         )
     except KeyboardInterrupt:
         print("\nStopped; the same command goes on from here.", file=sys.stderr)
