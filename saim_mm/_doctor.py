@@ -325,6 +325,7 @@ def _check_data(cfg: Any, step_size: int, samples: int) -> Findings:
         yield Finding("error", f"training data: {error}")
         return
     yield Finding("ok", f"training data: {size} samples of {type(dataset).__name__}")
+    yield from _check_left_out(dataset)
     if size < step_size:
         yield Finding(
             "error",
@@ -332,6 +333,28 @@ def _check_data(cfg: Any, step_size: int, samples: int) -> Findings:
             "lower train_dataloader.batch_size",
         )
     yield from check_samples(dataset, samples)
+
+
+def _check_left_out(dataset: Any) -> Findings:
+    """What lies in the folders that a dataset searches, and is no image to it."""
+    from saim_mm.datasets import PackedImages
+    from saim_mm.datasets.image_files import describe_left_out, list_images
+    from saim_mm.reliability.inner_datasets import with_inner_datasets
+
+    for part in with_inner_datasets(dataset):
+        extensions = getattr(part, "extensions", None)
+        folder = getattr(part, "img_prefix", "")
+        is_pack = isinstance(part, PackedImages)
+        if is_pack or not extensions or part.ann_file or not os.path.isdir(folder):
+            continue
+        others = list_images(folder, tuple(extensions))[1]
+        if others:
+            yield Finding(
+                "warning",
+                f"{folder!r}: {describe_left_out(others)}",
+                "if images are among them, name their suffixes in extensions of "
+                "the dataset ([''] is every file), or convert them",
+            )
 
 
 def check_samples(dataset: Any, samples: int) -> Findings:

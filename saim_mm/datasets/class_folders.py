@@ -6,7 +6,9 @@ which shifts all labels after them, and a link to a folder above it is an error.
 
 from __future__ import annotations
 
+import os
 import random
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from mmengine.dataset import Compose
 from mmpretrain.datasets.transforms import PackInputs, ResizeEdge
 from torch.utils.data import Dataset
 
-from . import LoadImage, list_images
+from .image_files import list_images, warn_of_left_out
+from .load_image import LoadImage
 
 TRAIN_FOLDER = "train"
 VAL_FOLDERS = ("val", "test")
@@ -188,10 +191,11 @@ def list_class_folders(folder: Path) -> ClassPaths:
         FileNotFoundError: If there is no such folder.
         ValueError: If it has no class, or a class no image.
     """
-    found = {
-        name: [str(folder / name / path) for path in list_images(str(folder / name))[0]]
-        for name in _subfolders(folder)
-    }
+    found, left_out = {}, Counter[str]()
+    for name in _subfolders(folder):
+        paths, others = list_images(str(folder / name))
+        found[name] = [str(folder / name / path) for path in paths]
+        left_out += others
     empty = [name for name, paths in found.items() if not paths]
     if empty or not found:
         reason = f"no image in {empty[:5]}" if empty else "no class folders"
@@ -199,6 +203,7 @@ def list_class_folders(folder: Path) -> ClassPaths:
             f"{folder}: {reason}; images belong into one folder per class, "
             f"{folder}/<class>/."
         )
+    warn_of_left_out(str(folder), sum(map(len, found.values())), left_out)
     return found
 
 
@@ -224,4 +229,5 @@ def _limit(images: ClassPaths, number: int | None) -> ClassPaths:
 def _choose(name: str, paths: list[str], number: int) -> list[str]:
     """Some images of a class, at random but always the same."""
     # Not the first ones: files are often numbered along a video or a photographer.
-    return random.Random(name).sample(paths, number)
+    # As bytes, for names that are not UTF-8; of others the seed is the same.
+    return random.Random(os.fsencode(name)).sample(paths, number)

@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from mmengine.logging import print_log
+
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff",
+    ".ppm", ".pgm",
 )  # fmt: skip
+_WARNING = logging.WARNING
 
 
 def list_images(
     folder: str, extensions: tuple[str, ...] = IMAGE_SUFFIXES
-) -> tuple[list[str], int]:
+) -> tuple[list[str], Counter[str]]:
     """Finds the images below a folder; hidden files and ``__MACOSX`` are left out.
 
     Linked folders are followed. A folder that can be reached in several ways counts
-    once, so links cannot make the walk endless nor list an image twice.
+    once, so links cannot make the walk endless nor list an image twice. One that
+    cannot be read is named in the log.
 
     Args:
         folder: Where to look.
         extensions: Suffixes in lower case; the case of a file's name does not matter.
+            ``""`` is every file.
 
     Returns:
-        The sorted paths relative to ``folder``, and the number of other files seen.
+        The sorted paths relative to ``folder``, and how much else was seen, by suffix.
+
+    Raises:
+        OSError: If ``folder`` itself cannot be read.
     """
     images: list[str] = []
-    others = 0
-    pending, visited = [""], set()
+    others: Counter[str] = Counter()
+    pending, visited = [""], set[tuple[int, int]]()
     while pending:
         parent = pending.pop()
-        status = os.stat(os.path.join(folder, parent))
-        if (status.st_dev, status.st_ino) in visited:
-            continue
-        visited.add((status.st_dev, status.st_ino))
+        path = os.path.join(folder, parent)
         subfolders = []
-        with os.scandir(os.path.join(folder, parent)) as entries:
-            for entry in entries:
+        try:
+            for entry in _scan(path, visited):
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
                 if _is_folder(entry):
@@ -47,16 +56,53 @@ def list_images(
                 elif entry.name.lower().endswith(extensions):
                     images.append(parent + entry.name)
                 else:
-                    others += 1
+                    others[_suffix(entry.name)] += 1
+        except OSError as error:
+            if not parent:
+                raise
+            print_log(f"{path!r} is left out: {error.strerror}", "current", _WARNING)
+            others["unreadable folders"] += 1
         # Sorted, or the disk would decide by which of two links a folder is reached.
         pending += sorted(subfolders, reverse=True)
     images.sort()
     return images, others
 
 
+def _scan(path: str, visited: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, the first time that it is reached."""
+    status = os.stat(path)
+    if (status.st_dev, status.st_ino) not in visited:
+        visited.add((status.st_dev, status.st_ino))
+        with os.scandir(path) as entries:
+            yield from entries
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     # DirEntry.is_dir costs no stat but raises on a link to itself; isdir never raises.
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _suffix(name: str) -> str:
+    suffix = os.path.splitext(name)[1].lower()
+    if not suffix:
+        return "without a suffix"
+    # Of names that are no names of kinds, such as .0001, there may be a million.
+    return suffix if suffix[1:].isalpha() and suffix.isascii() else "of other suffixes"
+
+
+def describe_left_out(others: Counter[str]) -> str:
+    """Says in one line what is left out: number and suffix of the most frequent."""
+    ordered = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))
+    kinds = [f"{number} {suffix}" for suffix, number in ordered[:6]]
+    more = ", ..." if len(ordered) > 6 else ""
+    return f"{others.total()} left out ({', '.join(kinds)}{more})"
+
+
+def warn_of_left_out(folder: str, images: int, others: Counter[str]) -> None:
+    """Logs what :func:`list_images` left out, if it did."""
+    if others:
+        text = f"{folder!r}: {images} images; {describe_left_out(others)}"
+        print_log(text, "current", _WARNING)
 
 
 def read_image_list(

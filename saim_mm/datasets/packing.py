@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..utils.atomic_file import remove_parts, write_atomically
-from .image_files import list_images, read_image_list, read_regular
+from .image_files import list_images, read_image_list, read_regular, warn_of_left_out
 from .load_image import MAX_BYTES, LoadImage
 from .tar_shards import (
     MANIFEST,
@@ -208,7 +208,11 @@ def _find_names(src: Path, ann_file: str | None) -> list[str]:
     """
     if not src.is_dir():
         raise PackError(f"{str(src)!r} is no folder")
-    names = read_image_list(ann_file) if ann_file else list_images(str(src))[0]
+    if ann_file:
+        names = read_image_list(ann_file)
+    else:
+        names, others = list_images(str(src))
+        warn_of_left_out(str(src), len(names), others)
     if not names:
         raise PackError(f"{str(src)!r} holds no images")
     for name in names:

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import cv2
 
-from .image_files import IMAGE_SUFFIXES, list_images
+from .image_files import (
+    IMAGE_SUFFIXES,
+    describe_left_out,
+    list_images,
+    warn_of_left_out,
+)
 from .load_image import LoadImage
 
 #: Shorter side of a copy in pixels. Decoding a camera's 12 megapixels for every crop of
@@ -41,9 +46,10 @@ def find_photos(folder: str | Path, limit: int) -> tuple[list[Path], int]:
     names, others = list_images(str(root))
     if not names:
         raise NoPhotosError(
-            f"{str(folder)!r} holds no images ({others} other files); looked for "
-            f"{' '.join(IMAGE_SUFFIXES)} at any depth"
+            f"{str(folder)!r} holds no images; {describe_left_out(others)}; looked "
+            f"for {' '.join(IMAGE_SUFFIXES)} at any depth"
         )
+    warn_of_left_out(str(folder), len(names), others)
     total = len(names)
     if total > limit:
         names = sorted(random.Random(0).sample(names, limit))

@@ -21,7 +21,13 @@ from torch.utils.data import get_worker_info
 
 from ..registry import register
 from ..utils.sample_index import generators_of, seed_from
-from .image_files import IMAGE_SUFFIXES, list_images, read_image_list
+from .image_files import (
+    IMAGE_SUFFIXES,
+    describe_left_out,
+    list_images,
+    read_image_list,
+    warn_of_left_out,
+)
 from .load_image import BrokenImageError
 from .seed_sample import SeedSample
 
@@ -55,7 +61,8 @@ class UnlabeledImages(BaseDataset):
         data_prefix: Folder of the images; a dict has it as ``img_path``.
         ann_file: List of images; empty means every image of the folder.
         pipeline: Transforms, or configs of them; the first one loads the image.
-        extensions: Suffixes that make a file an image; case does not matter.
+        extensions: Suffixes that make a file an image; case does not matter, and
+            ``[""]`` takes every file. The log says what is left out.
         max_broken_share: Share of the images, in [0, 1], that may be broken before
             the run ends. Unless it is 0, one broken image is always allowed.
         metainfo: Extra meta information.
@@ -96,10 +103,12 @@ class UnlabeledImages(BaseDataset):
                 f"max_broken_share={max_broken_share} must be in [0, 1]; 0.001 lets "
                 "1 image in 1000 be broken"
             )
-        if isinstance(extensions, str) or not all(s[:1] == "." for s in extensions):
+        if isinstance(extensions, str) or not all(
+            s[:1] in (".", "") for s in extensions
+        ):
             raise ValueError(
                 f"extensions={extensions!r} must be a list of suffixes that begin with "
-                "a dot, such as ['.jpg', '.png']"
+                "a dot, such as ['.jpg', '.png'], or [''] for every file"
             )
         self.max_broken_share = max_broken_share
         self.extensions = tuple(s.lower() for s in extensions)
@@ -312,10 +321,11 @@ class UnlabeledImages(BaseDataset):
         names, others = list_images(self.img_prefix, self.extensions)
         if not names:
             raise ValueError(
-                f"no image in {self.img_prefix!r} ({others} other files were seen); "
-                f"images end in one of {', '.join(self.extensions)}: put some there, "
-                "or set extensions"
+                f"no image in {self.img_prefix!r}; {describe_left_out(others)}. Images "
+                f"end in one of {', '.join(self.extensions)}: put some there, or set "
+                "extensions"
             )
+        warn_of_left_out(self.img_prefix, len(names), others)
         return names
 
     def _probe_list(self, names: list[str]) -> None:

@@ -37,9 +37,69 @@ def test_nested_folder_without_litter(tmp_path: Path) -> None:
     for file in ["readme.txt", "deep/i.gif", "jpg"]:
         write(tmp_path / file)
     assert names(UnlabeledImages(str(tmp_path))) == sorted(kept)
-    assert image_files.list_images(str(tmp_path)) == (sorted(kept), 3)
+    assert image_files.list_images(str(tmp_path)) == (
+        sorted(kept),
+        {".txt": 1, ".gif": 1, "without a suffix": 1},
+    )
     only_gif = UnlabeledImages(str(tmp_path), extensions=[".GIF"])
     assert names(only_gif) == ["deep/i.gif"]
+
+
+def test_what_is_left_out_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(
+        image_files, "print_log", lambda text, *_, **__: logged.append(text)
+    )
+    for index in range(3):
+        write(tmp_path / f"{index}.avif")
+        write(tmp_path / f"IMG{index}")
+        write(tmp_path / f"frame.{index:04d}")
+    for kept in ("a.JFIF", "b.jpe"):
+        write(tmp_path / kept)
+    write(tmp_path / os.fsdecode(b"c.\xff\n"))
+    assert names(UnlabeledImages(str(tmp_path))) == ["a.JFIF", "b.jpe"]
+    (line,) = logged
+    assert "2 images; 10 left out" in line and "\n" not in line
+    for part in ("3 .avif", "3 without a suffix", "4 of other suffixes"):
+        assert part in line
+    logged.clear()
+    everything = UnlabeledImages(str(tmp_path), pipeline=LOAD, extensions=[""])
+    assert len(everything) == 12 and not logged
+    assert all(everything[index]["img_shape"] == (24, 32) for index in range(12))
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), None])
+def test_an_unreadable_folder_does_not_end_the_search(
+    error: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(
+        image_files, "print_log", lambda text, *_, **__: logged.append(text)
+    )
+    scandir = os.scandir
+
+    def denying(path: str) -> object:  # by hand: root may read everything
+        if path.endswith("/b/"):
+            if error is None:
+                os.rmdir(path)  # by somebody else, meanwhile
+            else:
+                raise error
+        return scandir(path)
+
+    for file in ("a/1.jpg", "c/2.jpg"):
+        write(tmp_path / file)
+    (tmp_path / "b").mkdir()
+    monkeypatch.setattr(os, "scandir", denying)
+    assert names(UnlabeledImages(str(tmp_path))) == ["a/1.jpg", "c/2.jpg"]
+    reason = "Permission denied" if error else "No such file or directory"
+    assert logged[0] == f"{str(tmp_path)!r}/b/ is left out: {reason}".replace(
+        "'/b/", "/b/'"
+    )
+    assert "1 unreadable folders" in logged[1]
+    with pytest.raises(OSError):
+        image_files.list_images(str(tmp_path / "b") + "/")
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:
@@ -156,7 +216,11 @@ def test_bare_names_resolve(tmp_path: Path, scope: str) -> None:
         (dict(data_prefix="none"), FileNotFoundError, "does not exist"),
         (dict(data_root="/no/such"), FileNotFoundError, "'/no/such/' does not exist"),
         (dict(data_prefix="full/a.jpg"), ValueError, "is a file"),
-        (dict(data_prefix="empty"), ValueError, r"\(2 other files were seen\)"),
+        (
+            dict(data_prefix="empty"),
+            ValueError,
+            r"2 left out \(1 \.gif, 1 \.txt\)",
+        ),
         (dict(data_root=""), ValueError, "set data_root"),
         (dict(ann_file="no.txt"), FileNotFoundError, "no.txt' does not exist"),
         (dict(ann_file="full"), FileNotFoundError, "full' does not exist"),

@@ -20,6 +20,7 @@ from class_folders import (
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from PIL import Image
 from run_tool import run_tool
 from tiny import tiny_backbone, tiny_saim
 
@@ -212,6 +213,19 @@ def test_the_choice_of_images_never_changes(tmp_path: Path) -> None:
     )
     assert train == "blue/3 blue/4 blue/7 green/1 green/2 green/5 red/0 red/2 red/8"
     assert val == "blue/2 blue/6 green/0 green/3 red/1 red/3"
+
+
+def test_class_names_need_not_be_utf_8(tmp_path: Path) -> None:
+    for name in (b"a", b"\xff\xfe", "\u00e9".encode("latin-1")):
+        folder = tmp_path / os.fsdecode(name)
+        folder.mkdir()
+        for index in range(4):
+            Image.new("RGB", (8, 8)).save(folder / f"{index}.png")
+    train, val = split_class_folders(
+        tmp_path, (8, 8), val_share=0.5, images_per_class=1
+    )
+    assert (len(train), len(val), len(train.classes)) == (3, 6, 3)
+    assert val[5]["data_samples"].gt_label.item() == 2
 
 
 def test_folders(tmp_path: Path) -> None:

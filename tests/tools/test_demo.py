@@ -110,7 +110,7 @@ def test_missing_folder_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("empty", "holds no images (1 other files)"),
+        ("empty", "holds no images; 1 left out (1 .txt)"),
         ("file", "is a file"),
         ("broken", "none of the 2 images can be read"),
         ("work dir is a file", "cannot make"),

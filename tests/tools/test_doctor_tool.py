@@ -68,6 +68,7 @@ def photos(folder: Path, broken: int) -> None:
 @pytest.mark.parametrize("broken", [0, 2])
 def test_a_folder_with_broken_images(broken: int, tmp_path: Path, capsys) -> None:
     photos(tmp_path, broken)
+    (tmp_path / "8.avif").touch()
     arguments = [
         str(ROOT / "configs/saim/saim_vit-b_300e_in1k.py"),
         "--work-dir", str(tmp_path), "--samples", "8", "--cfg-options",
@@ -77,6 +78,7 @@ def test_a_folder_with_broken_images(broken: int, tmp_path: Path, capsys) -> Non
     code = runpy.run_path(str(TOOL))["main"](arguments)
     out = capsys.readouterr().out
     assert code == bool(broken)
+    assert "1 left out (1 .avif)" in out
     if broken:
         assert str(tmp_path / "1.jpg") in out
         assert "2 of 8 samples that were tried do not load (25.0%)" in out
