@@ -9,7 +9,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 #: Pixels of the largest image that is decoded; Pillow's own bound.
 MAX_PIXELS = 2 * 89_478_485
@@ -28,6 +28,9 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: Tags of TIFF.
 _WIDTH, _HEIGHT, _BITS, _CHANNELS, _KIND = 256, 257, 258, 277, 339
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_TAGS = {_WIDTH, _HEIGHT, _BITS, _CHANNELS, _KIND, _TILE_WIDTH, _TILE_HEIGHT}
+#: Kinds of whole numbers in TIFF, as struct has them.
+_NUMBERS = {3: "H", 4: "I", 16: "Q"}
 
 
 def check_cost(content: bytes, max_pixels: int = MAX_PIXELS) -> None:
@@ -125,30 +128,51 @@ def jpeg_header(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 def not_an_image(content: bytes) -> str:
     """Says what a file is that is not decoded, as far as that can be known."""
-    if content.startswith(_TIFF):
-        try:
-            tags = _tiff_tags(content)
-            channels, bits = tags.get(_CHANNELS, 1), max(tags.get(_BITS, (1,)))
-            kinds = {1: "unsigned", 2: "signed", 3: "floating-point"}
-            kind = kinds.get(max(tags.get(_KIND, (1,))), "other")
-        except Exception:  # Pillow may raise anything for a bad header
-            return f"truncated TIFF of {len(content)} bytes"
-        if channels > 4 or bits > 16 or kind != "unsigned":
-            return (
-                f"a TIFF of {channels} channels of {kind} {bits} bits, not an image "
-                "of 8 or 16 bits in 1 to 4 channels; convert it, or read it with "
-                "LoadImageFromFile(imdecode_backend='tifffile', "
-                "color_type='unchanged') and transforms of your own"
-            )
     start = content[:12]
-    return f"truncated or no image: {len(content)} bytes that begin with {start!r}"
+    text = f"truncated or no image: {len(content)} bytes that begin with {start!r}"
+    return odd_tiff(content) or text
 
 
-def _tiff_tags(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Tags of the first image of a TIFF, whatever Pillow thinks of its pixels."""
-    big = b"+" in content[2:4]
-    tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if big else 8])
-    file = io.BytesIO(content)
-    file.seek(tags.next)
-    tags.load(file)
+def odd_tiff(content: bytes) -> str:
+    """Says what a file is if it is a TIFF of measurements; else nothing."""
+    if not content.startswith(_TIFF):
+        return ""
+    try:
+        tags = _tiff_tags(content)
+    except struct.error:
+        return ""
+    channels, bits = tags.get(_CHANNELS, 1), tags.get(_BITS, 1)
+    kinds = {1: "unsigned", 2: "signed", 3: "float"}
+    kind = kinds.get(tags.get(_KIND, 1), "other")
+    if channels <= 4 and bits <= 16 and kind == "unsigned":
+        return ""
+    return (
+        f"a TIFF of {channels} channels of {kind} {bits}-bit values, and no image of 1 "
+        "to 4 channels of 8 or 16 bits; convert it, or read it with LoadImageFromFile("
+        "imdecode_backend='tifffile', color_type='unchanged') and scale it yourself"
+    )
+
+
+def _tiff_tags(content: bytes) -> dict[int, int]:
+    """First value of each tag of the first image of a TIFF; Pillow would read all.
+
+    Raises:
+        struct.error: If the file ends before.
+    """
+    order = "<" if content.startswith(b"I") else ">"
+    is_big = content[2:4] in (b"+\0", b"\0+")
+    word, count, width = ("Q", "Q", 8) if is_big else ("I", "H", 4)
+    (start,) = struct.unpack_from(order + word, content, width)
+    (number,) = struct.unpack_from(order + count, content, start)
+    start += struct.calcsize(order + count)
+    tags: dict[int, int] = {}
+    for index in range(min(number, 2**16)):
+        entry = start + index * (4 + 2 * width)
+        tag, kind, length = struct.unpack_from(order + "HH" + word, content, entry)
+        format_ = order + _NUMBERS.get(kind, "B")
+        position = entry + 4 + width
+        if length * struct.calcsize(format_) > width:
+            (position,) = struct.unpack_from(order + word, content, position)
+        if tag in _TAGS:
+            tags.setdefault(tag, struct.unpack_from(format_, content, position)[0])
     return tags

@@ -8,16 +8,19 @@ import cv2
 import mmcv
 import mmengine.fileio as fileio
 import numpy as np
+from mmcv.image.io import imread_flags
 from mmcv.transforms import LoadImageFromFile
 from mmengine.fileio import LocalBackend
 
 from ..registry import register
 from .image_files import read_regular
-from .image_header import MAX_PIXELS, check_cost, jpeg_header, not_an_image
+from .image_header import MAX_PIXELS, check_cost, jpeg_header, not_an_image, odd_tiff
 
 #: A file may have so many bytes for each pixel that an image may have: 16 bits, RGBA.
 BYTES_PER_PIXEL = 8
 MAX_BYTES = MAX_PIXELS * BYTES_PER_PIXEL
+#: No camera or scanner of 10, 12 or 14 bits has such a value.
+_SURELY_16_BITS = 2**14
 
 
 class BrokenImageError(ValueError):
@@ -64,9 +67,13 @@ class LoadImage(LoadImageFromFile):
         backend_args: Options of the mmengine file backend.
         max_pixels: Larger images are broken, and so are files of more than 8 bytes for
             each of so many pixels, and JPEGs of as many scans as take 16 such images.
+        bit_depth: Bits of the values of 16-bit files, of which the upper 8 are taken;
+            10, 12 or 14 for cameras and scanners that leave the others zero. Without,
+            it is 16 where a value reaches 2**14, and other such files are broken.
 
     Raises:
-        ValueError: If ``max_pixels`` is not in [1, 2**30], OpenCV's own limit.
+        ValueError: If ``max_pixels`` is not in [1, 2**30], OpenCV's own limit, or
+            ``bit_depth`` not in [8, 16].
     """
 
     def __init__(
@@ -76,13 +83,20 @@ class LoadImage(LoadImageFromFile):
         imdecode_backend: str = "cv2",
         backend_args: dict[str, Any] | None = None,
         max_pixels: int = MAX_PIXELS,
+        bit_depth: int | None = None,
     ) -> None:
         if not 1 <= max_pixels <= 2**30:
             raise ValueError(
                 f"max_pixels={max_pixels} must be from 1 to {2**30}, OpenCV's own "
                 f"limit; {MAX_PIXELS} is the default"
             )
+        if bit_depth not in (None, *range(8, 17)):
+            raise ValueError(
+                f"bit_depth={bit_depth!r} must be from 8 to 16, such as 12, or None "
+                "to take 16 where the values need so many"
+            )
         self.max_pixels = max_pixels
+        self.bit_depth = bit_depth
         super().__init__(
             to_float32=to_float32,
             color_type=color_type,
@@ -142,12 +156,33 @@ class LoadImage(LoadImageFromFile):
             path: The file, for errors.
 
         Raises:
-            BrokenImageError: If it is truncated, or no image.
+            BrokenImageError: If it is truncated, no image, or has values of which is
+                not known what is white.
         """
-        try:
-            image = mmcv.imfrombytes(
-                content, flag=self.color_type, backend=self.imdecode_backend
+        if self.imdecode_backend != "cv2" or self.color_type == "unchanged":
+            return self._decode(content, path, self.color_type)
+        flag = imread_flags[self.color_type]
+        image = self._decode(content, path, flag | cv2.IMREAD_ANYDEPTH)
+        if image.dtype == np.uint8:
+            return image
+        reason = odd_tiff(content)
+        if image.dtype != np.uint16 or reason:
+            raise BrokenImageError(path, reason or f"an image of {image.dtype} values")
+        bits, highest = self.bit_depth, int(image.max())
+        if bits is None and 0 < highest < _SURELY_16_BITS or highest >> (bits or 16):
+            raise BrokenImageError(
+                path,
+                f"16-bit values up to {highest} do not fit bit_depth={bits}; give the "
+                "transform that loads it the bit_depth of the camera or scanner, such "
+                "as 12, or 16 if all bits are used",
             )
+        if bits in (None, 16):  # OpenCV's own, which knows every kind of TIFF
+            return self._decode(content, path, flag)
+        return (image >> (bits - 8)).astype(np.uint8)
+
+    def _decode(self, content: bytes, path: str, flag: int | str) -> np.ndarray:
+        try:
+            image = mmcv.imfrombytes(content, flag=flag, backend=self.imdecode_backend)
         except cv2.error as error:
             raise BrokenImageError(path, " ".join(str(error).split())[:200]) from error
         if image is None:

@@ -34,7 +34,7 @@ except ImportError:
 _REDUCTIONS = (8, 4, 2)
 _JPEG = b"\xff\xd8"
 _EXIF = 0xE1
-_MAX_EXIF = 2**20
+_MAX_EXIF = 2**17
 
 
 @register("transform")
@@ -61,7 +61,8 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             1. More is slower and nearer to the unreduced image.
         max_attempts: Tries to draw a crop that fits, before a central one is taken.
         backend_args: Options of the mmengine file backend.
-        max_pixels: As for :class:`LoadImage`.
+        max_pixels: As for :class:`LoadImage`; so is ``bit_depth``.
+        bit_depth: Bits of the values of 16-bit files.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -77,6 +78,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         max_attempts: int = 10,
         backend_args: dict[str, Any] | None = None,
         max_pixels: int = MAX_PIXELS,
+        bit_depth: int | None = None,
     ) -> None:
         super().__init__(
             scale,
@@ -95,7 +97,9 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             )
         self.flip_prob = flip_prob
         self.reduce = reduce
-        self.file = LoadImage(backend_args=backend_args, max_pixels=max_pixels)
+        self.file = LoadImage(
+            backend_args=backend_args, max_pixels=max_pixels, bit_depth=bit_depth
+        )
         if simplejpeg is None:
             print_log(
                 "simplejpeg is not installed: OpenCV decodes JPEGs, always at their "
@@ -256,7 +260,8 @@ def _is_turned(content: bytes) -> bool:
     ]
     if not exif:
         return False
-    if sum(exif) > _MAX_EXIF:  # Pillow's time grows with the square; OpenCV will see
+    # Pillow's time and memory grow with the square of it; OpenCV will see.
+    if sum(exif) > _MAX_EXIF:
         return True
     try:
         with Image.open(io.BytesIO(content)) as image:

@@ -87,19 +87,24 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + body
 
 
-def tiff(**tags: int) -> bytes:
-    buffer = io.BytesIO()
-    photo().save(buffer, "TIFF")
-    content = bytearray(buffer.getvalue())
-    numbers = dict(width=256, height=257, channels=277, kind=339)
-    start, count = struct.unpack_from("<I", content, 4)[0], 0
+def tiff(**changes: tuple[int, int]) -> bytes:
+    """A TIFF some of whose tags, of the names, are another tag and value."""
+    content = bytearray(encoded("TIFF"))
+    numbers = dict(width=256, height=257, channels=277, rows=278, planes=284)
+    wanted = {numbers[name]: change for name, change in changes.items()}
+    (start,) = struct.unpack_from("<I", content, 4)
     (count,) = struct.unpack_from("<H", content, start)
     for entry in range(start + 2, start + 2 + 12 * count, 12):
         (number,) = struct.unpack_from("<H", content, entry)
-        for name, value in tags.items():
-            if numbers[name] == number:
-                struct.pack_into("<HII", content, entry + 2, 4, 1, value)
+        if number in wanted:
+            tag, value = wanted[number]
+            struct.pack_into("<HHII", content, entry, tag, 4, 1, value)
     return bytes(content)
+
+
+def big_tiff(side: int) -> bytes:
+    tags = b"".join(struct.pack(">HHQII", tag, 4, 1, side, 0) for tag in (256, 257))
+    return b"MM\0+" + struct.pack(">HHQQ", 8, 0, 16, 2) + tags + bytes(40)
 
 
 def with_scans(content: bytes, number: int) -> bytes:
@@ -132,8 +137,12 @@ BOMBS = {
     "BMP": (
         encoded("BMP")[:18] + struct.pack("<ii", 60_000, 60_000) + encoded("BMP")[26:]
     ),
-    "TIFF": tiff(width=60_000, height=60_000),
-    "TIFF of 13 channels": tiff(width=60_000, height=60_000, channels=13),
+    "TIFF": tiff(width=(256, 60_000), height=(257, 60_000)),
+    "TIFF of a huge tile": tiff(rows=(322, 60_000), planes=(323, 60_000)),
+    "TIFF of 13 channels": tiff(
+        width=(256, 60_000), height=(257, 60_000), channels=(277, 13)
+    ),
+    "BigTIFF": big_tiff(60_000),
     "progressive JPEG of many scans": with_size(
         with_scans(encoded(progressive=True), 300), 10_000
     ),
