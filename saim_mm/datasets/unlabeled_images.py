@@ -238,6 +238,14 @@ class UnlabeledImages(BaseDataset):
             return error.reason
         return "loads now; it failed before, or was marked by hand"
 
+    def loads(self, idx: int) -> bool:
+        """Tells whether an image loads, whatever was known of it before."""
+        try:
+            self._load(idx)
+        except BrokenImageError:
+            return False
+        return True
+
     def describe_broken(self, idx: int) -> str:
         """Returns the path of a broken image and why it does not load."""
         return f"{self.get_data_info(idx)['img_path']!r}: {self.broken_reason(idx)}"

@@ -32,7 +32,9 @@ class BrokenImageHook(Hook):
 
     The work dir has the list, ``broken_images.json``: of each image its path and the
     reason, and where it stands in the data. A resumed run replaces these images from
-    its first iteration on, as the run before did, even one that would load now.
+    its first iteration on, as the run before did, even one that would load now. If they
+    are too many, those that load now are used again, and if still too many are left the
+    run ends.
 
     Args:
         interval: Training iterations between checks; each epoch ends with one too.
@@ -158,6 +160,23 @@ class BrokenImageHook(Hook):
             runner.logger.info(
                 f"broken images: {sum(map(len, self._named))} known from before"
             )
+        for dataset, named in zip(self._datasets, self._named, strict=True):
+            if len(named) > dataset.max_broken:
+                # The run ended here; what was mended since is used again.
+                self._take_up_mended(runner, dataset, named)
+                last = dataset.describe_broken(max(named)) if named else ""
+                dataset.check_broken_share(len(named), last)
+
+    def _take_up_mended(
+        self, runner: Runner, dataset: UnlabeledImages, named: dict[int, str]
+    ) -> None:
+        mended = [idx for idx in named if dataset.loads(idx)]
+        dataset.broken[mended] = 0
+        for idx in mended:
+            del named[idx]
+        self._write(runner)
+        if mended and is_main_process():
+            runner.logger.info(f"broken images: {len(mended)} of them load now")
 
     def _restore_entry(self, runner: Runner, entry: dict[str, Any]) -> None:
         number, idx = entry["dataset"], entry["index"]

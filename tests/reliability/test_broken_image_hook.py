@@ -230,7 +230,7 @@ def test_every_kind_of_damage_is_listed(tmp_path: Path) -> None:
     photo = Image.effect_noise((32, 32), 60).convert("RGB")
     odd = {
         "cmyk.jpg": photo.convert("CMYK"),
-        "deep.png": Image.new("I;16", (4, 4), 999),
+        "deep.png": Image.new("I;16", (4, 4), 40_000),
         "one.png": Image.new("RGB", (1, 1)),
         "palette.png": photo.quantize(16),
     }
@@ -304,6 +304,32 @@ def test_resumed_run_replaces_the_same(tmp_path: Path, source: str) -> None:
     assert "broken images: 2 known from before" in log
     assert "WARNING - broken image" not in log
     assert "broken images: 2 of 12" in log
+
+
+@pytest.mark.parametrize("mended", [0, 1, 2])
+def test_resumed_run_ends_past_the_share(tmp_path: Path, mended: int) -> None:
+    """As the run before did, until enough of the images are mended."""
+    folder = make_folder(tmp_path / "images", 12, {3, 6, 9})
+    run = tmp_path / "run"
+    dataset = UnlabeledImages(folder, pipeline=LOAD, max_broken_share=0.25)
+    runner = build_runner(dataset, run, BrokenImageHook(1), epochs=1)
+    runner.train()
+    runner.save_checkpoint(str(run), "one.pth", meta=dict(epoch=1, iter=6))
+    for index in (9, 6)[:mended]:
+        Image.new("RGB", (4, 4)).save(Path(folder, f"{index:03d}.png"))
+    dataset = UnlabeledImages(folder, pipeline=LOAD, max_broken_share=0.1)
+    options = dict(load_from=str(run / "one.pth"), resume=True)
+    runner = build_runner(dataset, run, BrokenImageHook(1), epochs=2, **options)
+    if mended < 2:
+        with pytest.raises(TooManyBrokenImages) as raised:
+            runner.train()
+        assert f"{3 - mended} of 12 images are broken" in str(raised.value)
+        assert runner.iter == 6
+    else:
+        runner.train()
+        assert runner.train_dataloader.dataset.broken_indices() == [3]
+        assert [index for index, *_ in quarantine(run)] == [3]
+        assert "2 of them load now" in log_text(run)
 
 
 def test_listed_image_that_is_no_longer_there(tmp_path: Path) -> None:
