@@ -75,7 +75,8 @@ def read_pack(folder: Path) -> dict[str, str]:
         for member in read_index(shard):
             path = tar_path(shard, member.offset, member.size, member.name)
             paths[member.name] = path
-    if names_checksum(paths) != manifest.names_sha256:
+    names = len(paths), names_checksum(paths)
+    if names != (manifest.images, manifest.names_sha256):
         raise PackError(
             f"the tar files in {str(folder)!r} do not hold the {manifest.images} "
             f"images that {MANIFEST} speaks of; files of two packs may be mixed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from PIL import Image
 from ..utils.atomic_file import remove_parts, write_atomically
 from .image_files import list_images, read_image_list, read_regular, warn_of_left_out
 from .load_image import MAX_BYTES, LoadImage
+from .packed_images import read_pack
 from .tar_shards import (
     MANIFEST,
     Manifest,
@@ -178,19 +180,22 @@ def verify_pack(
         FileNotFoundError: If there is none.
     """
     manifest = Manifest.read(folder)
-    shards = [shard_path(folder, number) for number in range(manifest.shards)]
-    bad = 0
+    shards, missing = _existing_shards(folder, manifest.shards)
+    bad = manifest.shards - len(shards)
+    if bad:
+        on_fault(f"{bad} tar files are missing; the first one is {missing}")
     for fault in _in_turn_or_parallel(workers, _verify_shard, shards):
         if fault:
             on_fault(fault)
             bad += 1
     if bad:
         raise PackError(
-            f"{bad} of {len(shards)} tar files are bad; remove them and repeat the "
+            f"{bad} of {manifest.shards} tar files are bad; remove them and repeat the "
             "command that packed them"
         )
     if not manifest.complete:
         raise PackError("the pack is not complete; repeat the command that packs it")
+    read_pack(folder)  # compares the names
     return manifest
 
 
@@ -360,6 +365,25 @@ def _as_seen(content: bytes, name: str) -> np.ndarray:
     """An image as a whole, (SIDE, SIDE, 3) uint8."""
     image = Image.fromarray(LoadImage().decode(content, name))
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def _existing_shards(folder: Path, number: int) -> tuple[list[Path], Path]:
+    """Of so many tar files, those that are there, and the first one that is not.
+
+    Their number is what a file claims; the time depends on those that are there.
+    """
+    present = set(folder.glob("images-*.tar"))
+    named = (shard_path(folder, n) for n in itertools.count())
+    missing = next(shard for shard in named if shard not in present)
+    digits = {path: path.stem.removeprefix("images-") for path in present}
+    wanted = [
+        path
+        for path, text in digits.items()
+        if text.isdecimal()
+        and int(text) < number
+        and path == shard_path(folder, int(text))
+    ]
+    return sorted(wanted), missing
 
 
 def _verify_shard(shard: Path) -> str | None:

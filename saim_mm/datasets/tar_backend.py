@@ -7,12 +7,16 @@ soon as this module is imported. No index is held in memory.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
 from typing import BinaryIO
 
 from mmengine.fileio import BaseStorageBackend, register_backend
+
+from .image_files import open_regular
+from .load_image import MAX_BYTES
 
 #: Tar files that a process keeps open; of all files, 1024 is the usual limit.
 MAX_OPEN = 256
@@ -56,6 +60,8 @@ class TarBackend(BaseStorageBackend):
                 f"{str(filepath)!r} must be tar://FILE.tar#OFFSET+SIZE/NAME"
             )
         size = int(match["size"])
+        if size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"{size} bytes, more than {MAX_BYTES}", filepath)
         file = self._open(match["tar"])
         content = os.pread(file.fileno(), size, int(match["offset"]))
         if len(content) != size:
@@ -72,7 +78,7 @@ class TarBackend(BaseStorageBackend):
             if len(self._files) >= MAX_OPEN:
                 # Closed when nobody reads from it any more.
                 self._files.pop(next(iter(self._files)))
-            file = self._files[path] = open(path, "rb", buffering=0)  # noqa: SIM115
+            file = self._files[path] = open_regular(path)
         return file
 
 

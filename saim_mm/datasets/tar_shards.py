@@ -21,9 +21,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from ..utils.atomic_file import write_json
+from .image_files import open_regular, read_regular
+from .load_image import MAX_BYTES
 
 FORMAT = 1
 MANIFEST = "pack.json"
+#: Of an index; one of ImageNet as a whole has 200 MB.
+_MAX_JSON = 2**30
 
 
 class PackError(ValueError):
@@ -160,7 +164,7 @@ def verify_tar(path: Path, members: list[Member]) -> None:
     """
     position = 0
     try:
-        with path.open("rb") as file, _open_tar(file, "r:") as tar:
+        with open_regular(path) as file, _open_tar(file, "r:") as tar:
             for info in tar:
                 wanted = members[position] if position < len(members) else None
                 found = Member(info.name, info.offset_data, info.size, "")
@@ -205,10 +209,11 @@ def read_index(shard: Path) -> list[Member]:
     for member in members:
         check_name(member.name)
         inside = _is_count(member.offset) and type(member.size) is int
-        if not (inside and 0 <= member.size <= length - member.offset):
+        if not (inside and 0 <= member.size <= min(length - member.offset, MAX_BYTES)):
             raise PackError(
                 f"{index}: {member.name!r} is said to be {member.size!r} bytes at "
-                f"{member.offset!r}, outside of the {length} bytes of {shard.name}"
+                f"{member.offset!r}, outside of the {length} bytes of {shard.name} or "
+                f"more than {MAX_BYTES}"
             )
     return members
 
@@ -230,8 +235,8 @@ def _is_count(value: Any) -> bool:
 
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of UTF-8
+        content = json.loads(read_regular(path, _MAX_JSON).decode())
+    except (ValueError, RecursionError) as error:  # of JSON, or of UTF-8
         raise PackError(f"{path} is no whole JSON file ({error})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise PackError(

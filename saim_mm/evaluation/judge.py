@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..datasets.class_folders import split_class_folders
+from ..datasets import BrokenImageError
+from ..datasets.class_folders import ClassImages, split_class_folders
 from ..utils.command_line import default_device
 from .encoders import build_encoder
 from .features import POOLS, FeatureExtractor, Features, Pool
@@ -67,7 +68,8 @@ def frozen_features(
     Raises:
         FileNotFoundError: If a file or folder is missing.
         CheckpointError: If the checkpoint holds no encoder; a ``ValueError``.
-        ValueError: If the folders are of no use, or an option is out of its range.
+        ValueError: If the folders are of no use, an image cannot be loaded, or an
+            option is out of its range.
     """
     start = time.perf_counter()
     backbone, preprocessor = build_encoder(checkpoint, config, num_heads)
@@ -81,7 +83,7 @@ def frozen_features(
     )
     extractor = FeatureExtractor(backbone.to(device), preprocessor.to(device), pool)
     train, val = (
-        extractor.extract(images, batch_size, workers).to(device) for images in sets
+        _extract(extractor, images, batch_size, workers).to(device) for images in sets
     )
     about = dict(
         checkpoint=str(checkpoint),
@@ -93,6 +95,23 @@ def frozen_features(
         seconds_for_features=round(time.perf_counter() - start, 1),
     )
     return FrozenFeatures(train, val, about)
+
+
+def _extract(
+    extractor: FeatureExtractor, images: ClassImages, batch_size: int, workers: int
+) -> Features:
+    try:
+        return extractor.extract(images, batch_size, workers)
+    except (OSError, RuntimeError, BrokenImageError) as error:
+        # A worker's error is told as the text of its traceback; it ends in the error.
+        *pages, text = str(error).strip().split("\n")
+        if pages:
+            kind, _, text = text.partition(": ")
+            if not (isinstance(error, OSError) or "BrokenImageError" in kind):
+                raise
+        elif not isinstance(error, (OSError, BrokenImageError)):
+            raise
+        raise ValueError(f"{text}; mend or remove this image") from error
 
 
 def judge_by_knn(

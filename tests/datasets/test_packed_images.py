@@ -17,7 +17,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from saim_mm.datasets import PackedImages, UnlabeledImages, tar_backend
-from saim_mm.datasets.load_image import BrokenImageError
+from saim_mm.datasets.image_files import open_regular
+from saim_mm.datasets.load_image import MAX_BYTES, BrokenImageError
+from saim_mm.datasets.packing import verify_pack
 from saim_mm.datasets.tar_backend import TarBackend, tar_path
 from saim_mm.datasets.tar_shards import (
     Manifest,
@@ -261,6 +263,71 @@ def test_verification_finds_a_flipped_bit(pack: Path) -> None:
         verify_tar(shard, members[:1])
 
 
+@pytest.mark.parametrize("step", [1, 2, 10**18])
+def test_a_claim_of_any_number_is_bounded(step: int, pack: Path) -> None:
+    edit(
+        pack / "pack.json",
+        lambda content: content.update(images=10**18, images_per_shard=step),
+    )
+    faults: list[str] = []
+    with pytest.raises(PackError) as raised:
+        verify_pack(pack, on_fault=faults.append)
+    if step == 10**18:
+        assert "do not hold the 1000000000000000000 images" in str(raised.value)
+        error: type[Exception] = PackError
+    else:
+        missing = 10**18 // step - 3
+        assert faults == [
+            f"{missing} tar files are missing; the first one is "
+            f"{pack / 'images-00003.tar'}"
+        ]
+        error = FileNotFoundError
+    with pytest.raises(error):
+        PackedImages(str(pack))
+
+
+def test_missing_tar_files_do_not_hide_bad_ones(pack: Path) -> None:
+    os.remove(pack / "images-00001.tar")
+    (pack / "images-00002.tar").write_bytes(b"")
+    for stranger in ("images-1.tar", "images-x.tar", "images-00007.tar"):
+        (pack / stranger).touch()
+    faults: list[str] = []
+    with pytest.raises(PackError, match="2 of 3 tar files are bad"):
+        verify_pack(pack, on_fault=faults.append)
+    assert faults[0].startswith("1 tar files are missing; the first one is")
+    assert faults[0].endswith("images-00001.tar")
+    assert "images-00002.tar has 0 bytes" in faults[1]
+
+
+@pytest.mark.parametrize("name", ["pack.json", "images-00000.json", "images-00000.tar"])
+@pytest.mark.parametrize("target", ["fifo", "/dev/zero"])
+def test_files_of_a_pack_are_regular(name: str, target: str, pack: Path) -> None:
+    path = pack / name
+    if name.endswith(".tar"):  # its index knows its size
+        member = read_index(path)[0]
+    os.remove(path)
+    os.mkfifo(path) if target == "fifo" else path.symlink_to(target)
+    with pytest.raises((OSError, PackError)):
+        PackedImages(str(pack))
+    with pytest.raises((OSError, PackError)):
+        verify_pack(pack)
+    if name.endswith(".tar"):
+        with pytest.raises(OSError, match="not a regular file"):
+            fileio.get(tar_path(path, member.offset, member.size, member.name))
+
+
+def test_members_are_bounded(pack: Path) -> None:
+    with (pack / "images-00000.tar").open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(OSError, match="more than"):
+        fileio.get(tar_path(pack / "images-00000.tar", 512, MAX_BYTES + 1, "a.jpg"))
+    index = pack / "images-00000.json"
+    edit(index, lambda content: content.update(bytes=2**40))
+    edit(index, lambda content: content["members"][0].__setitem__(2, 2**39))
+    with pytest.raises(PackError, match="more than"):
+        read_index(pack / "images-00000.tar")
+
+
 # --- reading ------------------------------------------------------------------------
 
 
@@ -271,9 +338,9 @@ def test_a_process_opens_a_tar_file_once_and_not_too_many(
 
     def counted(path: str, *args: Any, **options: Any) -> Any:
         opened.append(Path(path).name)
-        return open(path, *args, **options)
+        return open_regular(path, *args, **options)
 
-    monkeypatch.setattr(tar_backend, "open", counted, raising=False)
+    monkeypatch.setattr(tar_backend, "open_regular", counted)
     backend = TarBackend()
     paths = [
         tar_path(shard, m.offset, m.size, m.name)

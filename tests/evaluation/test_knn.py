@@ -324,6 +324,33 @@ def test_tool(own_process: bool, tmp_path: Path) -> None:
     assert result["accuracy_k3"] == 100  # colours
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["html", "link", "deep"])
+def test_a_broken_image_is_one_line(
+    damage: str, workers: int, tmp_path: Path, capsys
+) -> None:
+    root = write_class_folders(tmp_path / "data")
+    path = next((root / "train" / "red").iterdir())
+    reason = "truncated or no image"
+    if damage == "html":
+        path.write_bytes(b"<html>")
+    elif damage == "deep":
+        Image.new("I;16", (8, 8), 999).save(path, "PNG")
+        reason = "16-bit values up to 999"
+    else:
+        path.unlink()
+        path.symlink_to("nowhere")
+        reason = "No such file or directory"
+    write_checkpoint(tmp_path / "epoch_1.pth")
+    arguments = [tmp_path / "epoch_1.pth", root, "--workers", workers]
+    code = run_tool("analysis_tools.knn", *arguments, "--device", "cpu")
+    error = capsys.readouterr().err
+    assert code == 1
+    (line,) = (text for text in error.splitlines() if text.startswith("error: "))
+    assert reason in line and path.name in line
+    assert "Traceback" not in error
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not DATA or not Path(DATA, "cifar10.zip").exists(), reason="no cifar10.zip"
