@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -11,6 +13,7 @@ import numpy as np
 from mmcv.image.io import imread_flags
 from mmcv.transforms import LoadImageFromFile
 from mmengine.fileio import LocalBackend
+from PIL import Image
 
 from ..registry import register
 from .image_files import read_regular
@@ -49,6 +52,17 @@ def _lacks_jpeg_end(content: bytes) -> bool:
     # Skip the header: a thumbnail in it has an end marker too.
     header_end = max((end for *_, end in jpeg_header(content)), default=2)
     return content.rfind(b"\xff\xd9", header_end) < 0
+
+
+def _check_mode(content: bytes, path: str) -> None:
+    """Refuses what Pillow would not scale to 8 bits, but cut off: all white."""
+    mode = ""
+    with suppress(Exception), Image.open(io.BytesIO(content)) as image:
+        mode = image.mode  # of a bad header, the decoder will tell
+    if mode[:1] in ("I", "F"):
+        raise BrokenImageError(
+            path, "values of more than 8 bits, which imdecode_backend='cv2' scales"
+        )
 
 
 @register("transform")
@@ -160,6 +174,8 @@ class LoadImage(LoadImageFromFile):
                 not known what is white.
         """
         if self.imdecode_backend != "cv2" or self.color_type == "unchanged":
+            if self.imdecode_backend == "pillow" and self.color_type != "unchanged":
+                _check_mode(content, path)
             return self._decode(content, path, self.color_type)
         flag = imread_flags[self.color_type]
         image = self._decode(content, path, flag | cv2.IMREAD_ANYDEPTH)

@@ -81,6 +81,16 @@ def test_values_are_scaled_by_their_bits(kind: str, bits: int, tmp_path: Path) -
         np.testing.assert_array_equal(got, wanted)  # as it always was
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM"])
+def test_pillow_does_not_cut_values_off(kind: str) -> None:
+    content = in_file(kind, deep(12))
+    with pytest.raises(BrokenImageError, match="imdecode_backend='cv2' scales"):
+        LoadImage(imdecode_backend="pillow").decode(content, "a")
+    unchanged = LoadImage(imdecode_backend="pillow", color_type="unchanged")
+    assert unchanged.decode(content, "a").max() == 4095
+    LoadImage(imdecode_backend="pillow").decode(encoded(), "a")
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_black_is_black_at_any_depth(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", in_file(kind, np.zeros((4, 4), np.uint16)))
