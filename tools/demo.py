@@ -170,8 +170,6 @@ def load_config(args: argparse.Namespace, run_dir: Path, photos: Path) -> Config
     cfg.train_dataloader.dataset.data_root = str(photos)
     if args.max_iters is not None:
         cfg.train_cfg.max_iters = args.max_iters
-        warm_up, cosine = cfg.param_scheduler
-        warm_up.end = cosine.begin = min(warm_up.end, args.max_iters // 2)
     # Of a run of minutes nothing need be saved: Ctrl-C ends it at once.
     cfg.default_hooks.pop("preemption")
     launch.fit_to_machine(cfg)

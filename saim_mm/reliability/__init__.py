@@ -16,6 +16,7 @@ from .finite_guard_hook import FiniteGuardHook, NotFiniteError
 from .preemption_hook import PreemptionHook
 from .runtime_info_hook import DeferredRuntimeInfoHook
 from .safe_loader_hook import SafeLoaderHook
+from .schedules import MultiStepShareLR
 from .sharding import FullyShardedModel
 from .sharding_hook import ShardingHook
 from .watchdog_hook import WatchdogHook
@@ -28,6 +29,7 @@ __all__ = [
     "ExactResumeHook",
     "FiniteGuardHook",
     "FullyShardedModel",
+    "MultiStepShareLR",
     "NotFiniteError",
     "PreemptionHook",
     "SafeCheckpointHook",
