@@ -45,7 +45,7 @@ demo: venv  ## Pretrain a small SAIM on sample photographs, or on DATA=FOLDER
 	@$(PY) tools/demo.py --data "$(DATA)"
 
 demo-transfer: setup-test  ## Pretrain, then classify, detect, segment with and without
-	@$(PY) tools/demo_transfer.py
+	@$(PY) -m projects.transfer_shapes
 
 test: setup-test  ## Lint, check types and run all tests
 	$(PY) -m ruff check .

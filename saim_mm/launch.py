@@ -142,11 +142,7 @@ def fit_to_machine(cfg: Config) -> list[str]:
         _fuse_adamw(cfg)
         return []
     changes = []
-    wrapper = cfg.get("optim_wrapper")
-    if wrapper and wrapper.get("type") == "AmpOptimWrapper":
-        wrapper.type = "OptimWrapper"
-        for option in _AMP_OPTIONS:
-            wrapper.pop(option, None)
+    if without_amp(cfg):
         changes.append("No CUDA: training in float32 instead of mixed precision.")
     for name in _DATALOADERS:
         if cfg.get(name):
@@ -154,6 +150,21 @@ def fit_to_machine(cfg: Config) -> list[str]:
     if world_size() > 1:
         changes.append("No CUDA: processes talk over gloo.")
     return changes
+
+
+def without_amp(cfg: Config) -> bool:
+    """Takes mixed precision out of a config, in place.
+
+    Returns:
+        Whether it was there.
+    """
+    wrapper = cfg.get("optim_wrapper")
+    if not wrapper or wrapper.get("type") != "AmpOptimWrapper":
+        return False
+    wrapper.type = "OptimWrapper"
+    for option in _AMP_OPTIONS:
+        wrapper.pop(option, None)
+    return True
 
 
 def _set_data_parallel(cfg: Config, cuda: bool) -> None:

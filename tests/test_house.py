@@ -29,8 +29,6 @@ HALLS = {"saim_mm/__init__.py", "saim_mm/models/__init__.py"}
 #: They must run where the package cannot be imported.
 BY_PATH = {
     "tools/doctor.py",
-    "tools/small_scale.py",
-    "tools/analysis_tools/benchmark_loader.py",
 }
 #: What the six files of SAIM may import besides each other.
 METHOD_NEEDS = {"torch", "mmengine", "mmcv", "mmpretrain", "utils", "weights"}

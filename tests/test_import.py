@@ -23,6 +23,8 @@ import saim_mm
 assert seen() == before, "importing saim_mm changed MMEngine"
 saim_mm.weights.install_safe_loader()
 assert seen()[0] != before[0], "what is compared would not change at all"
+saim_mm.weights.uninstall_safe_loader()
+assert seen() == before, "uninstalling gave not all back"
 """
 
 

@@ -77,6 +77,20 @@ def test_fit_to_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("gloo" in change for change in changes)
 
 
+def test_without_amp() -> None:
+    cfg = make_config()
+    cfg.optim_wrapper.update(dtype="float16", use_fsdp=False, clip_grad=None)
+    assert launch.without_amp(cfg)
+    assert set(cfg.optim_wrapper) == {
+        "type", "accumulative_counts", "optimizer", "clip_grad",
+    }  # fmt: skip
+    assert cfg.optim_wrapper.type == "OptimWrapper"
+    before = cfg.to_dict()
+    assert not launch.without_amp(cfg)
+    assert cfg.to_dict() == before
+    assert not launch.without_amp(Config())
+
+
 def test_fit_to_cuda_fuses_adamw_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cfg = make_config()

@@ -1,5 +1,5 @@
 # Fine-tunes a classifier on few labels: the mean of the patches, which is the release's
-# default. tools/demo_transfer.py gives the encoder, the seed and the labelled images.
+# default. projects/transfer_shapes gives the encoder, the seed and the labelled images.
 _base_ = ["../_base_/models/vit-b_classifier.py", "../_base_/runtime.py"]
 
 __root = "work_dirs/demo_transfer/data/classes/"

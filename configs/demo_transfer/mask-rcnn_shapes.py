@@ -1,5 +1,5 @@
 # The COCO recipe, without windows (64 patches are fewer than one) and narrow.
-# tools/demo_transfer.py gives the encoder, the seed and the data.
+# projects/transfer_shapes gives the encoder, the seed and the data.
 _base_ = "../coco/vitdet_saim-vit-b_100e_coco.py"
 
 __classes = ("dotted_cross", "striped_disc")

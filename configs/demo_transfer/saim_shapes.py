@@ -1,5 +1,5 @@
 # What `make demo-transfer` pretrains: a small SAIM on textured shapes over photographs.
-# tools/demo_transfer.py makes the images and gives data_root.
+# projects/transfer_shapes makes the images and gives data_root.
 _base_ = "../saim/saim_demo.py"
 
 model = dict(

@@ -1,5 +1,5 @@
-# The ADE20K recipe, narrow. tools/demo_transfer.py gives the encoder, the seed and the
-# data, whose label maps have 0 for unlabelled, as ADE20K's.
+# The ADE20K recipe, narrow. projects/transfer_shapes gives the encoder, the seed and
+# the data, whose label maps have 0 for unlabelled, as ADE20K's.
 _base_ = "../ade20k/upernet_saim-vit-b_160k_ade20k-512_whole.py"
 
 __classes = ("background", "dotted_cross", "striped_disc")

@@ -1,6 +1,7 @@
 # SAIM for small images on one GPU: a ViT of 12 layers and 192 channels, 8 x 8 patches.
 # CIFAR-10 as a folder under data/cifar10/train; other folders by data_root.
-# As the row `decoder-half` of tools/small_scale.py, preset gpu (docs/experiments.md).
+# As the row `decoder-half` of projects/small_scale_cifar10, preset gpu; see
+# docs/experiments.md.
 _base_ = [
     "../_base_/models/saim_vit-b.py",
     "../_base_/datasets/in1k_224.py",

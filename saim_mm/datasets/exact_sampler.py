@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from ..registry import register
-from ..utils.sample_index import SampleIndex, Stream, mix64
+from ..utils.sample_index import SampleIndex, Stream
+from ..utils.splitmix64 import mix64
 
 
 @register("data_sampler")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from ..utils.atomic_file import write_atomically
+from ..utils.atomic_file import write_json
 
 FORMAT = 1
 MANIFEST = "pack.json"
@@ -76,7 +76,7 @@ class Manifest(NamedTuple):
 
     def write(self, folder: Path) -> None:
         """Writes ``pack.json``, whole or not at all."""
-        _write_json(folder / MANIFEST, dict(format=FORMAT, **self._asdict()))
+        write_json(folder / MANIFEST, dict(format=FORMAT, **self._asdict()))
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -179,7 +179,7 @@ def verify_tar(path: Path, members: list[Member]) -> None:
 def write_index(shard: Path, members: list[Member]) -> None:
     """Writes the index of a tar file, whole or not at all."""
     content = dict(format=FORMAT, bytes=shard.stat().st_size, members=members)
-    _write_json(shard.with_suffix(".json"), content)
+    write_json(shard.with_suffix(".json"), content)
 
 
 def read_index(shard: Path) -> list[Member]:
@@ -242,8 +242,3 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     if missing:
         raise PackError(f"{path} has no {', '.join(missing)}")
     return content
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))

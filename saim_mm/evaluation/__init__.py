@@ -1,8 +1,9 @@
 """How good are frozen features? kNN and a linear probe on folders of classes.
 
-* :mod:`folders` finds labelled images, :mod:`encoders` builds an encoder for any of our
-  checkpoints, :mod:`features` runs it over the images.
-* :mod:`knn` and :mod:`linear_probe` judge the features.
+* :mod:`encoders` builds an encoder for any of our checkpoints, :mod:`features` runs it
+  over images: a data set of :mod:`saim_mm.datasets.class_folders`, or tensors.
+* :mod:`knn` and :mod:`linear_probe` judge the features; :mod:`judge` does it all, from
+  files to figures.
 """
 
 from ..datasets.class_folders import ClassImages, split_class_folders

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.utils import SelfSupDataPreprocessor
-from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..models import SAIMViT
@@ -75,10 +74,9 @@ def _build_from_config(settings: Mapping[str, Any], path: str | Path) -> SAIMViT
             f"{path}: model.backbone is of type {options.get('type')!r}; give a config "
             "whose backbone is a SAIMViT, or none."
         )
-    return MODELS.build(
-        {**options, "type": SAIMViT, "final_norm": False, "out_type": "raw",
-         "init_cfg": None}
-    )  # fmt: skip
+    del options["type"]
+    fixed = dict(final_norm=False, out_type="raw", init_cfg=None)
+    return SAIMViT(**{**options, **fixed})
 
 
 def _build_from_tensors(

@@ -51,16 +51,25 @@ class FeatureExtractor:
 
     Args:
         backbone: A ``VisionTransformer`` of mmpretrain, such as :class:`SAIMViT`. Its
-            ``out_type`` and final norm do not matter.
+            ``out_type`` does not matter, nor does its final norm unless it is wanted.
         preprocessor: Data preprocessor that normalises the images.
         pool: ``avg`` (mean of the patches) or ``cls`` (class token).
+        final_norm: Take features after the backbone's final norm, for encoders that
+            were pretrained with one.
+        mixed_precision: Run under autocast where there is a GPU, as the recipes train.
 
     Raises:
-        ValueError: If the pool is unknown, or the backbone has no class token to use.
+        ValueError: If the pool is unknown, or the backbone has no class token or no
+            final norm to use.
     """
 
     def __init__(
-        self, backbone: VisionTransformer, preprocessor: nn.Module, pool: Pool = "avg"
+        self,
+        backbone: VisionTransformer,
+        preprocessor: nn.Module,
+        pool: Pool = "avg",
+        final_norm: bool = False,
+        mixed_precision: bool = True,
     ) -> None:
         if pool not in POOLS:
             raise ValueError(f"pool={pool!r} is unknown; choose one of {list(POOLS)}.")
@@ -69,9 +78,16 @@ class FeatureExtractor:
                 "pool='cls' needs a class token and the backbone has "
                 "with_cls_token=False; use pool='avg'."
             )
+        if final_norm and not backbone.final_norm:
+            raise ValueError(
+                "final_norm=True needs a final norm and the backbone has "
+                "final_norm=False; leave it out."
+            )
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.pool = pool
+        self.final_norm = final_norm
+        self.mixed_precision = mixed_precision
 
     def extract(
         self, dataset: Dataset, batch_size: int = 128, num_workers: int = 0
@@ -92,9 +108,8 @@ class FeatureExtractor:
             collate_fn=default_collate,
             generator=torch.Generator(),
         )
-        shield_workers(
-            loader
-        )  # an evaluation in training must outlast a preempted job's signal
+        # An evaluation in training must outlast a preempted job's signal.
+        shield_workers(loader)
         return self.extract_loader(loader)
 
     def extract_loader(self, loader: DataLoader) -> Features:
@@ -113,16 +128,37 @@ class FeatureExtractor:
         total = len(loader.dataset)  # type: ignore[arg-type]
         return Features(_interleave(vectors, total), _interleave(labels, total))
 
-    @torch.no_grad()
+    def extract_tensors(
+        self, images: Tensor, labels: Tensor, batch_size: int = 1000
+    ) -> Features:
+        """Features of images that are in memory, on the encoder's device.
+
+        Args:
+            images: (N, C, H, W), of any type, before normalisation.
+            labels: (N,).
+            batch_size: Images per forward.
+        """
+        chunks = [self._vectors(dict(inputs=c)) for c in images.split(batch_size)]
+        vectors = torch.cat(chunks)
+        return Features(vectors, labels.to(vectors.device))
+
     def __call__(self, batch: dict[str, Any]) -> Features:
         """Features (B, D) of a batch, on the encoder's device."""
+        vectors = self._vectors(batch)
+        labels = torch.cat([sample.gt_label for sample in batch["data_samples"]])
+        return Features(vectors, labels.to(vectors.device))
+
+    @torch.no_grad()
+    def _vectors(self, batch: dict[str, Any]) -> Tensor:
+        batch = dict(inputs=batch["inputs"], data_samples=batch.get("data_samples"))
         with evaluation_mode(self.backbone):
             images = self.preprocessor(batch, False)["inputs"]
-            # As the recipes train: mixed precision where there is a GPU.
-            with torch.autocast(images.device.type, enabled=images.is_cuda):
+            mixed = self.mixed_precision and images.is_cuda
+            with torch.autocast(images.device.type, enabled=mixed):
                 tokens = self._last_block(images)
-        labels = torch.cat([sample.gt_label for sample in batch["data_samples"]])
-        return Features(self._pool(tokens).float(), labels.to(tokens.device))
+                if self.final_norm:
+                    tokens = self.backbone.ln1(tokens)
+        return self._pool(tokens).float()
 
     def _last_block(self, images: Tensor) -> Tensor:
         """Output of the last block, (B, tokens, D)."""

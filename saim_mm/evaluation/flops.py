@@ -5,6 +5,9 @@ Symbols: N patches, K of them predicted, L = 1 + N content tokens, D channels.
 One multiply-add is two operations. Only matrix products and convolutions count, and
 attention counts whole, though a causal kernel skips half of it: that is what others
 mean by model FLOPs, so the figures compare.
+
+Not by torch's ``FlopCounterMode``, which only the tests use: it needs torch 2.3 and a
+second, uncompiled model, and the head's autocast cannot run on the meta device.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ from mmengine.dist import get_rank
 from torch import Tensor, nn
 
 from ..utils.sample_index import SampleIndex, Stream
-from ..utils.sample_keys import hash_keys, keys_of
+from ..utils.sample_keys import keys_of
+from ..utils.splitmix64 import hash_keys
 
 OrderKind = Literal["stochastic", "raster", "segments"]
 

@@ -11,6 +11,7 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from torch import Tensor, nn
 
 from ..registry import register
+from ..utils.gaussian import gaussian_taps
 from .layers import AttentionBlock, init_like_official
 from .order import CAUSAL, Mask, Plan, sort_tokens
 
@@ -206,9 +207,7 @@ class GaussianBlur(nn.Module):
                 "be odd and positive and sigma greater than 0, as 9 and 1.0; "
                 "smoothing=None switches it off."
             )
-        distance = torch.arange(kernel_size, dtype=torch.float64) - kernel_size // 2
-        taps = torch.exp(-0.5 * (distance / sigma) ** 2)
-        taps = (taps / taps.sum()).float()
+        taps = gaussian_taps(kernel_size, sigma).float()
         # Not persistent: it follows from the config and is no weight.
         self.register_buffer("taps", taps, persistent=False)
 

@@ -5,6 +5,7 @@
   checkpoints that are verified before older ones go.
 * :mod:`finite_guard_hook`: no step on what is not finite; :mod:`preemption_hook`:
   signals; :mod:`watchdog_hook`: stuck processes; :mod:`broken_image_hook`: files.
+* :mod:`replay`: computes a step that was not made once more.
 * :mod:`sharding`, :mod:`sharding_hook`: parts of a model on each process.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,12 @@ from mmengine.runner import Runner
 
 from ..datasets import UnlabeledImages
 from ..registry import register
-from ..utils.atomic_file import write_atomically
+from ..utils.atomic_file import write_json
+from .inner_datasets import with_inner_datasets
 
 #: The list in the work dir, and the same one in a checkpoint.
 QUARANTINE_FILE = "broken_images.json"
 STATE_KEY = "broken_images"
-
-
-def find_unlabeled_images(dataset: Any) -> Iterator[UnlabeledImages]:
-    """Yields every :class:`UnlabeledImages` in a dataset and its wrappers.
-
-    Args:
-        dataset: A dataset, or a wrapper that holds others as ``dataset`` or
-            ``datasets``, as those of mmengine, mmpretrain and torch do.
-    """
-    if isinstance(dataset, UnlabeledImages):
-        yield dataset
-        return
-    for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
-        if inner is not None:
-            yield from find_unlabeled_images(inner)
 
 
 @register("hook")
@@ -80,9 +66,13 @@ class BrokenImageHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Looks up the datasets to watch, and what a resumed run knew of them."""
-        found = find_unlabeled_images(runner.train_dataloader.dataset)
         # By identity: a dataset that is concatenated with itself is reported once.
-        self._datasets = list({id(dataset): dataset for dataset in found}.values())
+        found = {
+            id(dataset): dataset
+            for dataset in with_inner_datasets(runner.train_dataloader.dataset)
+            if isinstance(dataset, UnlabeledImages)
+        }
+        self._datasets = list(found.values())
         self._named = [{} for _ in self._datasets]
         if runner.iter:
             self._restore(runner)
@@ -149,9 +139,8 @@ class BrokenImageHook(Hook):
         if not is_main_process():
             return
         path = Path(runner.work_dir, QUARANTINE_FILE)
-        text = json.dumps(self._entries(), indent=1) + "\n"
         try:
-            write_atomically(path, lambda file: file.write(text.encode()))
+            write_json(path, self._entries(), indent=1)
         except OSError as error:  # a full disk is no reason to stop training
             runner.logger.warning(f"{path} could not be written: {error}")
 

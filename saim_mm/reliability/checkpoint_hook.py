@@ -7,6 +7,8 @@ import inspect
 import io
 import shutil
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +149,12 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Lets MMEngine write the best one, and removes the previous one afterwards."""
-        state, previous = self._state(runner), self._best()
+        previous = self._best()
         backend, self.file_backend = self.file_backend, _KeepingBackend()
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            with self._rolled_back_on_error(runner):
+                super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
-            self._restore(runner, state)
             self._report(runner, error, last=False)
         finally:
             self.file_backend = backend
@@ -160,18 +162,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _write(self, runner: Runner, step: int | str, meta: dict[str, Any]) -> None:
         """Writes one file, then removes those that it makes superfluous."""
-        state = self._state(runner)
-        outdated: list[int | str] = []
-        self.last_ckpt = self._path(step)
-        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
-        if self.max_keep_ckpts > 0:
-            kept = [other for other in self.keep_ckpt_ids if other != step] + [step]
-            outdated = kept[: -self.max_keep_ckpts]
-            self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
-            # With the outdated ones: a run that is killed before it removed them does
-            # so when it resumes.
-            runner.message_hub.update_info("keep_ckpt_ids", kept)
-        try:
+        with self._rolled_back_on_error(runner):
+            outdated = self._register(runner, step)
             runner.save_checkpoint(
                 self.out_dir,
                 Path(self.last_ckpt).name,
@@ -182,10 +174,20 @@ class SafeCheckpointHook(CheckpointHook):
                 backend_args=self.backend_args,
             )
             self._point_to_last(runner)
-        except OSError:
-            self._restore(runner, state)
-            raise
         self._remove(runner, {self._path(other) for other in outdated})
+
+    def _register(self, runner: Runner, step: int | str) -> list[int | str]:
+        """Counts a file before it is written, as it says so itself; the outdated."""
+        self.last_ckpt = self._path(step)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        if self.max_keep_ckpts <= 0:
+            return []
+        kept = [other for other in self.keep_ckpt_ids if other != step] + [step]
+        self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
+        # With the outdated ones: a run that is killed before it removed them does so
+        # when it resumes.
+        runner.message_hub.update_info("keep_ckpt_ids", kept)
+        return kept[: -self.max_keep_ckpts]
 
     @master_only
     def _point_to_last(self, runner: Runner) -> None:
@@ -244,22 +246,21 @@ class SafeCheckpointHook(CheckpointHook):
         many = getattr(self, "best_ckpt_path_dict", {})
         return {path for path in (one, *many.values()) if path}
 
-    def _state(self, runner: Runner) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is known about the files, to be restored if a new one fails."""
+    @contextmanager
+    def _rolled_back_on_error(self, runner: Runner) -> Iterator[None]:
+        """Forgets a file that could not be written: what is known is as before."""
         own = {name: getattr(self, name, None) for name in _ATTRIBUTES}
         own["best_ckpt_path_dict"] = dict(own["best_ckpt_path_dict"] or {})
-        info = runner.message_hub.runtime_info
-        return own, {k: v for k, v in info.items() if k.startswith(_INFO)}
-
-    def _restore(
-        self, runner: Runner, state: tuple[dict[str, Any], dict[str, Any]]
-    ) -> None:
-        own, info = state
-        for name, value in own.items():
-            if hasattr(self, name):
-                setattr(self, name, value)
         hub = runner.message_hub
-        for name in [name for name in hub.runtime_info if name.startswith(_INFO)]:
-            del hub.runtime_info[name]
-        for name, value in info.items():
-            hub.update_info(name, value)
+        info = {k: v for k, v in hub.runtime_info.items() if k.startswith(_INFO)}
+        try:
+            yield
+        except OSError:
+            for name, value in own.items():
+                if hasattr(self, name):
+                    setattr(self, name, value)
+            for name in [k for k in hub.runtime_info if k.startswith(_INFO)]:
+                del hub.runtime_info[name]
+            for name, value in info.items():
+                hub.update_info(name, value)
+            raise

@@ -6,7 +6,7 @@ already, and they lose the gradients of an unfinished accumulation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,7 +19,8 @@ from torch.utils.data import BatchSampler, DataLoader
 from ..datasets.exact_sampler import ExactSampler
 from ..registry import register
 from ..utils.loader_options import drop_worker_options
-from ..utils.sample_index import Stream, mix64, seed_generators
+from ..utils.sample_index import Stream, seed_generators
+from ..utils.splitmix64 import mix64
 from .schedules import fit_warm_ups
 
 
@@ -103,22 +104,49 @@ class _ExactData:
     def _prepare(self, loader: DataLoader) -> None:
         self.sampler = exact_sampler_of(loader)
         self._from = DataPosition()
-        self._unstepped = 0
+        self._pending_microbatches = 0
         if type(loader.batch_sampler) is not BatchSampler:
             # A loader refuses to have it set, as iterating may have begun.
             loader.__dict__["batch_sampler"] = _ResumableBatches(loader.batch_sampler)
 
-    def resume_at(self, position: DataPosition, unstepped: int = 0) -> None:
+    def resume_at(self, position: DataPosition, pending_microbatches: int = 0) -> None:
         """Makes the next epoch, or the stream, begin at a position.
 
         Args:
             position: Where the run was.
-            unstepped: Its last iterations, of which the gradients were accumulated and
-                no optimiser step was made. They are computed once more, which needs no
-                room in a checkpoint and no exchange between processes.
+            pending_microbatches: Its last iterations, of which the gradients were
+                accumulated and no optimiser step was made. They are computed once more,
+                which needs no room in a checkpoint and no exchange between processes.
         """
         self._from = position
-        self._unstepped = unstepped
+        self._pending_microbatches = pending_microbatches
+
+    def _resumed_batches(self) -> Iterator[Any]:
+        """Repeats what is pending, and reads on from the position."""
+        pending, self._pending_microbatches = self._pending_microbatches, 0
+        batches = self._batches_back(pending)
+        if pending:
+            self._replay(islice(batches, pending), self._runner.iter - pending)
+        return batches
+
+    def _replay(self, batches: Iterable[Any], first: int) -> None:
+        """Repeats the iterations of an unfinished optimiser step, from ``first`` on.
+
+        No hook is called and buffers are put back: all but the gradients was resumed.
+        """
+        runner = self._runner
+        model, wrapper = runner.model, runner.optim_wrapper
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        wrapper.initialize_count_status(model, first, runner.max_iters)
+        for iteration, batch in enumerate(batches, first):
+            seed_training_step(self.sampler.seed, self.sampler.rank, iteration)
+            model.train_step(batch, optim_wrapper=wrapper)
+        _restore_buffers(model, buffers)
+
+    def _batches_back(self, count: int) -> Iterator[Any]:
+        """Reads on from ``count`` batches before the position, in the same epoch."""
+        samples = self._from.samples - count * global_batch_size(self.dataloader)
+        return self._read_from(self._from.batches - count, samples)
 
     def _read_from(self, batches: int, samples: int) -> Iterator[Any]:
         """Reads on from a place in the epoch that the sampler is set to."""
@@ -128,29 +156,6 @@ class _ExactData:
         else:
             self.sampler.start_at(samples)
         return iter(loader)
-
-    def _read_back(self, batches: int) -> Iterator[Any]:
-        """Reads on from some batches before the position."""
-        samples = self._from.samples - batches * global_batch_size(self.dataloader)
-        return self._read_from(self._from.batches - batches, samples)
-
-    def _accumulate(self, batches: Iterator[Any], count: int) -> None:
-        """Repeats the next iterations of an unfinished optimiser step.
-
-        No hook is called and buffers are put back: all but the gradients was resumed.
-        """
-        if not count:
-            return
-        runner = self._runner
-        model, wrapper = runner.model, runner.optim_wrapper
-        buffers = [buffer.clone() for buffer in model.buffers()]
-        first = runner.iter - self._unstepped
-        wrapper.initialize_count_status(model, first, runner.max_iters)
-        for iteration, batch in enumerate(islice(batches, count), first):
-            seed_training_step(self.sampler.seed, self.sampler.rank, iteration)
-            model.train_step(batch, optim_wrapper=wrapper)
-        self._unstepped -= count
-        _restore_buffers(model, buffers)
 
 
 def _check_epoch(loader: DataLoader, sampler: ExactSampler) -> None:
@@ -220,27 +225,23 @@ class ExactEpochLoop(_ExactData, EpochBasedTrainLoop):
         runner = self.runner
         runner.call_hook("before_train_epoch")
         runner.model.train()
-        here = min(self._unstepped, self._from.batches)
-        self._accumulate_before(self._unstepped - here)
-        self.sampler.set_epoch(self._epoch)
-        batches = self._read_back(here)
-        self._accumulate(batches, here)
-        for idx, data_batch in enumerate(batches, self._from.batches):
+        for idx, data_batch in enumerate(self._resumed_batches(), self._from.batches):
             self.run_iter(idx, data_batch)
         self._from = DataPosition()
         runner.call_hook("after_train_epoch")
         self._epoch += 1
 
-    def _accumulate_before(self, count: int) -> None:
-        """Repeats the last iterations of earlier epochs."""
-        length = len(self.dataloader)
-        while count:
-            back = -(-count // length)  # epochs to go back to the first of them
-            first = back * length - count
+    def _batches_back(self, count: int) -> Iterator[Any]:
+        """Reads on from ``count`` batches before the position, over epoch borders."""
+        here = min(count, self._from.batches)
+        length, images = len(self.dataloader), global_batch_size(self.dataloader)
+        before = count - here  # of earlier epochs
+        for back in range(-(-before // length), 0, -1):
+            first = max(0, back * length - before)
             self.sampler.set_epoch(self._epoch - back)
-            batches = self._read_from(first, first * global_batch_size(self.dataloader))
-            self._accumulate(batches, length - first)
-            count -= length - first
+            yield from self._read_from(first, first * images)
+        self.sampler.set_epoch(self._epoch)
+        yield from super()._batches_back(here)
 
 
 class _Unread:
@@ -299,10 +300,8 @@ class ExactIterLoop(_ExactData, IterBasedTrainLoop):
         runner.call_hook("before_train")
         runner.call_hook("before_train_epoch")
         runner.model.train()
-        unstepped = self._unstepped
         self.sampler.set_epoch(0)
-        self.dataloader_iterator = self._read_back(unstepped)
-        self._accumulate(self.dataloader_iterator, unstepped)
+        self.dataloader_iterator = self._resumed_batches()
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
             self.run_iter(next(self.dataloader_iterator))

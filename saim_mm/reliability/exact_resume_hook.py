@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.dist import get_rank, is_main_process
@@ -19,6 +19,7 @@ from .exact_loops import (
     global_batch_size,
     seed_training_step,
 )
+from .inner_datasets import with_inner_datasets
 
 #: Where a checkpoint has what :meth:`ExactResumeHook.before_save_checkpoint` writes.
 STATE_KEY = "exact_resume"
@@ -67,17 +68,18 @@ class ExactResumeHook(Hook):
         """Sets the loop to where the run goes on, if it goes on."""
         loop = runner.train_loop
         self._iteration = loop.iter
-        self._position = DataPosition(epoch=loop.epoch)
         self._loop = loop if isinstance(loop, (ExactEpochLoop, ExactIterLoop)) else None
         if self._loop is None:
             self._seed = runner.seed or 0
             runner.logger.warning(_not_exact(runner))
             return
-        for dataset in _unseeded(loop.dataloader.dataset):
+        datasets = with_inner_datasets(loop.dataloader.dataset)
+        for dataset in filter(_lacks_seeds, datasets):
             runner.logger.warning(
                 f"{type(dataset).__name__} will crop and flip differently when resumed;"
                 " put dict(type='SeedSample') first in its pipeline"
             )
+        self._position = _counted_position(self._loop)
         if self._iteration:
             self._resume(runner, self._loop)
         self._seed = self._loop.sampler.seed
@@ -124,65 +126,105 @@ class ExactResumeHook(Hook):
         if self._loop is None:
             return
         checkpoint["meta"].update(epoch=self._position.epoch, iter=self._iteration)
-        sampler = self._loop.sampler
-        checkpoint[STATE_KEY] = dict(
-            seed=sampler.seed,
+        checkpoint[STATE_KEY] = self._state(runner, self._loop)
+
+    def _state(
+        self, runner: Runner, loop: ExactEpochLoop | ExactIterLoop
+    ) -> dict[str, int]:
+        """How far the run is, and what that depends on."""
+        return dict(
+            seed=loop.sampler.seed,
             epoch=self._position.epoch,
             iteration=self._iteration,
             batches=self._position.batches,
             samples=self._position.samples,
-            global_batch_size=global_batch_size(self._loop.dataloader),
-            dataset_length=len(sampler.dataset),
+            global_batch_size=global_batch_size(loop.dataloader),
+            dataset_length=len(loop.sampler.dataset),
             accumulation=_accumulation(runner),
-            unstepped=_unstepped(runner, self._iteration),
+            unstepped=_pending_microbatches(runner, self._iteration),
         )
 
     def _resume(self, runner: Runner, loop: ExactEpochLoop | ExactIterLoop) -> None:
         state = self._loaded or {}
-        images = global_batch_size(loop.dataloader)
-        if state.get("iteration") != self._iteration:
-            # Of a run without this hook; an epoch's beginning or the number of
-            # iterations is all there is to go by.
-            if isinstance(loop, ExactIterLoop):
-                done = self._iteration
-                self._position = DataPosition(loop.epoch, done, done * images)
-            loop.resume_at(self._position)
-            runner.logger.warning(
-                "not an exact resume: the checkpoint holds no position in the data; "
-                f"going on with {self._position}"
-            )
-            return
-        loop.sampler.seed = state["seed"]
-        batches, samples = state["batches"], state["samples"]
-        unstepped = state["unstepped"]
-        for difference in _differences(runner, loop, state):
-            runner.logger.warning(f"not an exact resume: {difference}")
-        if images != state["global_batch_size"]:
-            batches = samples // images
-        if (images, _accumulation(runner)) != (
-            state["global_batch_size"],
-            state["accumulation"],
-        ):
-            unstepped = 0
-        self._position = DataPosition(state["epoch"], batches, samples)
-        loop.resume_at(self._position, unstepped)
-        if is_main_process():
+        # Of another iteration: by a run without this hook, or none to be resumed.
+        saved = state if state.get("iteration") == self._iteration else None
+        now = self._state(runner, loop)
+        self._position, pending, warnings = resume_point(saved, now)
+        if saved is not None:
+            loop.sampler.seed = saved["seed"]
+        loop.resume_at(self._position, pending)
+        for warning in warnings:
+            runner.logger.warning(f"not an exact resume: {warning}")
+        if saved is not None and is_main_process():
             runner.logger.info(
-                f"resuming at {self._position}; the gradients of {unstepped} "
+                f"resuming at {self._position}; the gradients of {pending} "
                 "iterations that no step was made of are computed once more"
             )
 
 
-def _unseeded(dataset: Any) -> Iterator[Any]:
-    """Yields, of a dataset and those that it wraps, what lacks ``SeedSample``."""
+def resume_point(
+    saved: Mapping[str, int] | None, now: Mapping[str, int]
+) -> tuple[DataPosition, int, list[str]]:
+    """Where in its data a run goes on.
+
+    Args:
+        saved: What :class:`ExactResumeHook` put into the checkpoint; ``None`` if that
+            is of a run without it.
+        now: The same of the run that goes on, at the position that its loop counts.
+
+    Returns:
+        The position; how many iterations before it wait for an optimiser step and are
+        to be computed once more; and why the run will not be the one that was
+        interrupted, a sentence each, if it will not.
+    """
+    if saved is None:
+        position = DataPosition(now["epoch"], now["batches"], now["samples"])
+        lost = "the checkpoint holds no position in the data; going on with"
+        return position, 0, [f"{lost} {position}"]
+    batches, samples = saved["batches"], saved["samples"]
+    same_batches = now["global_batch_size"] == saved["global_batch_size"]
+    same_steps = same_batches and now["accumulation"] == saved["accumulation"]
+    if not same_batches:
+        batches = samples // now["global_batch_size"]
+    position = DataPosition(saved["epoch"], batches, samples)
+    return position, saved["unstepped"] if same_steps else 0, _differences(saved, now)
+
+
+def _differences(saved: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
+    """What keeps a run from going on as the one that wrote a checkpoint would have."""
+    found = []
+    if now["global_batch_size"] != saved["global_batch_size"]:
+        found.append(
+            f"an iteration takes {now['global_batch_size']} images and took "
+            f"{saved['global_batch_size']}. The order of images goes on, but schedules "
+            "count iterations; set batch_size so that processes x batch_size is "
+            f"{saved['global_batch_size']}"
+        )
+    if now["dataset_length"] != saved["dataset_length"]:
+        found.append(
+            f"the dataset holds {now['dataset_length']} images and held "
+            f"{saved['dataset_length']}; they come in another order from here on"
+        )
+    if now["accumulation"] != saved["accumulation"]:
+        found.append(
+            f"a step accumulates {now['accumulation']} iterations and accumulated "
+            f"{saved['accumulation']}"
+        )
+    return found
+
+
+def _counted_position(loop: ExactEpochLoop | ExactIterLoop) -> DataPosition:
+    """Where a loop is by what MMEngine restores: an epoch's start, or iterations."""
+    if isinstance(loop, ExactEpochLoop):
+        return DataPosition(loop.epoch)
+    return DataPosition(0, loop.iter, loop.iter * global_batch_size(loop.dataloader))
+
+
+def _lacks_seeds(dataset: Any) -> bool:
+    """Whether a dataset's transforms draw numbers that no sample seeds."""
     transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
     seeded = any(isinstance(transform, SeedSample) for transform in transforms)
-    seeded = seeded or getattr(dataset, "seeds_samples", False)
-    if transforms and not seeded:
-        yield dataset
-    for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
-        if inner is not None:
-            yield from _unseeded(inner)
+    return bool(transforms) and not (seeded or getattr(dataset, "seeds_samples", False))
 
 
 def _accumulation(runner: Runner) -> int:
@@ -190,40 +232,13 @@ def _accumulation(runner: Runner) -> int:
     return getattr(runner.optim_wrapper, "_accumulative_counts", 1)
 
 
-def _unstepped(runner: Runner, iteration: int) -> int:
+def _pending_microbatches(runner: Runner, iteration: int) -> int:
     """Iterations whose gradients wait for the optimiser's step."""
     accumulation = _accumulation(runner)
     # The last step of a run is made of what there is.
     if accumulation == 1 or runner.optim_wrapper.should_update():
         return 0
     return iteration % accumulation
-
-
-def _differences(
-    runner: Runner, loop: ExactEpochLoop | ExactIterLoop, state: dict[str, Any]
-) -> list[str]:
-    """What keeps a run from going on as the one that wrote a checkpoint would have."""
-    images = global_batch_size(loop.dataloader)
-    length, accumulation = len(loop.sampler.dataset), _accumulation(runner)
-    found = []
-    if images != state["global_batch_size"]:
-        found.append(
-            f"an iteration takes {images} images and took "
-            f"{state['global_batch_size']}. The order of images goes on, but schedules "
-            "count iterations; set batch_size so that processes x batch_size is "
-            f"{state['global_batch_size']}"
-        )
-    if length != state["dataset_length"]:
-        found.append(
-            f"the dataset holds {length} images and held {state['dataset_length']}; "
-            "they come in another order from here on"
-        )
-    if accumulation != state["accumulation"]:
-        found.append(
-            f"a step accumulates {accumulation} iterations and accumulated "
-            f"{state['accumulation']}"
-        )
-    return found
 
 
 def _not_exact(runner: Runner) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from ..datasets import SampleIndex
 from ..registry import register
-from ..utils.atomic_file import write_atomically
+from ..utils.atomic_file import write_atomically, write_json
 from ..utils.model_state import unwrap_model
 from ..weights.resume import find_newest
 from ..weights.safe_loader import load_from_local
@@ -221,8 +220,7 @@ class FiniteGuardHook(Hook):
             samples=[_describe(samples) for samples in step.samples],
         )
         path = folder / f"{name}_rank_{get_rank()}.json"
-        text = json.dumps(record, indent=1)
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_json(path, record, indent=1, end="")
         return path
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import mmengine
 import torch
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 _TORCH, _MMENGINE = Path(torch.__path__[0]), Path(mmengine.__path__[0])
 _FRAMEWORK = (f"{_TORCH}/", f"{_MMENGINE}/")
@@ -72,8 +72,10 @@ class Heartbeat(NamedTuple):
 
 def patient_code(runner: Runner) -> set[CodeType]:
     """The functions of a run that may take any time."""
-    loops = [type(loop).run for loop in (runner.val_loop, runner.test_loop) if loop]
-    return {inspect.unwrap(f).__code__ for f in (Runner.call_hook, *loops)}
+    # Those that are built: to ask for another would build it, and read its data.
+    loops = (runner._val_loop, runner._test_loop)
+    runs = [type(loop).run for loop in loops if isinstance(loop, BaseLoop)]
+    return {inspect.unwrap(f).__code__ for f in (Runner.call_hook, *runs)}
 
 
 def is_busy(frame: FrameType, patient: Collection[CodeType]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,25 @@ def write_atomically(
     finally:
         part.unlink(missing_ok=True)
     _flush_folder(path.parent)
+
+
+def write_json(
+    path: Path, content: Any, indent: int | None = None, end: str = "\n"
+) -> None:
+    """Writes a JSON file, whole or not at all; missing folders are made.
+
+    Args:
+        path: The file.
+        content: Dicts, lists, strings, numbers, booleans and ``None``.
+        indent: Spaces per level; ``None`` for all in one line.
+        end: What follows the last bracket.
+
+    Raises:
+        OSError: If it cannot be written; ``path`` is as it was.
+        TypeError: If something in the content is of another type.
+    """
+    text = json.dumps(content, indent=indent) + end
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def remove_parts(folder: Path) -> None:

@@ -17,12 +17,7 @@ import numpy as np
 import torch
 
 from .model_state import random_state_kept
-
-_MASK = 2**64 - 1
-#: Of splitmix64 (Steele, Lea and Flood, 2014): 2**64 over the golden ratio, and two
-#: multipliers whose products spread every bit over the whole word.
-GOLDEN = 0x9E3779B97F4A7C15
-MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+from .splitmix64 import mix64
 
 
 class Stream(IntEnum):
@@ -33,24 +28,6 @@ class Stream(IntEnum):
     QUERY_STEPS = 3
     PERMUTATION = 4
     TRAINING_STEP = 5
-
-
-def mix64(*words: int) -> int:
-    """Hashes integers into one of 64 bits, by splitmix64; not for secrets.
-
-    Args:
-        *words: Integers; of each, the lower 64 bits count.
-
-    Returns:
-        An integer in [0, 2**64).
-    """
-    state = 0
-    for word in words:
-        state = ((state ^ word) + GOLDEN) & _MASK
-        for shift, multiplier in zip((30, 27), MULTIPLIERS, strict=True):
-            state = ((state ^ (state >> shift)) * multiplier) & _MASK
-        state ^= state >> 31
-    return state
 
 
 class SampleIndex(int):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from .figure import new_figure, plain_axes, render
+from .scalars import read_scalars
 
 _COLOUR = "tab:blue"
 
@@ -40,10 +38,7 @@ class LossCurve:
 
 
 def read_loss_curve(work_dir: str | Path) -> LossCurve:
-    """Reads the scalars that MMEngine's ``LocalVisBackend`` logged.
-
-    A work dir has a folder per start of the run. The latest start counts, and of those
-    before it what came before its first iteration, so a resumed run is whole.
+    """Takes loss and learning rate out of what :func:`read_scalars` reads.
 
     Args:
         work_dir: The work dir of a run, or a ``scalars.json``.
@@ -51,40 +46,16 @@ def read_loss_curve(work_dir: str | Path) -> LossCurve:
     Raises:
         ValueError: If no loss was logged there.
     """
-    records: list[dict[str, Any]] = []
-    for path in reversed(_scalar_files(Path(work_dir))):
-        older = list(_read_records(path))
-        if records:
-            older = [r for r in older if r["step"] < records[0]["step"]]
-        records = older + records
-    if not records:
+    scalars = read_scalars(work_dir)
+    if "loss" not in scalars:
         raise ValueError(
             f"{str(work_dir)!r} holds no logged loss; give the work dir of a training "
             "run with vis_backends=[dict(type='LocalVisBackend')]."
         )
-    return LossCurve(
-        iterations=np.array([r["step"] for r in records]),
-        loss=np.array([r["loss"] for r in records], dtype=float),
-        lr=np.array([r.get("lr", np.nan) for r in records], dtype=float),
-    )
-
-
-def _scalar_files(work_dir: Path) -> list[Path]:
-    """The files of scalars, oldest first; the folders are named by date and time."""
-    if work_dir.is_file():
-        return [work_dir]
-    return sorted(work_dir.glob("*/vis_data/scalars.json"))
-
-
-def _read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The training records of a file; a line that a killed run cut off is left out."""
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if "loss" in record and "step" in record:
-            yield record
+    steps, loss = scalars["loss"]
+    rates = dict(zip(*scalars["lr"], strict=True)) if "lr" in scalars else {}
+    lr = np.array([rates.get(step, np.nan) for step in steps])
+    return LossCurve(steps.astype(int), loss, lr)
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:

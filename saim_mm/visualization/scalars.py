@@ -30,17 +30,17 @@ class Series(NamedTuple):
 def read_scalars(work_dir: str | Path) -> dict[str, Series]:
     """Reads the scalars that MMEngine's ``LocalVisBackend`` logged.
 
-    As in :func:`~saim_mm.visualization.read_loss_curve` the latest start counts, and of
-    those before it what came before its first step.
+    A work dir has a folder per start of the run. The latest start counts, and of those
+    before it what came before its first step, so a resumed run is whole.
 
     Args:
-        work_dir: The work dir of a run.
+        work_dir: The work dir of a run, or a ``scalars.json``.
 
     Returns:
         By name; empty if nothing was logged.
     """
     points: dict[str, list[tuple[float, float]]] = {}
-    for path in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
+    for path in _scalar_files(Path(work_dir)):
         newer: dict[str, list[tuple[float, float]]] = {}
         for name, step, value in _read(path):
             newer.setdefault(name, []).append((step, value))
@@ -48,6 +48,13 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
             older = [p for p in points.get(name, []) if p[0] < series[0][0]]
             points[name] = older + series
     return {name: Series(*np.array(series).T) for name, series in points.items()}
+
+
+def _scalar_files(work_dir: Path) -> list[Path]:
+    """The files of scalars, oldest first; the folders are named by date and time."""
+    if work_dir.is_file():
+        return [work_dir]
+    return sorted(work_dir.glob("*/vis_data/scalars.json"))
 
 
 def _read(path: Path) -> Iterator[tuple[str, float, float]]:

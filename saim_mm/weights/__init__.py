@@ -1,9 +1,11 @@
 """State dicts: read, write, checksum, rename keys, load an encoder or a model.
 
 * :mod:`files` reads and writes; nothing in a file is ever executed. :mod:`safe_loader`
-  makes that true of all that MMEngine loads, where it is asked to.
-* :mod:`checksum_trailer` seals a file by its SHA-256; :mod:`resume` finds the newest
-  good checkpoint of a run.
+  makes that true of all that MMEngine loads, where it is asked to;
+  :mod:`allowed_types` says what a file may hold, and :mod:`old_torch` how torch
+  is told so.
+* :mod:`checksum_trailer` puts a file's SHA-256 into it; :mod:`resume` finds the
+  newest good checkpoint of a run.
 * :mod:`conversions` renames keys, as pure functions on state dicts, by the tables in
   :mod:`layouts`; :mod:`keymap` applies a table and accounts for every key.
 * :mod:`loading` puts an encoder into a task model, :mod:`whole_model` a checkpoint into
@@ -31,7 +33,7 @@ from .files import (
 from .keymap import Conversion
 from .loading import LoadReport, load_encoder
 from .resume import verify_checkpoint
-from .safe_loader import install_safe_loader
+from .safe_loader import install_safe_loader, uninstall_safe_loader
 
 __all__ = [
     "CheckpointError",
@@ -51,6 +53,7 @@ __all__ = [
     "saim_to_encoder",
     "saim_to_release",
     "timm_to_encoder",
+    "uninstall_safe_loader",
     "verify_checkpoint",
     "write_state_dict",
 ]

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..utils.gaussian import gaussian_taps
 from .files import CheckpointError
 
 #: Kernel size, in taps per side, and standard deviation in pixels.
@@ -15,9 +16,7 @@ Smoothing = tuple[int, float]
 
 def gaussian_kernel(kernel_size: int, sigma: float, channels: int) -> Tensor:
     """The depthwise kernel (channels, 1, k, k) of the release, normalised."""
-    distance = torch.arange(kernel_size, dtype=torch.float64) - kernel_size // 2
-    taps = torch.exp(-0.5 * (distance / sigma) ** 2)
-    taps = taps / taps.sum()
+    taps = gaussian_taps(kernel_size, sigma)
     return torch.outer(taps, taps).float().repeat(channels, 1, 1, 1)
 
 

@@ -89,7 +89,7 @@ def check_sha256(path: Path) -> bool:
 def check_archive(path: Path) -> None:
     """Checks the CRC-32 of each record of a ZIP file, which torch does not look at.
 
-    For files that carry no seal. Other formats are passed over.
+    For files without a SHA-256 of ours. Other formats are passed over.
 
     Raises:
         CheckpointError: If a record is damaged.

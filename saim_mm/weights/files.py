@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
-import pickle
 import re
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..utils.atomic_file import write_atomically
+from .allowed_types import Allowed, allowing, with_trusted
 
 StateDict = dict[str, Tensor]
 
@@ -57,16 +54,7 @@ _DISCARDED_NAMES = (
 )
 
 
-# What torch came to allow later: plain values, as pickle of Python 2 spells them.
-_ALLOWED_SINCE = {
-    "_codecs.encode": codecs.encode,  # a bytes
-    "builtins.bytearray": bytearray,
-    "builtins.complex": complex,
-    "builtins.set": set,
-    "collections.Counter": Counter,
-}
-
-#: The above with their stand-ins, as :func:`read_torch` takes them.
+#: The above with their stand-ins.
 DISCARDED = tuple((_Discarded, name) for name in _DISCARDED_NAMES)
 
 
@@ -173,7 +161,7 @@ def write_state_dict(
 def read_torch(
     path: Path,
     map_location: Any = "cpu",
-    known: Sequence[tuple[Any, str]] = DISCARDED,
+    known: Allowed | None = None,
     mmap: bool = False,
 ) -> Any:
     """Reads a file of ``torch.save``; what its pickle names is never looked up.
@@ -181,14 +169,16 @@ def read_torch(
     Args:
         path: The file.
         map_location: As for ``torch.load``.
-        known: What may stand in the file beside tensors and plain values: stand-ins,
-            each with the full name it has in a pickle. By default names seen in
-            checkpoints, which are all left out of what is returned.
+        known: What may stand in the file beside tensors and plain values. By default
+            what the user trusts, and names seen in checkpoints, which are all left out
+            of what is returned.
         mmap: Leave the tensors on the disk until they are used.
 
     Raises:
         CheckpointError: If the file is damaged, is no checkpoint or wants to run code.
     """
+    if known is None:
+        known = with_trusted(DISCARDED)
     try:
         with allowing(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol
@@ -201,42 +191,6 @@ def read_torch(
         raise CheckpointError(explain(path, str(error))) from None
 
 
-def allowing(known: Sequence[tuple[Any, str]]) -> AbstractContextManager[Any]:
-    """Lets torch read past some names; ``known`` is as for :func:`read_torch`."""
-    safe_globals = getattr(torch.serialization, "safe_globals", None)
-    if safe_globals is None:
-        return _allowing_before_torch_2_5(known)
-    return safe_globals(list(known))
-
-
-@contextmanager
-def _allowing_before_torch_2_5(known: Sequence[tuple[Any, str]]) -> Iterator[None]:
-    """The same where torch's own reader knows a fixed list of names.
-
-    In its place stands Python's, which looks nothing up but torch's list and ``known``.
-    """
-    reader: Any = torch._weights_only_unpickler
-    allowed = {
-        **reader._get_allowed_globals(),
-        **_ALLOWED_SINCE,
-        **{name: kind for kind, name in known},
-    }
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            full = f"{module.replace('__builtin__', 'builtins')}.{name}"
-            if full not in allowed:
-                raise pickle.UnpicklingError(f"GLOBAL {full} is not allowed")
-            return allowed[full]
-
-    before = reader.Unpickler
-    reader.Unpickler = Unpickler  # torch.load and the reader's own load take it there
-    try:
-        yield
-    finally:
-        reader.Unpickler = before
-
-
 def explain(path: str | Path, error: str) -> str:
     """One line for why torch would not read a file."""
     refused = re.search(r"GLOBAL (\S+)", error)
@@ -245,7 +199,10 @@ def explain(path: str | Path, error: str) -> str:
             f"{path}: refused, because reading it would run code: it asks for "
             f"{refused[1]!r}, which is no part of a checkpoint. Do not open it in "
             "another way unless you trust its author; ask for a file of plain tensors "
-            "(torch.save(model.state_dict(), ...)) or .safetensors."
+            "(torch.save(model.state_dict(), ...)) or .safetensors. If you trust "
+            "author and class, call saim_mm.weights.install_safe_loader(allow="
+            f"[{refused[1]!r}]) before, or set custom_hooks=[dict(type="
+            f"'SafeLoaderHook', allow=[{refused[1]!r}])] in the config."
         )
     told = re.search(r"(?:WeightsUnpickler error:\s*)(\S.*)", error)
     reason = told[1] if told else (error.strip().splitlines() or ["it ends early"])[0]

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
-from mmpretrain.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 from . import read_state_dict
 from .whole_model import check_complete, forget_pretrained
+
+
+def build_model(cfg: Config, init_weights: bool = False) -> BaseModel:
+    """Builds the model of a config, with its preprocessor, as MMEngine's Runner does.
+
+    Names are looked up in the config's ``default_scope`` (mmpretrain if it has none),
+    and the scope of the process stays as it is.
+
+    Args:
+        cfg: With ``model``; ``data_preprocessor`` may stand beside it. Not changed.
+        init_weights: Whether to initialise the model as its config says, without the
+            line that MMEngine logs for each parameter.
+
+    Returns:
+        The model, on the CPU, in training mode.
+    """
+    options = cfg.model.to_dict()
+    if cfg.get("data_preprocessor"):
+        options.setdefault("data_preprocessor", cfg.data_preprocessor.to_dict())
+    scope = cfg.get("default_scope") or "mmpretrain"
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(options)
+        if init_weights:
+            logger = MMLogger.get_current_instance()
+            level = logger.level
+            logger.setLevel(max(level, logging.WARNING))
+            try:
+                model.init_weights()
+            finally:
+                logger.setLevel(level)
+    return model
 
 
 def load_model(
@@ -36,11 +69,7 @@ def load_model(
     cfg = Config.fromfile(config)
     if not cfg.get("model"):
         raise ValueError(f"{config}: has no model; give a config of pretraining.")
-    options = cfg.model.to_dict()
-    # As MMEngine's Runner does.
-    if cfg.get("data_preprocessor"):
-        options.setdefault("data_preprocessor", cfg.data_preprocessor.to_dict())
-    model = MODELS.build(options)
+    model = build_model(cfg)
     forget_pretrained(model)
     state = read_state_dict(checkpoint)
     check_complete(model, state, str(checkpoint))

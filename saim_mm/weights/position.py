@@ -36,18 +36,32 @@ def fit_position_embedding(
         CheckpointError: If the checkpoint's grid cannot be told.
     """
     pos_embed = state[f"{prefix}pos_embed"]
-    num_tokens, num_patches = pos_embed.shape[1], math.prod(grid)
-    has_cls = f"{prefix}cls_token" in state or (
-        # Somebody dropped the class token but not its row.
-        num_tokens != num_patches
-        and (num_tokens - 1 == num_patches or math.isqrt(num_tokens) ** 2 != num_tokens)
-    )
-    if has_cls and not extra_tokens:
-        pos_embed = pos_embed[:, 1:]
-    elif extra_tokens and not has_cls:
+    has_row = has_class_row(state, prefix, math.prod(grid))
+    if extra_tokens and not has_row:
         return pos_embed  # the load will report the missing class token
+    if has_row and not extra_tokens:
+        pos_embed = pos_embed[:, 1:]
     source = infer_grid(pos_embed[0, extra_tokens:], grid)
     return resize_pos_embed(pos_embed, source, grid, mode, extra_tokens)
+
+
+def has_class_row(state: Mapping[str, Tensor], prefix: str, patches: int) -> bool:
+    """Whether the first row of a position embedding is that of a class token.
+
+    It is if there is a class token. The odd case is a checkpoint from which somebody
+    dropped the token but not its row: told by one row more than the model's patches,
+    or, for another grid than the model's, by a count of rows that is no square.
+
+    Args:
+        state: The checkpoint's state dict, which has ``pos_embed`` under the prefix.
+        prefix: What precedes the encoder's keys.
+        patches: Number of the model's patches.
+    """
+    if f"{prefix}cls_token" in state:
+        return True
+    rows = state[f"{prefix}pos_embed"].shape[1]
+    is_square = math.isqrt(rows) ** 2 == rows
+    return rows != patches and (rows - 1 == patches or not is_square)
 
 
 def infer_grid(positions: Tensor, like: Grid | None = None) -> Grid:

@@ -40,11 +40,7 @@ def verify_checkpoint(path: str | Path) -> None:
         FileNotFoundError: If there is no such file.
         CheckpointError: If it is damaged, no checkpoint, or wants to run code.
     """
-    path = Path(path)
-    sealed = check_sha256(path)
-    if not sealed:
-        check_archive(path)
-    _peek(path, sealed)
+    _read_verified(Path(path))
 
 
 def find_newest(work_dir: str | Path) -> ResumeCandidate:
@@ -70,10 +66,7 @@ def find_newest(work_dir: str | Path) -> ResumeCandidate:
     }
     for path in sorted(found, key=lambda path: found[path], reverse=True):
         try:
-            sealed = check_sha256(path)
-            if not sealed:
-                check_archive(path)
-            content = _peek(path, sealed)
+            content = _read_verified(path)
         except (CheckpointError, OSError) as error:
             newest.skipped.append(str(error))
             continue
@@ -116,6 +109,9 @@ def resume_from_newest(runner: Runner) -> None:
         runner._resume = False
 
 
-def _peek(path: Path, sealed: bool) -> Any:
-    """Reads all but the tensors, where the format allows it."""
-    return read_torch(path, known=() if sealed else known_globals(), mmap=sealed)
+def _read_verified(path: Path) -> Any:
+    """Checks a file and reads it, all but the tensors where the format allows it."""
+    if check_sha256(path):
+        return read_torch(path, known=(), mmap=True)
+    check_archive(path)
+    return read_torch(path, known=known_globals())

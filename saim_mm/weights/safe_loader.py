@@ -3,7 +3,8 @@
 MMEngine loads everything - ``load_from``, ``resume``, ``init_cfg``, the model zoos of
 mmpretrain, mmdet and mmseg - through ``CheckpointLoader``. As its loaders come, one
 falls back to unpickling whatever it finds, and the runner executes what it finds under
-``meta.config``. :func:`install_safe_loader` makes them safe, for the whole process.
+``meta.config``. :func:`install_safe_loader` makes them safe, for the whole process,
+until :func:`uninstall_safe_loader`.
 """
 
 from __future__ import annotations
@@ -11,21 +12,28 @@ from __future__ import annotations
 import functools
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as loading
 
+from .allowed_types import Allowed, allowing, trust, trust_nothing, with_trusted
 from .checksum_trailer import check_sha256
-from .files import DISCARDED, CheckpointError, allowing, explain, read_torch
+from .files import DISCARDED, CheckpointError, explain, read_torch
 
 Loader = Callable[..., Any]
-_SAFE: set[Loader] = set()
+#: Safe loaders, each with the one of MMEngine that it stands for.
+_originals: dict[Loader, Loader] = {}
+#: What OneDL's MMEngine allows: also ``getattr`` and a history's methods, by which a
+#: file could bring others to be called. Upstream has no such list.
+_ALLOW_LIST = "get_torch_safe_globals"
+_OWN_LIST = getattr(loading, _ALLOW_LIST, None)
 _FORCE, _FORBID = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
@@ -38,30 +46,38 @@ class _History(HistoryBuffer):
         self.__class__ = HistoryBuffer
 
 
-def known_globals() -> tuple[tuple[Any, str], ...]:
-    """What checkpoints of MMEngine hold beside tensors: histories and numpy numbers."""
-    # Their functions lie elsewhere in each numpy; its own pickles know where.
-    functions = dict(
-        _reconstruct=np.zeros(0).__reduce__()[0], scalar=np.float64(0).__reduce__()[0]
-    )
-    kinds = {type(np.dtype(kind)) for kind in (*"?ilfd", "u4", "u8")}
-    kept = (
-        (_History, "mmengine.logging.history_buffer.HistoryBuffer"),
-        (np.dtype, "numpy.dtype"),
-        (np.ndarray, "numpy.ndarray"),
-        *((kind, f"{kind.__module__}.{kind.__qualname__}") for kind in kinds),
-        *(
-            (function, f"numpy.{core}.multiarray.{name}")
-            for core in ("core", "_core")
-            for name, function in functions.items()
-        ),
-    )
-    # One stand-in per name: of two, torch would take either.
-    names = {name for _, name in kept}
-    return kept + tuple(pair for pair in DISCARDED if pair[1] not in names)
+#: MMEngine's own. Example: (ConfigDict, "mmengine.config.config.ConfigDict").
+_MMENGINE_TYPES: Allowed = (
+    (_History, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (ConfigDict, "mmengine.config.config.ConfigDict"),
+)
+#: What a numpy array or number is made of, a type for each kind of number or text.
+#: Example: (np.dtypes.Float64DType, "numpy.dtypes.Float64DType").
+_NUMPY_TYPES: Allowed = (
+    (np.dtype, "numpy.dtype"),
+    (np.ndarray, "numpy.ndarray"),
+    *(
+        (kind, f"{kind.__module__}.{kind.__qualname__}")
+        for kind in {type(np.dtype(code)) for code in "?bhilqBHILQefdFDSU"}
+    ),
+)
+#: What numpy's pickles call, which lies elsewhere in each numpy; its own pickles know
+#: where. Example: (scalar, "numpy._core.multiarray.scalar").
+_NUMPY_FUNCTIONS: Allowed = tuple(
+    (example.__reduce__()[0], f"numpy.{core}.multiarray.{name}")
+    for core in ("core", "_core")
+    for name, example in (("_reconstruct", np.zeros(0)), ("scalar", np.float64(0)))
+)
+_KEPT: Allowed = (*_MMENGINE_TYPES, *_NUMPY_TYPES, *_NUMPY_FUNCTIONS)
 
 
-_KNOWN = known_globals()
+def known_globals() -> Allowed:
+    """What checkpoints of MMEngine may hold beside tensors, and what the user trusts.
+
+    Where the reader for weights alone drops a type that is kept here, it is kept.
+    """
+    kept = {name for _, name in _KEPT}
+    return with_trusted((*_KEPT, *(pair for pair in DISCARDED if pair[1] not in kept)))
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
@@ -85,24 +101,48 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
             "file or an address that begins with https://."
         )
     check_sha256(path)
-    return _disarm(read_torch(path, map_location, _KNOWN), filename)
+    return _disarm(read_torch(path, map_location, known_globals()), filename)
 
 
-def install_safe_loader() -> None:
-    """Makes all of MMEngine's checkpoint loaders safe, in this process, for good.
+def install_safe_loader(allow: Iterable[type | str] = ()) -> None:
+    """Makes all of MMEngine's checkpoint loaders safe, in this process.
 
     ``SafeCheckpointHook`` and ``SafeLoaderHook`` call it before a run loads anything,
     and so do our tools. Repeat it for loaders that are registered later.
+
+    Args:
+        allow: Classes, or their full names, that files of people whom you trust hold
+            beside tensors, plain values, numpy's arrays and MMEngine's ``ConfigDict``
+            and histories. They are added to those of earlier calls, and are good for
+            all that this package reads.
+
+    Raises:
+        ValueError: If something in ``allow`` is no class, or is not there.
     """
-    # OneDL's allow ``getattr`` and a history's methods, by which a file could bring
-    # others to be called. Upstream has no such function.
-    if hasattr(loading, "get_torch_safe_globals"):
-        loading.get_torch_safe_globals = lambda: list(_KNOWN)
+    trust(allow)
+    if _OWN_LIST is not None:
+        setattr(loading, _ALLOW_LIST, lambda: list(known_globals()))
     for prefix, loader in list(CheckpointLoader._schemes.items()):
-        if loader not in _SAFE:
+        if loader not in _originals:
             safe = _forced(loader) if prefix else load_from_local
-            _SAFE.add(safe)
+            _originals[safe] = loader
             CheckpointLoader.register_scheme(prefix, safe, force=True)
+
+
+def uninstall_safe_loader() -> None:
+    """Gives MMEngine its own loaders back, and trusts no further types.
+
+    For files that no ``allow`` makes readable, of people whom you trust: whatever is
+    loaded from here on may run code. A run with ``SafeCheckpointHook`` or
+    ``SafeLoaderHook`` switches safe loading on again.
+    """
+    for prefix, loader in list(CheckpointLoader._schemes.items()):
+        if loader in _originals:
+            CheckpointLoader.register_scheme(prefix, _originals[loader], force=True)
+    _originals.clear()
+    if _OWN_LIST is not None:
+        setattr(loading, _ALLOW_LIST, _OWN_LIST)
+    trust_nothing()
 
 
 def _forced(loader: Loader) -> Loader:
@@ -111,7 +151,7 @@ def _forced(loader: Loader) -> Loader:
     @functools.wraps(loader)
     def load(filename: str, *args: Any, **options: Any) -> Any:
         try:
-            with allowing(_KNOWN), _weights_only():
+            with allowing(known_globals()), _weights_only():
                 return _disarm(loader(filename, *args, **options), filename)
         except pickle.UnpicklingError as error:
             raise CheckpointError(explain(filename, str(error))) from None

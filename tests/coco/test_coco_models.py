@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from mmengine.runner import turn_on_activation_checkpointing
 from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+
+from benchmarks.detector import VARIANTS
 
 
 @pytest.mark.parametrize("path", ALL, ids=config_id)
@@ -150,18 +151,15 @@ def test_memory_grows_linearly_with_windows(
     assert growth == pytest.approx(4, rel=0.02) if linear else growth > 12
 
 
-def test_benchmark_compares_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_compares_the_recipes() -> None:
     """What it calls ViTDet is our ViTDet, and its plain ViT has no windows."""
-    tools = REPO / "tools/analysis_tools"
-    monkeypatch.syspath_prepend(str(tools))
-    variants = runpy.run_path(str(tools / "benchmark_detector.py"))["VARIANTS"]
 
     def parts(model: ConfigDict) -> list[Any]:
         heads = model.roi_head.bbox_head, model.roi_head.mask_head
         return [model.neck, *(head.norm_cfg for head in heads)]
 
-    models = {name: load(LI2021).model for name in variants}
-    for name, change in variants.items():
+    models = {name: load(LI2021).model for name in VARIANTS}
+    for name, change in VARIANTS.items():
         change(models[name])
     assert models["as configured"] == load(LI2021).model
     assert models["without relative position bias"] == load(NO_REL_POS).model

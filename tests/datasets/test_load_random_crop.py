@@ -19,6 +19,7 @@ from PIL import ExifTags, Image
 from saim_mm.datasets import load_random_crop
 from saim_mm.datasets.load_image import MAX_PIXELS, BrokenImageError, LoadImage
 from saim_mm.datasets.load_random_crop import LoadRandomResizedCrop
+from saim_mm.datasets.packing import psnr
 
 SIDE = 48
 CROP = dict(scale=SIDE, crop_ratio_range=(0.3, 1.0))
@@ -74,11 +75,6 @@ def served(transform: Any, path: Path, seed: int) -> tuple[dict[str, Any], float
     """What a transform makes of a file, and the next random number."""
     np.random.seed(seed)
     return transform(dict(img_path=str(path))), np.random.rand()
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    error = np.mean((a.astype(float) - b) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 @pytest.fixture(params=[True, False], ids=["simplejpeg", "OpenCV"])

@@ -13,7 +13,6 @@ import torch
 from class_folders import (
     NORMAL,
     launch,
-    run_here,
     unpack_cifar10,
     write_checkpoint,
     write_class_folders,
@@ -21,6 +20,7 @@ from class_folders import (
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from run_tool import run_tool
 from tiny import tiny_backbone, tiny_saim
 
 from saim_mm.datasets.class_folders import split_class_folders
@@ -141,6 +141,30 @@ def test_features_do_not_depend_on_batches_or_workers(tmp_path: Path) -> None:
     assert one.labels.tolist() == many.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
+@pytest.mark.parametrize("final_norm", [False, True])
+def test_features_of_images_in_memory(final_norm: bool) -> None:
+    """As the encoder run by hand, whatever the batches and the preprocessor."""
+    backbone = frozen_tiny(out_type="raw", final_norm=final_norm)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(0.1)  # norms that do something
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(5)
+    preprocessor = SelfSupDataPreprocessor([120.0] * 3, [60.0] * 3, to_rgb=False)
+    extractor = FeatureExtractor(backbone, preprocessor, final_norm=final_norm)
+    found = extractor.extract_tensors(images, labels)
+    assert torch.equal(found.labels, labels)
+    backbone.eval()
+    with torch.no_grad():
+        tokens = backbone((images.float() - 120) / 60)[0]
+    assert torch.equal(found.vectors, tokens[:, 1:].mean(dim=1))
+    by_two = extractor.extract_tensors(images, labels, batch_size=2)
+    torch.testing.assert_close(by_two.vectors, found.vectors)
+    samples = [_sample(label) for label in range(5)]
+    batch = extractor(dict(inputs=images, data_samples=samples))
+    assert torch.equal(batch.vectors, found.vectors)
+
+
 def test_pools_that_do_not_exist() -> None:
     with pytest.raises(ValueError, match="'avg', 'cls'"):
         FeatureExtractor(frozen_tiny(), SelfSupDataPreprocessor(), "mean")
@@ -148,6 +172,9 @@ def test_pools_that_do_not_exist() -> None:
         FeatureExtractor(
             frozen_tiny(with_cls_token=False), SelfSupDataPreprocessor(), "cls"
         )
+    with pytest.raises(ValueError, match="final_norm=False"):
+        backbone = frozen_tiny(final_norm=False)
+        FeatureExtractor(backbone, SelfSupDataPreprocessor(), final_norm=True)
 
 
 def test_evaluation_mode_puts_every_part_back() -> None:
@@ -253,7 +280,7 @@ def test_checkpoints_that_are_none_of_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "own_process", [False, pytest.param(True, marks=pytest.mark.slow)]
 )
-def test_tool(own_process: bool, tmp_path: Path, monkeypatch) -> None:
+def test_tool(own_process: bool, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "epoch_1.pth")
     data = write_class_folders(tmp_path / "data", val="test")
     out = tmp_path / "result.json"
@@ -263,7 +290,7 @@ def test_tool(own_process: bool, tmp_path: Path, monkeypatch) -> None:
         done = launch(TOOL, *arguments)
         assert done.returncode == 0, done.stderr
     else:
-        assert run_here(TOOL, monkeypatch, *arguments) == 0
+        assert run_tool("analysis_tools.knn", *arguments) == 0
     result = json.loads(out.read_text())
     assert (result["train_images"], result["val_images"]) == (12, 6)
     assert result["accuracy_k3"] == 100  # colours

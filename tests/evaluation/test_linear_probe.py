@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from class_folders import launch, run_here, write_checkpoint, write_class_folders
+from class_folders import launch, write_checkpoint, write_class_folders
+from run_tool import run_tool
 
 from saim_mm.evaluation import Features, ProbeRecipe, linear_probe
 from saim_mm.evaluation.linear_probe import _build, _fit
@@ -73,16 +74,16 @@ def test_bad_input() -> None:
         ProbeRecipe(epochs=0)
 
 
-def test_tool(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_tool(tmp_path: Path, capsys) -> None:
     write_checkpoint(tmp_path / "epoch_1.pth")
     data = write_class_folders(tmp_path / "data", val=None, train=6)
     arguments = [tmp_path / "epoch_1.pth", data, "--workers", 0]
-    assert run_here(TOOL, monkeypatch, *arguments, "--val-share", 0.34) == 0
+    assert run_tool("analysis_tools.linear_probe", *arguments, "--val-share", 0.34) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["train_images"], result["val_images"]) == (12, 6)
     assert result["accuracy"] == 100
 
-    assert run_here(TOOL, monkeypatch, *arguments) == 1
+    assert run_tool("analysis_tools.linear_probe", *arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "--val-share" in error
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 from mmengine.runner import save_checkpoint
 from PIL import Image
 from tiny import tiny_saim
@@ -56,20 +54,12 @@ def unpack_cifar10(archive: Path, root: Path, train: int, test: int) -> Path:
     return root
 
 
-def launch(tool: Path, *arguments: object) -> subprocess.CompletedProcess:
-    """Runs a tool in a process of its own, as people do; importing takes seconds."""
+def launch(tool: Path | str, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs a tool, or a module by its name, in a process of its own, as people do."""
+    program = ["-m", tool] if isinstance(tool, str) else [str(tool)]
     return subprocess.run(
-        [sys.executable, str(tool), *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-
-
-def run_here(tool: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Runs a tool in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
-    monkeypatch.syspath_prepend(str(tool.parent))
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(tool), run_name="__main__")
-    return end.value.code or 0

@@ -15,8 +15,9 @@ from torch import Tensor
 from saim_mm.models import SAIM, OrderSampler
 from saim_mm.models import order as order_module
 from saim_mm.models.order import CAUSAL, sort_tokens, unsort_tokens
-from saim_mm.utils.sample_index import GOLDEN, SampleIndex, Stream, mix64
-from saim_mm.utils.sample_keys import hash_keys, keys_of
+from saim_mm.utils.sample_index import SampleIndex, Stream
+from saim_mm.utils.sample_keys import keys_of
+from saim_mm.utils.splitmix64 import GOLDEN, hash_keys, mix64
 
 CPU = torch.device("cpu")
 FAMILY = {

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from saim_mm.datasets import TooManyBrokenImages, UnlabeledImages
-from saim_mm.reliability.broken_image_hook import BrokenImageHook, find_unlabeled_images
+from saim_mm.reliability import BrokenImageHook
+from saim_mm.reliability.inner_datasets import with_inner_datasets
 
 LOAD = [dict(type="LoadImage")]
 
@@ -161,10 +162,11 @@ def test_wrapped_datasets_are_found(tmp_path: Path) -> None:
     two = WithLabels(make_folder(tmp_path / "2", 6, {0}), pipeline=LOAD)
     balanced = ClassBalancedDataset(one, oversample_thr=1e-3)
     nested = Subset(ConcatDataset([one, two]), range(8))
-    assert list(find_unlabeled_images(balanced)) == [one]
-    assert list(find_unlabeled_images(RepeatDataset(two, 3))) == [two]
-    assert list(find_unlabeled_images(nested)) == [one, two]
-    assert list(find_unlabeled_images(Unrelated())) == []
+    assert list(with_inner_datasets(balanced)) == [balanced, one]
+    assert list(with_inner_datasets(RepeatDataset(two, 3)))[1:] == [two]
+    assert list(with_inner_datasets(nested)) == [nested, nested.dataset, one, two]
+    unrelated = Unrelated()
+    assert list(with_inner_datasets(unrelated)) == [unrelated]
     twice = Subset(ConcatDataset([one, two, one]), range(14))
     build_runner(twice, tmp_path / "run", BrokenImageHook(), epochs=1).train()
     log = log_text(tmp_path / "run")

@@ -89,7 +89,7 @@ def test_iter_loop_loads_nothing_when_built(
     loop = runner.build_train_loop(runner._train_loop)
     assert loop.dataloader.dataset.asked == 0
     loop.resume_at(DataPosition(0, 10**6, 4 * 10**6))
-    next(loop._read_back(0))
+    next(loop._batches_back(0))
     assert loop.dataloader.dataset.asked == 4
 
 

@@ -17,7 +17,13 @@ from number_runs import Numbers, build, run
 from torch import nn
 
 from saim_mm.datasets import SeedSample
-from saim_mm.reliability.exact_resume_hook import ExactResumeHook, _unseeded
+from saim_mm.reliability.exact_loops import DataPosition
+from saim_mm.reliability.exact_resume_hook import (
+    ExactResumeHook,
+    _lacks_seeds,
+    resume_point,
+)
+from saim_mm.reliability.inner_datasets import with_inner_datasets
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -65,6 +71,61 @@ def test_position_is_plain_and_right(whole: Path) -> None:
     assert {type(value) for value in state.values()} == {int}
     # The last step is made of what there is.
     assert load(whole / "iter_9.pth")["exact_resume"]["unstepped"] == 0
+
+
+#: In the third of four batches of an epoch; one iteration waits for its step.
+SAVED = dict(
+    seed=1,
+    epoch=2,
+    iteration=11,
+    batches=3,
+    samples=12,
+    global_batch_size=4,
+    dataset_length=16,
+    accumulation=2,
+    unstepped=1,
+)
+#: By an epoch's start.
+NOW = dict(SAVED, seed=7, batches=0, samples=0, unstepped=0)
+
+
+@pytest.mark.parametrize(
+    ("saved", "change", "position", "pending", "said"),
+    [
+        (SAVED, {}, (2, 3, 12), 1, []),
+        (SAVED, dict(epoch=0, batches=11, samples=44), (2, 3, 12), 1, []),  # as saved
+        (SAVED, dict(global_batch_size=2), (2, 6, 12), 0, ["takes 2 images and took"]),
+        (SAVED, dict(global_batch_size=8), (2, 1, 12), 0, ["takes 8 images and took"]),
+        (SAVED, dict(accumulation=3), (2, 3, 12), 0, ["accumulates 3 iterations"]),
+        (SAVED, dict(dataset_length=20), (2, 3, 12), 1, ["holds 20 images and held"]),
+        (
+            SAVED,
+            dict(global_batch_size=2, dataset_length=20, accumulation=3),
+            (2, 6, 12),
+            0,
+            ["takes 2", "holds 20", "accumulates 3"],
+        ),
+        (None, {}, (2, 0, 0), 0, ["no position in the data"]),
+        (
+            None,
+            dict(epoch=0, batches=11, samples=44),
+            (0, 11, 44),
+            0,
+            ["no position in the data"],
+        ),
+    ],
+)
+def test_resume_point(
+    saved: dict[str, int] | None,
+    change: dict[str, Any],
+    position: tuple[int, int, int],
+    pending: int,
+    said: list[str],
+) -> None:
+    found = resume_point(saved, dict(NOW, **change))
+    assert found[:2] == (DataPosition(*position), pending)
+    assert len(found[2]) == len(said)
+    assert all(part in text for part, text in zip(said, found[2], strict=True))
 
 
 @pytest.mark.parametrize("by_epoch", [True, False])
@@ -136,8 +197,12 @@ def test_unseeded_pipelines_are_named() -> None:
     seeded, unseeded, empty = Numbers(14), Numbers(14), Numbers(14)
     seeded.pipeline = Compose([SeedSample(), dict])
     unseeded.pipeline = Compose([dict])
-    assert list(_unseeded(RepeatDataset(seeded, 2))) == []
-    assert list(_unseeded(ConcatDataset([seeded, unseeded, empty]))) == [unseeded]
+
+    def named(dataset: Any) -> list[Any]:
+        return list(filter(_lacks_seeds, with_inner_datasets(dataset)))
+
+    assert named(RepeatDataset(seeded, 2)) == []
+    assert named(ConcatDataset([seeded, unseeded, empty])) == [unseeded]
 
 
 def test_other_loops_and_samplers_are_named(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from exact_runs import (
     run_config,
     train,
 )
+from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
@@ -34,6 +35,7 @@ from saim_mm.reliability.finite_guard import (
     poison_unless_finite,
 )
 from saim_mm.reliability.finite_guard_hook import FiniteGuardHook, NotFiniteError
+from saim_mm.reliability.replay import replay
 from saim_mm.weights.resume import ResumeCandidate
 
 ROOT = Path(__file__).parents[2]
@@ -222,19 +224,19 @@ def test_ends_where_going_back_does_not_help(
     assert str(tmp_path / "not_finite") in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def replay_step() -> Any:
+def replay_step(monkeypatch: pytest.MonkeyPatch, *arguments: Path) -> int:
+    """Runs the tool in this process; returns its exit code."""
     path = ROOT / "tools/analysis_tools/replay_step.py"
-    spec = importlib.util.spec_from_file_location("replay_step", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.setattr(sys, "argv", [path.name, *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert isinstance(end.value.code, int)
+    return end.value.code
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_the_step_can_be_rebuilt(
-    accumulation: int, images: str, tmp_path: Path, replay_step, monkeypatch, capsys
+    accumulation: int, images: str, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     model = tiny_config(num_layers=2, depth=2, drop_path_rate=0.2)
     model["type"] = "FragileSAIM"
@@ -242,9 +244,8 @@ def test_the_step_can_be_rebuilt(
     run = poisoned_run(images, str(tmp_path), options)
     assert run["counts"][0] == 1
     (record,) = (tmp_path / "not_finite").glob("iter_*_rank_0.json")
-    arguments = ["replay_step.py", str(tmp_path / "config.py"), str(record)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert replay_step.main() == 0
+    arguments = tmp_path / "config.py", record
+    assert replay_step(monkeypatch, *arguments) == 0
     out = capsys.readouterr().out
     losses = json.loads(record.read_text())["losses"]
     assert losses.count(math.inf) == 1
@@ -256,7 +257,16 @@ def test_the_step_can_be_rebuilt(
     changed = json.loads(record.read_text())
     changed["seed"] += 1  # another drop path
     record.write_text(json.dumps(changed))
-    assert replay_step.main() == (accumulation > 1)
+    assert replay_step(monkeypatch, *arguments) == (accumulation > 1)
+
+    changed["weights"] = None
+    cfg = Config.fromfile(tmp_path / "config.py")
+    with pytest.raises(ValueError, match="use an earlier one"):
+        replay(cfg, changed, record.parent)
+    changed["weights"] = json.loads(record.read_text())["weights"]
+    del changed["samples"][0][0]["seed"]
+    with pytest.raises(ValueError, match=r"lacks \['seed'\].*needs ExactSampler"):
+        replay(cfg, changed, record.parent)
 
 
 def test_all_finite_is_not_fooled_by_large_numbers() -> None:

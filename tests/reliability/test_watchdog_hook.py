@@ -29,7 +29,8 @@ from saim_mm.reliability.rank_progress import (
     patient_code,
     stuck_ranks,
 )
-from saim_mm.reliability.watchdog_hook import EXIT_STUCK, WatchdogHook
+from saim_mm.reliability.watchdog import EXIT_STUCK
+from saim_mm.reliability.watchdog_hook import WatchdogHook
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,16 +76,20 @@ def test_hooks_and_validation_may_take_their_time(tmp_path: Path) -> None:
         def after_run(self, runner: Runner) -> None:
             self.function()
 
+    data = dict(
+        batch_size=1,
+        num_workers=0,
+        sampler=dict(type="DefaultSampler", shuffle=False),
+        dataset=dict(type="Numbers", length=1),
+    )
     config = run_config(
         tmp_path,
-        val_dataloader=dict(
-            batch_size=1,
-            num_workers=0,
-            sampler=dict(type="DefaultSampler", shuffle=False),
-            dataset=dict(type="Numbers", length=1),
-        ),
+        val_dataloader=data,
         val_cfg=dict(type="ValLoop"),
         val_evaluator=[],
+        test_dataloader={**data, "dataset": dict(type="NotThere")},  # must not be built
+        test_cfg=dict(type="TestLoop"),
+        test_evaluator=[],
     )
     runner = build_runner(config)
     runner._val_loop = runner.build_val_loop(runner._val_loop)
@@ -166,7 +171,7 @@ def test_does_nothing_in_a_single_process(tmp_path: Path) -> None:
     runner = build_runner(config)
     hook = next(h for h in runner.hooks if isinstance(h, WatchdogHook))
     hook.before_train(runner)
-    assert hook._watchdog is None
+    assert hook._watch is None
 
 
 # ---- two ranks -----------------------------------------------------------------------

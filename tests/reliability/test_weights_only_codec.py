@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer
 
 from saim_mm.reliability.weights_only_codec import decode, encode
 from saim_mm.weights import CheckpointError
-from saim_mm.weights.files import allowing
+from saim_mm.weights.allowed_types import allowing
 
 
 class Colour(enum.Enum):

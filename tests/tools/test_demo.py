@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 from mmpretrain.registry import MODELS
+from run_tool import run_tool
 
 from saim_mm.weights import read_state_dict
 
@@ -99,15 +98,6 @@ def test_nested_folder_of_odd_images_twice(tmp_path: Path) -> None:
     assert (new_run / "photographs" / "0000_astronaut.jpg").is_file()
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    """The tool as a module: to launch it takes seconds, most of them imports."""
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "tools/demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.slow
 def test_missing_folder_is_one_line(tmp_path: Path) -> None:
     run = demo(tmp_path, "--data", tmp_path / "data", "--work-dir", tmp_path / "out")
@@ -129,9 +119,7 @@ def test_missing_folder_is_one_line(tmp_path: Path) -> None:
 def test_unusable_input_is_one_line_and_leaves_nothing(
     case: str,
     message: str,
-    tool: ModuleType,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data, work_dir = tmp_path / "data", tmp_path / "out"
@@ -146,39 +134,12 @@ def test_unusable_input_is_one_line_and_leaves_nothing(
         write_photo(data / "photo.png")
         work_dir = data / "sub" / "notes.txt"
     arguments = ["--data", str(data), "--work-dir", str(work_dir)]
-    monkeypatch.setattr("sys.argv", ["demo.py", *arguments])
     before = sorted(tmp_path.rglob("*"))
-    assert tool.main() == 2
+    assert run_tool("demo", *arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_of_very_many_images_some_are_drawn(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tool, "MAX_PHOTOS", 3)
-    for i in range(9):
-        (tmp_path / f"{i}.jpg").touch()
-    photos = tool.photos_of(str(tmp_path))
-    assert len(set(photos)) == 3
-    assert photos == tool.photos_of(str(tmp_path))
-
-
-def test_sample_photographs_are_found(tool: ModuleType) -> None:
-    assert len(tool.sample_photos()) == 11
-
-
-def test_copies_are_small_and_keep_their_shape(
-    tool: ModuleType, tmp_path: Path
-) -> None:
-    write_photo(tmp_path / "wide.png", (512, 1024, 3))
-    write_photo(tmp_path / "tiny.png", (1, 5))
-    for name, expected in (("wide", (256, 512, 3)), ("tiny", (1, 5, 3))):
-        copy = tmp_path / f"{name}.jpg"
-        assert tool.copy_small(tmp_path / f"{name}.png", copy) is None
-        assert cv2.imread(str(copy)).shape == expected
 
 
 @pytest.mark.slow
@@ -214,13 +175,3 @@ def test_interrupt_leaves_no_mess(tmp_path: Path) -> None:
             process.kill()
     assert "Traceback" not in log.read_text()
     assert [path.name for path in work_dir.iterdir()] == ["encoder.pth"]
-
-
-def test_two_runs_never_share_a_folder(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.strftime", lambda _: "now")
-    (tool.make_run_dir(tmp_path) / "log").touch()
-    with pytest.raises(tool.DemoError, match="File exists"):
-        tool.make_run_dir(tmp_path)
-    assert (tmp_path / "now" / "log").exists()

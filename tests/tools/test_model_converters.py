@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmpretrain.registry import MODELS
+from run_tool import run_tool
 from tiny import tiny_backbone, tiny_config
 
 from saim_mm.parity import certificate
@@ -34,18 +34,11 @@ Outcome = tuple[int, str, str]
 
 
 @pytest.fixture
-def convert(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
-    """Runs a tool as ``__main__``, here: importing torch anew takes seconds."""
+def convert(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs a tool here: importing torch anew takes seconds."""
 
     def run(tool: str, *arguments: object) -> Outcome:
-        script = TOOLS / f"{tool}.py"
-        monkeypatch.syspath_prepend(str(TOOLS))
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(script), run_name="__main__")
-        return int(end.value.code or 0), *capsys.readouterr()
+        return run_tool(f"model_converters.{tool}", *arguments), *capsys.readouterr()
 
     return run
 

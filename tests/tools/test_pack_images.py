@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from run_tool import run_tool
 
-from saim_mm.datasets import PackedImages, UnlabeledImages
+from saim_mm.datasets import PackedImages, UnlabeledImages, packing
 from saim_mm.datasets.load_image import BrokenImageError
 
 TOOL = Path(__file__).parents[2] / "tools" / "dataset_converters" / "pack_images.py"
 LOAD = [dict(type="LoadImage")]
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pack_images", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def photo(side: int, seed: int) -> Image.Image:
@@ -64,9 +55,8 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
-    monkeypatch.setattr(sys, "argv", ["pack_images.py", *map(str, arguments)])
-    return tool.main()
+def run(*arguments: Any) -> int:
+    return run_tool("dataset_converters.pack_images", *arguments)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -86,14 +76,12 @@ def members(folder: Path) -> dict[str, bytes]:
 
 
 def test_bytes_are_kept_and_verified(
-    tool: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
     source: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pack = tmp_path / "pack"
-    assert run(tool, monkeypatch, source, pack, "--images-per-shard", 3) == 0
+    assert run(source, pack, "--images-per-shard", 3) == 0
     shown = capsys.readouterr().out
     assert "[3/3] images-00002.tar: 2 images" in shown
     assert "empty or unreadable: a/2.jpg\nempty or unreadable: b/7.jpg\n" in shown
@@ -104,12 +92,12 @@ def test_bytes_are_kept_and_verified(
     for index in range(8):
         ours, theirs = (d.get_data_info(index)["img_path"] for d in (packed, folder))
         assert ours.endswith("/" + Path(theirs).relative_to(source).as_posix())
-    assert run(tool, monkeypatch, "--verify", pack) == 0
+    assert run("--verify", pack) == 0
     shard = pack / "images-00001.tar"
     content = bytearray(shard.read_bytes())
     content[600] ^= 1
     shard.write_bytes(content)
-    assert run(tool, monkeypatch, "--verify", pack) == 1
+    assert run("--verify", pack) == 1
     assert "'b/3.jpg' has another checksum" in capsys.readouterr().err
 
 
@@ -119,7 +107,6 @@ class Stopped(KeyboardInterrupt):
 
 @pytest.mark.parametrize("reads", [1, 4, 6, 8])
 def test_a_stopped_run_goes_on_and_ends_alike(
-    tool: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     source: Path,
     tmp_path: Path,
@@ -128,9 +115,9 @@ def test_a_stopped_run_goes_on_and_ends_alike(
     """Stopped while the n-th image is read, or (8) between a tar file and its index."""
     whole, pack = tmp_path / "whole", tmp_path / "pack"
     options = ["--images-per-shard", 3]
-    assert run(tool, monkeypatch, source, whole, *options) == 0
+    assert run(source, whole, *options) == 0
     seen: list[str] = []
-    read_bytes = tool.read_bytes
+    read_bytes = packing._read_bytes
 
     def stops(src: Path, name: str) -> bytes:
         seen.append(name)
@@ -139,11 +126,11 @@ def test_a_stopped_run_goes_on_and_ends_alike(
         return read_bytes(src, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tool, "read_bytes", stops)
+        patch.setattr(packing, "_read_bytes", stops)
         if reads == 8:
-            patch.setattr(tool, "write_index", lambda *_: stops(source, "a"))
+            patch.setattr(packing, "write_index", lambda *_: stops(source, "a"))
             seen.extend("1234")
-        assert run(tool, patch, source, pack, *options) == 130
+        assert run(source, pack, *options) == 130
     assert not list(pack.glob(".*"))  # no half files
     with pytest.raises(ValueError, match="is not complete"):
         PackedImages(str(pack))
@@ -151,42 +138,38 @@ def test_a_stopped_run_goes_on_and_ends_alike(
     read_again: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(
-            tool,
-            "read_bytes",
+            packing,
+            "_read_bytes",
             lambda src, name: read_again.append(name) or read_bytes(src, name),
         )
-        assert run(tool, patch, source, pack, *options) == 0
+        assert run(source, pack, *options) == 0
     assert len(read_again) == 8 - 3 * len(done)
     assert files(pack) == files(whole)
 
 
 def test_another_plan_is_refused(
-    tool: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
     source: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pack = tmp_path / "pack"
-    assert run(tool, monkeypatch, source, pack) == 0
+    assert run(source, pack) == 0
     before = files(pack)
     for options in (
         ["--images-per-shard", 3],
         ["--short-side", 50],
         ["--uncompressed"],
     ):
-        assert run(tool, monkeypatch, source, pack, *options) == 1
+        assert run(source, pack, *options) == 1
         assert "made with other options" in capsys.readouterr().err
     (source / "a" / "new.jpg").write_bytes(CONTENTS["a/0.jpg"])
-    assert run(tool, monkeypatch, source, pack) == 1
-    assert run(tool, monkeypatch, source, source) == 1
+    assert run(source, pack) == 1
+    assert run(source, source) == 1
     assert "neither empty nor a pack" in capsys.readouterr().err
     assert files(pack) == before
 
 
 def test_list_may_not_lead_out_of_the_folder(
-    tool: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
     source: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -198,22 +181,20 @@ def test_list_may_not_lead_out_of_the_folder(
         ("a/0.jpg\na/0.jpg\n", "lists an image more than once"),
     ):
         names.write_text(text)
-        assert run(tool, monkeypatch, source, tmp_path / "pack", "--list", names) == 1
+        assert run(source, tmp_path / "pack", "--list", names) == 1
         assert message in capsys.readouterr().err
     names.write_text("b/4.jpg\na/0.jpg\n")
-    assert run(tool, monkeypatch, source, tmp_path / "pack", "--list", names) == 0
+    assert run(source, tmp_path / "pack", "--list", names) == 0
     assert list(members(tmp_path / "pack")) == ["b/4.jpg", "a/0.jpg"]
 
 
 def test_reduced_images(
-    tool: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
     source: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pack = tmp_path / "pack"
-    assert run(tool, monkeypatch, source, pack, "--short-side", 40) == 0
+    assert run(source, pack, "--short-side", 40) == 0
     found = members(pack)
     # What is small or broken keeps its bytes, and so stays as broken as it was.
     kept = ["a/2.jpg", "b/3.jpg", "b/4.jpg", "b/6.jpg"]
@@ -239,20 +220,18 @@ def test_reduced_images(
     # The figure is no formality: a worse quality costs more.
     worse = tmp_path / "worse"
     options = ["--short-side", 40, "--quality", 30]
-    assert run(tool, monkeypatch, source, worse, *options) == 0
+    assert run(source, worse, *options) == 0
     assert json.loads((worse / "pack.json").read_text())["psnr"]["mean"] < cost["mean"]
 
 
 def test_uncompressed_images(
-    tool: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
     source: Path,
     tmp_path: Path,
 ) -> None:
     pack, small = tmp_path / "pack", tmp_path / "small"
-    assert run(tool, monkeypatch, source, pack, "--uncompressed") == 0
+    assert run(source, pack, "--uncompressed") == 0
     options = ["--uncompressed", "--short-side", 40]
-    assert run(tool, monkeypatch, source, small, *options) == 0
+    assert run(source, small, *options) == 0
     folder = UnlabeledImages(str(source), pipeline=LOAD, test_mode=True)
     packed = PackedImages(str(pack), pipeline=LOAD, test_mode=True)
     reduced = PackedImages(str(small), pipeline=LOAD, test_mode=True)
@@ -283,20 +262,14 @@ def test_uncompressed_images(
         ["source", "pack", "--workers", "0"],
     ],
 )
-def test_bad_arguments(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
-) -> None:
-    with pytest.raises(SystemExit) as raised:
-        run(tool, monkeypatch, *arguments)
-    assert raised.value.code == 2
+def test_bad_arguments(arguments: list[str]) -> None:
+    assert run(*arguments) == 2
 
 
 @pytest.mark.slow
-def test_processes_write_the_same(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path
-) -> None:
+def test_processes_write_the_same(source: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    assert run(tool, monkeypatch, source, one, "--images-per-shard", 3) == 0
+    assert run(source, one, "--images-per-shard", 3) == 0
     command = [sys.executable, TOOL, source, two, "--images-per-shard", 3]
     subprocess.run([*map(str, command), "--workers", "2"], check=True)
     assert files(one) == files(two)

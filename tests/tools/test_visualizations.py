@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_tool import run_tool
 from tiny import tiny_config, tiny_saim
 
-TOOLS = Path(__file__).parents[2] / "tools" / "visualizations"
 SIZE = dict(image_size=(16, 16), patch_size=(4, 4))
 
 
@@ -36,18 +35,14 @@ def write_model(config: Path, checkpoint: Path, **options) -> None:
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def tool(capsys: pytest.CaptureFixture):
     """Runs a tool; returns its exit status and what it printed."""
-    monkeypatch.syspath_prepend(str(TOOLS))
 
     def run(name: str, *arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments), "--device=cpu"])
-        if name == "order_masks":
-            sys.argv.pop()
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(TOOLS / f"{name}.py"), run_name="__main__")
+        device = [] if name == "order_masks" else ["--device=cpu"]
+        code = run_tool(f"visualizations.{name}", *arguments, *device)
         printed = capsys.readouterr()
-        return end.value.code, printed.out + printed.err
+        return code, printed.out + printed.err
 
     return run
 
@@ -78,9 +73,8 @@ def test_attention_of_two_models(tool, files, tmp_path) -> None:
     assert width == pytest.approx(5 * 1.66 * 160, abs=2)
 
 
-def test_attention_points(tool, files, tmp_path, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    to_shares = runpy.run_path(str(TOOLS / "attention.py"))["to_shares"]
+def test_attention_points(tool, files, tmp_path) -> None:
+    to_shares = import_module("tools.visualizations.attention").to_shares
     assert to_shares(("0.25", "0.5"), (8, 12)) == (0.25, 0.5)
     assert to_shares(("3", "7"), (8, 12)) == pytest.approx((3.5 / 12, 7.5 / 8))
     out = tmp_path / "out.png"
@@ -126,7 +120,7 @@ def test_completion(tool, files, tmp_path) -> None:
     for arguments, message in (
         (["--out", tmp_path / "c.jpg"], "must end in .png or .gif"),
         (["--keep-share", "0"], "No patch is kept"),
-        (["--keep-share", "0.5", "--steps", "0"], "--steps 0"),
+        (["--keep-share", "0.5", "--steps", "0"], "steps=0"),
     ):
         code, text = tool("completion", *files, *arguments)
         assert (code, message in text) == (1, True), text

@@ -16,7 +16,6 @@ from saim_mm.utils.sample_index import (
     SampleIndex,
     Stream,
     generators_of,
-    mix64,
     seed_generators,
 )
 
@@ -56,12 +55,6 @@ def test_is_an_int_that_arithmetic_leaves_informed() -> None:
     ):
         assert known(moved) == (value, 7, 2, 10)
         assert moved.key(Stream.ORDER) == index.key(Stream.ORDER)
-
-
-def test_mix64_is_splitmix64() -> None:
-    """The first numbers of the reference generator, started at 0."""
-    assert mix64(0) == 0xE220A8397B1DCDAF
-    assert mix64(0x9E3779B97F4A7C15) == 0x6E789E6AA1B965F4
 
 
 def test_keys_differ_wherever_anything_does() -> None:

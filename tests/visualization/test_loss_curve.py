@@ -84,3 +84,12 @@ def test_draws_runs_of_any_length(length: int) -> None:
 def test_draws_a_run_without_a_learning_rate() -> None:
     steps = np.arange(1, 4)
     draw_loss_curve(LossCurve(steps, steps * 1.0, np.full(3, np.nan)))
+
+
+def test_a_line_without_a_learning_rate_has_none(tmp_path: Path) -> None:
+    path = write_scalars(tmp_path, "20250101_000000", {1: 1.0, 2: 2.0})
+    path.write_text('{"loss": 3.0, "step": 0}\n' + path.read_text())
+    curve = read_loss_curve(tmp_path)
+    assert curve.loss.tolist() == [3.0, 1.0, 2.0]
+    assert np.isnan(curve.lr[0])
+    assert curve.lr[1:].tolist() == pytest.approx([1e-3, 5e-4])

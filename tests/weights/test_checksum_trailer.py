@@ -24,26 +24,26 @@ def archive(size: int = 500) -> bytes:
 
 
 @pytest.fixture
-def sealed(tmp_path: Path) -> Path:
+def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "epoch_1.pth"
     VerifiedBackend().put(archive(), path)
     return path
 
 
-def test_a_sealed_file_is_an_ordinary_checkpoint(sealed: Path) -> None:
-    assert check_sha256(sealed)
-    verify_checkpoint(sealed)
+def test_a_file_with_sha256_is_an_ordinary_checkpoint(checkpoint: Path) -> None:
+    assert check_sha256(checkpoint)
+    verify_checkpoint(checkpoint)
     for options in ({}, {"mmap": True}):
-        content = torch.load(str(sealed), weights_only=True, **options)
+        content = torch.load(str(checkpoint), weights_only=True, **options)
         assert torch.equal(content["state_dict"]["weight"], torch.arange(500.0))
-    with zipfile.ZipFile(sealed) as file:
+    with zipfile.ZipFile(checkpoint) as file:
         assert file.testzip() is None
         label, _, digest = file.comment.decode().partition(":")
     assert label == "saim_mm sha256"
-    assert digest == hashlib.sha256(sealed.read_bytes()[:-64]).hexdigest()
+    assert digest == hashlib.sha256(checkpoint.read_bytes()[:-64]).hexdigest()
 
 
-def test_a_file_without_seal_is_told_apart(tmp_path: Path) -> None:
+def test_a_file_without_sha256_is_told_apart(tmp_path: Path) -> None:
     for name, options in (("zip", {}), ("old", {"_use_new_zipfile_serialization": 0})):
         path = tmp_path / f"{name}.pth"
         torch.save({"weight": torch.ones(3)}, path, **options)
@@ -52,8 +52,8 @@ def test_a_file_without_seal_is_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [200])
-def test_every_flip_and_truncation_is_named(sealed: Path, count: int) -> None:
-    whole = sealed.read_bytes()
+def test_every_flip_and_truncation_is_named(checkpoint: Path, count: int) -> None:
+    whole = checkpoint.read_bytes()
     rng = random.Random(0)
     # Each byte of the end, where the checksum and the archive's own record lie.
     ends = [len(whole) - 1 - n for n in range(101)]
@@ -65,9 +65,9 @@ def test_every_flip_and_truncation_is_named(sealed: Path, count: int) -> None:
             damaged[place] ^= 1 << rng.randrange(8)
         else:
             damaged = whole[:place]
-        sealed.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=re.escape(str(sealed))):
-            verify_checkpoint(sealed)
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=re.escape(str(checkpoint))):
+            verify_checkpoint(checkpoint)
         named += 1
     assert named == count
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ ATTACKS = {"system": "posix.system", "eval": "eval", "open": "open"}
 
 
 @pytest.fixture(autouse=True)
-def safe() -> None:
+def safe() -> Iterator[None]:
     safe_loader.install_safe_loader()
+    yield
+    safe_loader.uninstall_safe_loader()
 
 
 @pytest.fixture
@@ -155,7 +158,7 @@ def test_other_sources_are_held_to_the_same(
 def test_every_loader_is_safe() -> None:
     prefixes = set(CheckpointLoader._schemes)
     assert {"", "http://", "https://", "open-mmlab://", "torchvision://"} <= prefixes
-    assert set(CheckpointLoader._schemes.values()) <= safe_loader._SAFE
+    assert set(CheckpointLoader._schemes.values()) <= safe_loader._originals.keys()
 
 
 def test_a_config_in_a_checkpoint_is_not_executed(tmp_path: Path, canary: Path) -> None:

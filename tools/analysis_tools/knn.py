@@ -4,26 +4,35 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
-from _probe import make_parser, run
-
-from saim_mm.evaluation import Features, knn_accuracy
-
-
-def judge(args: argparse.Namespace, train: Features, val: Features) -> dict[str, Any]:
-    """Accuracy in percent for each k."""
-    return {
-        f"accuracy_k{k}": round(knn_accuracy(val, train, k, args.temperature), 2)
-        for k in args.k
-    }
+from saim_mm.evaluation import judge
+from saim_mm.utils.command_line import one_line_errors
 
 
-if __name__ == "__main__":
-    parser = make_parser(__doc__)
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints accuracies in percent; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    judge.add_arguments(parser)
     parser.add_argument(
         "--k", type=int, nargs="+", default=[10, 20], help="numbers of neighbours"
     )
     parser.add_argument("--temperature", type=float, default=0.07)
-    sys.exit(run(parser, judge))
+    parser.add_argument("--out", type=Path, help="write the result to this .json file")
+    options = vars(parser.parse_args(argv))
+    ks, temperature, out = (options.pop(name) for name in ("k", "temperature", "out"))
+
+    result = judge.judge_by_knn(judge.frozen_features(**options), ks, temperature)
+    text = json.dumps(result, indent=1)
+    print(text)
+    if out:
+        out.write_text(f"{text}\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,32 +7,41 @@ The paper's benchmark is configs/saim/benchmarks/vit-b_linear_90e_in1k.py.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import json
 import sys
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
-from _probe import make_parser, run
+from saim_mm.evaluation import ProbeRecipe, judge
+from saim_mm.utils.command_line import one_line_errors
 
-from saim_mm.evaluation import Features, ProbeRecipe, linear_probe
 
-
-def judge(args: argparse.Namespace, train: Features, val: Features) -> dict[str, Any]:
-    """Accuracies in percent, and the recipe."""
-    recipe = ProbeRecipe(args.epochs, args.probe_batch_size, args.base_lr)
-    result = linear_probe(train, val, recipe)
-    return dict(
-        recipe=dataclasses.asdict(recipe),
-        train_accuracy=round(result.train_accuracy, 2),
-        accuracy=round(result.accuracy, 2),
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints accuracies in percent and the recipe; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-if __name__ == "__main__":
-    parser = make_parser(__doc__)
+    judge.add_arguments(parser)
     default = ProbeRecipe()
     parser.add_argument("--epochs", type=int, default=default.epochs)
     parser.add_argument("--probe-batch-size", type=int, default=default.batch_size)
     parser.add_argument(
         "--base-lr", type=float, default=default.base_lr, help="at a batch of 256"
     )
-    sys.exit(run(parser, judge))
+    parser.add_argument("--out", type=Path, help="write the result to this .json file")
+    options = vars(parser.parse_args(argv))
+    recipe = [options.pop(name) for name in ("epochs", "probe_batch_size", "base_lr")]
+    out = options.pop("out")
+
+    features = judge.frozen_features(**options)
+    result = judge.judge_by_linear_probe(features, ProbeRecipe(*recipe))
+    text = json.dumps(result, indent=1)
+    print(text)
+    if out:
+        out.write_text(f"{text}\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from _converter import Outcome, make_parser, run
-
-from saim_mm.parity.certificate import certify_timm
-from saim_mm.weights import (
-    encoder_to_timm,
-    read_state_dict,
-    timm_to_encoder,
-    write_state_dict,
+from saim_mm.parity.convert_files import (
+    add_arguments,
+    check_passed,
+    convert_encoder_to_timm,
 )
+from saim_mm.utils.command_line import one_line_errors
 
 
-def convert(args: argparse.Namespace) -> Outcome:
-    """Converts and certifies; writes nothing yet."""
-    source = read_state_dict(args.src)
-    conversion = (timm_to_encoder if args.reverse else encoder_to_timm)(source)
-    result = conversion.state_dict
-    encoder, timm = (result, source) if args.reverse else (source, result)
-    certificate = certify_timm(conversion, encoder, timm, args.num_heads)
-    key = "state_dict" if args.reverse else None
-    return Outcome(certificate, lambda: write_state_dict(args.dst, result, key))
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Converts; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--reverse", action="store_true", help="timm to bare encoder")
+    args = parser.parse_args(argv)
+    certificate = convert_encoder_to_timm(**vars(args))
+    print(certificate)
+    check_passed(certificate, args.dst)
+    print(f"written: {args.dst}")
+    return 0
 
 
 if __name__ == "__main__":
-    parser = make_parser(__doc__)
-    parser.add_argument("--reverse", action="store_true", help="timm to bare encoder")
-    sys.exit(run(parser, convert))
+    sys.exit(main())

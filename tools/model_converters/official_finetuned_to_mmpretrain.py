@@ -13,34 +13,31 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from _converter import Outcome, make_parser, run
-
-from saim_mm.parity.certificate import certify_classifier
-from saim_mm.weights import (
-    finetuned_to_release,
-    read_state_dict,
-    release_to_finetuned,
-    write_state_dict,
+from saim_mm.parity.convert_files import (
+    add_arguments,
+    check_passed,
+    convert_finetuned_to_mmpretrain,
 )
+from saim_mm.utils.command_line import one_line_errors
 
 
-def convert(args: argparse.Namespace) -> Outcome:
-    """Converts and certifies; writes nothing yet."""
-    source = read_state_dict(args.src)
-    conversion = (finetuned_to_release if args.reverse else release_to_finetuned)(
-        source
-    )
-    result = conversion.state_dict
-    release, ours = (result, source) if args.reverse else (source, result)
-    certificate = certify_classifier(conversion, release, ours, args.num_heads)
-    key = "model" if args.reverse else "state_dict"
-    return Outcome(certificate, lambda: write_state_dict(args.dst, result, key))
-
-
-if __name__ == "__main__":
-    parser = make_parser(__doc__)
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Converts; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
     parser.add_argument(
         "--reverse", action="store_true", help="mmpretrain to the release"
     )
-    sys.exit(run(parser, convert))
+    args = parser.parse_args(argv)
+    certificate = convert_finetuned_to_mmpretrain(**vars(args))
+    print(certificate)
+    check_passed(certificate, args.dst)
+    print(f"written: {args.dst}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,29 +5,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from _converter import Outcome, add_smoothing, make_parser, run, smoothing_of
-
-from saim_mm.parity.certificate import certify_pretraining
-from saim_mm.weights import read_state_dict, release_to_saim, write_state_dict
-
-
-def convert(args: argparse.Namespace) -> Outcome:
-    """Converts and certifies; writes nothing yet."""
-    release = read_state_dict(args.src)
-    smoothing = smoothing_of(args)
-    conversion = release_to_saim(release, smoothing, args.decoder_depth)
-    ours = conversion.state_dict
-    certificate = certify_pretraining(
-        conversion, release, ours, smoothing, args.num_heads
-    )
-    # Kept, so that the way back is exact to the last bit.
-    meta = {"gaussian_blur": release.get("gaussian_blur.weight")}
-    return Outcome(certificate, lambda: write_state_dict(args.dst, ours, meta=meta))
+from saim_mm.parity.convert_files import (
+    add_arguments,
+    add_smoothing,
+    check_passed,
+    convert_release_to_saim,
+    smoothing_of,
+)
+from saim_mm.utils.command_line import one_line_errors
 
 
-if __name__ == "__main__":
-    parser = make_parser(__doc__)
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Converts; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
     add_smoothing(parser)
     parser.add_argument(
         "--decoder-depth",
@@ -35,4 +29,15 @@ if __name__ == "__main__":
         help="layers that a decoder of shared layers runs through, which the release "
         "does not save; by default all. With fewer it gets layers of its own",
     )
-    sys.exit(run(parser, convert))
+    args = parser.parse_args(argv)
+    certificate = convert_release_to_saim(
+        args.src, args.dst, smoothing_of(args), args.decoder_depth, args.num_heads
+    )
+    print(certificate)
+    check_passed(certificate, args.dst)
+    print(f"written: {args.dst}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

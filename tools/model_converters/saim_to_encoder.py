@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from _converter import Outcome, make_parser, run
-
-from saim_mm.parity.certificate import certify_encoder
-from saim_mm.weights import read_state_dict, saim_to_encoder, write_state_dict
-
-
-def convert(args: argparse.Namespace) -> Outcome:
-    """Converts and certifies; writes nothing yet."""
-    pretrained = read_state_dict(args.src)
-    conversion = saim_to_encoder(pretrained, args.final_norm, args.prefix)
-    certificate = certify_encoder(conversion, pretrained, args.prefix, args.num_heads)
-    encoder = conversion.state_dict
-    return Outcome(certificate, lambda: write_state_dict(args.dst, encoder))
+from saim_mm.parity.convert_files import (
+    add_arguments,
+    check_passed,
+    convert_saim_to_encoder,
+)
+from saim_mm.utils.command_line import one_line_errors
 
 
-if __name__ == "__main__":
-    parser = make_parser(__doc__)
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Converts; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
     parser.add_argument(
         "--final-norm",
         action="store_true",
@@ -37,4 +34,13 @@ if __name__ == "__main__":
     parser.add_argument(
         "--prefix", default="", help="what precedes every key, such as 'backbone.'"
     )
-    sys.exit(run(parser, convert))
+    args = parser.parse_args(argv)
+    certificate = convert_saim_to_encoder(**vars(args))
+    print(certificate)
+    check_passed(certificate, args.dst)
+    print(f"written: {args.dst}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

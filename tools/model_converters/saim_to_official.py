@@ -5,30 +5,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from _converter import Outcome, add_smoothing, make_parser, run, smoothing_of
-
-from saim_mm.parity.certificate import certify_pretraining
-from saim_mm.weights import read_checkpoint, saim_to_release, write_state_dict
-from saim_mm.weights.files import weights_of
-
-
-def convert(args: argparse.Namespace) -> Outcome:
-    """Converts and certifies; writes nothing yet."""
-    content = read_checkpoint(args.src)
-    ours = weights_of(content, args.src)
-    blur = content.get("meta", {}).get("gaussian_blur")
-    smoothing = smoothing_of(args)
-    conversion = saim_to_release(ours, smoothing, blur, args.coupled)
-    release = conversion.state_dict
-    certificate = certify_pretraining(
-        conversion, release, ours, smoothing, args.num_heads
-    )
-    return Outcome(certificate, lambda: write_state_dict(args.dst, release, "model"))
+from saim_mm.parity.convert_files import (
+    add_arguments,
+    add_smoothing,
+    check_passed,
+    convert_saim_to_release,
+    smoothing_of,
+)
+from saim_mm.utils.command_line import one_line_errors
 
 
-if __name__ == "__main__":
-    parser = make_parser(__doc__)
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Converts; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
     add_smoothing(parser)
     parser.add_argument(
         "--coupled",
@@ -36,4 +29,15 @@ if __name__ == "__main__":
         help="the decoder has no layers of its own but runs through all of "
         "the encoder's",
     )
-    sys.exit(run(parser, convert))
+    args = parser.parse_args(argv)
+    certificate = convert_saim_to_release(
+        args.src, args.dst, smoothing_of(args), args.coupled, args.num_heads
+    )
+    print(certificate)
+    check_passed(certificate, args.dst)
+    print(f"written: {args.dst}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

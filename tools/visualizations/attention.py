@@ -10,13 +10,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from _arguments import add_model, images_for, load_saim, make_parser, run
 
-from saim_mm.models import SAIM
-from saim_mm.visualization import attention_maps, attention_sheet, save_png, to_rgb
+from saim_mm.utils.command_line import one_line_errors
+from saim_mm.visualization import save_png, to_rgb
+from saim_mm.visualization.from_files import (
+    add_arguments,
+    add_out,
+    draw_attention,
+    images_for,
+    load_saim,
+)
 
 Point = tuple[float, float]
 
@@ -63,34 +70,13 @@ def click_points(image: np.ndarray) -> list[Point]:
     return [((x + 0.5) / width, (y + 0.5) / height) for x, y in clicks]
 
 
-def draw(args: argparse.Namespace) -> Path:
-    """Writes the picture and returns where it is."""
-    model = load_saim(args.config, args.checkpoint, args.device)
-    models: dict[str, SAIM] = {}
-    if args.raster:
-        models["raster order"] = load_saim(*args.raster, args.device)
-    models[f"{model.order_sampler.kind} order"] = model
-
-    images = images_for(model, args.images, args.number)
-    originals = to_rgb(images, model.data_preprocessor)
-    size = tuple(model.backbone.img_size)
-    if args.click:
-        points = click_points(originals[0])
-    else:
-        points = [to_shares(point, size) for point in args.points]
-    maps = {
-        title: attention_maps(
-            m.backbone, images_for(m, args.images, args.number), points
-        )
-        for title, m in models.items()
-    }
-    save_png(attention_sheet(originals, maps, points), args.out)
-    return args.out
-
-
-if __name__ == "__main__":
-    parser = make_parser(__doc__, "attention.png")
-    add_model(parser)
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    add_out(parser, "attention.png")
     parser.add_argument(
         "--points",
         nargs="+",
@@ -109,4 +95,28 @@ if __name__ == "__main__":
         metavar=("CONFIG", "CHECKPOINT"),
         help="a model of raster order to compare with",
     )
-    sys.exit(run(parser, draw))
+    return parser.parse_args(argv)
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the picture and prints where it is; returns the exit status."""
+    args = parse_args(argv)
+    model = load_saim(args.config, args.checkpoint, args.device)
+    models = {f"{model.order_sampler.kind} order": model}
+    if args.raster:
+        raster = load_saim(*args.raster, args.device)
+        models = {"raster order": raster, **models}
+    if args.click:
+        images = images_for(model, args.images, args.number)
+        points = click_points(to_rgb(images, model.data_preprocessor)[0])
+    else:
+        size = tuple(model.backbone.img_size)
+        points = [to_shares(point, size) for point in args.points]
+    save_png(draw_attention(models, args.images, points, args.number), args.out)
+    print(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

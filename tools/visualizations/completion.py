@@ -14,23 +14,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from _arguments import add_model, images_for, load_saim, make_parser, run
 from torch import Tensor
 
-from saim_mm.visualization import (
-    animation,
-    complete,
-    completion_frames,
-    completion_sheet,
-    keep_box,
-    keep_drawn,
-    keep_share,
-    save_gif,
-    save_png,
-    to_rgb,
+from saim_mm.utils.command_line import one_line_errors
+from saim_mm.visualization import keep_box, keep_drawn, keep_share
+from saim_mm.visualization.from_files import (
+    add_arguments,
+    add_out,
+    draw_completion,
+    load_saim,
 )
 
 
@@ -56,58 +51,13 @@ def kept_patches(args: argparse.Namespace, grid: tuple[int, int]) -> Tensor:
     return ~kept if args.invert else kept
 
 
-def draw(args: argparse.Namespace) -> Path:
-    """Writes the picture and returns where it is."""
-    if args.out.suffix not in (".png", ".gif"):
-        raise ValueError(f"--out {args.out} must end in .png or .gif.")
-    if args.steps is not None and args.steps < 1:
-        raise ValueError(f"--steps {args.steps} must be at least 1.")
-    model = load_saim(args.config, args.checkpoint, args.device)
-    images = images_for(model, args.images, args.number)
-    grid = tuple(model.backbone.patch_resolution)
-    kept = kept_patches(args, grid)
-    hidden = int((~kept).sum())
-    length = model.order_sampler.segment_length
-    steps = args.steps or max(1, hidden)
-    patches_per_step = max(1, -(-hidden // (steps * length))) * length
-    completion = list(
-        complete(
-            model,
-            images,
-            kept,
-            patches_per_step,
-            "true" if args.true_statistics else "kept",
-            torch.Generator(images.device).manual_seed(args.seed),
-        )
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    frames = completion_frames(completion, model.data_preprocessor)
-    originals = to_rgb(images, model.data_preprocessor)
-    if args.out.suffix == ".gif":
-        seconds = max(0.05, args.seconds / len(frames))
-        save_gif(animation(originals, frames), args.out, seconds)
-    else:
-        known = [
-            round(step.known[0].float().mean().item() * model.order_sampler.num_patches)
-            for step in completion
-        ]
-        note = describe(patches_per_step >= hidden, model.head.norm_pix, args)
-        save_png(completion_sheet(originals, frames, known, note), args.out)
-    return args.out
-
-
-def describe(one_pass: bool, norm_pix: bool, args: argparse.Namespace) -> str:
-    """What the reader of a sheet must know."""
-    note = "Each hidden patch is predicted from the kept ones"
-    note += " alone." if one_pass else " and from those predicted before it."
-    if norm_pix:
-        source = "its own" if args.true_statistics else "guessed from kept patches"
-        note += f"\nBrightness and contrast of a hidden patch are {source}."
-    return note
-
-
-if __name__ == "__main__":
-    parser = make_parser(__doc__, "completion.png")
-    add_model(parser)
+    add_arguments(parser)
+    add_out(parser, "completion.png")
     keep = parser.add_mutually_exclusive_group()
     keep.add_argument(
         "--keep-share",
@@ -141,4 +91,28 @@ if __name__ == "__main__":
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="length of a GIF (default: 5)"
     )
-    sys.exit(run(parser, draw))
+    return parser.parse_args(argv)
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the picture and prints where it is; returns the exit status."""
+    args = parse_args(argv)
+    model = load_saim(args.config, args.checkpoint, args.device)
+    draw_completion(
+        model,
+        args.images,
+        kept_patches(args, tuple(model.backbone.patch_resolution)),
+        args.out,
+        args.number,
+        args.seed,
+        args.steps,
+        "true" if args.true_statistics else "kept",
+        args.seconds,
+    )
+    print(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,5 @@
 # k nearest neighbours, without training: tools/test.py THIS_FILE CHECKPOINT, where the
-# checkpoint is one of pretraining or a bare encoder; a pretraining config does the same.
+# checkpoint is one of pretraining or a bare encoder; a pretraining config does it, too.
 _base_ = [
     "../../_base_/models/saim_vit-b.py",
     "../../_base_/datasets/in1k_knn_224.py",

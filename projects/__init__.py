@@ -1,0 +1,1 @@
+"""Experiments around SAIM; each runs as ``python -m projects.NAME``."""

@@ -1,0 +1,138 @@
+"""Which run comes when, and several runs side by side as processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .experiments import EXPERIMENTS, Scale
+from .images import DataSplit, load_split
+from .judging import judge
+from .results import Records, Run
+
+#: The seed whose runs choose the learning rates.
+TUNING_SEED = 0
+#: The data set, read once by each process.
+_loaded: dict[RunContext, DataSplit] = {}
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where a run reads, computes and writes.
+
+    Attributes:
+        data: Folder with ``train/`` and ``test/``.
+        device: Name of the device.
+        out: Folder of the records.
+    """
+
+    data: Path
+    device: str
+    out: Path
+
+
+def plan_runs(names: Sequence[str], seeds: int | None, scale: Scale) -> list[Run]:
+    """All runs, in the order in which they are begun.
+
+    A first seed of every experiment comes before any second one. A learning rate is
+    tuned right before the first run that needs it.
+
+    Args:
+        names: Of the experiments.
+        seeds: Number of seeds; by default each experiment's own.
+        scale: Has the learning rates to try.
+    """
+    counting = [
+        Run(EXPERIMENTS[name], seed)
+        for name in names
+        for seed in range(EXPERIMENTS[name].seeds if seeds is None else seeds)
+    ]
+    runs: dict[str, Run] = {}
+    for run in sorted(counting, key=lambda run: run.seed):
+        tuned = EXPERIMENTS[run.experiment.tuned_name]
+        rates = () if tuned.task == "none" else scale.rates
+        for needed in (*(Run(tuned, TUNING_SEED, rate) for rate in rates), run):
+            runs.setdefault(needed.name, needed)
+    return list(runs.values())
+
+
+def run_one(run: Run, scale: Scale, context: RunContext) -> float:
+    """Does one run and keeps its record; returns its seconds."""
+    torch.set_num_threads(1)  # matrices are small, and runs stand side by side
+    if context not in _loaded:
+        split = load_split(
+            context.data,
+            scale.image_size,
+            scale.train_images,
+            scale.held_out,
+            scale.test_images,
+        )
+        _loaded[context] = split.to(torch.device(context.device))
+    records = Records(context.out, scale)
+    rate = records.best_rate(run.experiment) if run.rate is None else run.rate
+    tuning = run.rate is not None
+    figures = judge(run.experiment, scale, run.seed, rate, _loaded[context], tuning)
+    on_gpu = context.device.startswith("cuda")
+    device = torch.cuda.get_device_name() if on_gpu else "CPU"
+    records.write(run, {"rate": rate, **figures, "device": device})
+    return figures["seconds"]
+
+
+def run_all(
+    todo: Sequence[Run], scale: Scale, context: RunContext, jobs: int, minutes: float
+) -> int:
+    """Does runs side by side, each as soon as what it builds on is finished.
+
+    Args:
+        todo: Runs, those to be begun first in front.
+        scale: Their sizes and budget.
+        context: Where they read, compute and write.
+        jobs: How many stand side by side.
+        minutes: None is begun after these.
+
+    Returns:
+        How many failed, or could not be begun for others that did.
+    """
+    records, deadline = Records(context.out, scale), time.monotonic() + 60 * minutes
+    waiting, running, failed = list(todo), dict[Future[float], Run](), 0
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, initializer=_end_with_parent) as pool:
+        while waiting or running:
+            if waiting and time.monotonic() >= deadline:
+                print(f"No time for {len(waiting)} runs; the same command goes on.")
+                waiting = []
+            ready = (run for run in waiting if records.is_ready(run))
+            run = next(ready, None) if len(running) < jobs else None
+            if run is not None:
+                waiting.remove(run)
+                running[pool.submit(run_one, run, scale, context)] = run
+                continue
+            if not running:
+                print(f"{len(waiting)} runs lack a learning rate, as tuning failed.")
+                return failed + len(waiting)
+            for task in wait(running, return_when=FIRST_COMPLETED).done:
+                run, error = running.pop(task), task.exception()
+                failed += error is not None
+                outcome = f"failed: {error!r}" if error else f"{task.result():.0f} s"
+                print(f"{run.name}: {outcome}", flush=True)
+    return failed
+
+
+def _end_with_parent() -> None:
+    """Keeps no worker computing for a command that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

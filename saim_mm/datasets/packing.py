@@ -1,0 +1,338 @@
+"""Packs a folder of images into tar files, and compares a pack with its checksums."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..utils.atomic_file import remove_parts, write_atomically
+from .image_files import list_images, read_image_list
+from .load_image import LoadImage
+from .tar_shards import (
+    MANIFEST,
+    Manifest,
+    Member,
+    PackError,
+    check_name,
+    names_checksum,
+    read_index,
+    shard_path,
+    verify_tar,
+    write_index,
+    write_tar,
+)
+
+#: Images over which the cost of changes is measured, and the side they are shown at.
+SAMPLE = 100
+SIDE = 224
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How images become a pack.
+
+    Attributes:
+        images_per_shard: Images in every tar file but the last.
+        short_side: Shorter side to which larger images are reduced, in pixels.
+        quality: JPEG quality of the reduced images; 95 by default where there are any.
+        uncompressed: Decode all images and pack bitmaps.
+
+    Raises:
+        ValueError: If an option is out of its range, or would have no effect.
+    """
+
+    images_per_shard: int = 10_000
+    short_side: int | None = None
+    quality: int | None = None
+    uncompressed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.images_per_shard < 1:
+            raise ValueError(
+                f"images_per_shard={self.images_per_shard} must be positive"
+            )
+        if self.short_side is not None and self.short_side < 1:
+            raise ValueError(
+                f"short_side={self.short_side} must be positive, in pixels"
+            )
+        if self.short_side is None or self.uncompressed:
+            if self.quality is not None:
+                raise ValueError(
+                    f"quality={self.quality} is for short_side without uncompressed; "
+                    "leave it out"
+                )
+            return
+        quality = 95 if self.quality is None else self.quality
+        if not 1 <= quality <= 100:
+            raise ValueError(f"quality={quality} must be from 1 to 100, such as 95")
+        object.__setattr__(self, "quality", quality)
+
+    @property
+    def change_images(self) -> bool:
+        """Whether images may not keep their bytes."""
+        return self.uncompressed or self.short_side is not None
+
+
+class Packed(NamedTuple):
+    """A finished pack.
+
+    Attributes:
+        manifest: What it holds.
+        bytes: Size of all images.
+        empty: Names of the images that were empty or could not be read.
+        measured: Number of changed images that ``manifest.psnr`` is over.
+    """
+
+    manifest: Manifest
+    bytes: int
+    empty: list[str]
+    measured: int
+
+
+def pack_images(
+    src: Path,
+    dst: Path,
+    options: PackOptions | None = None,
+    ann_file: str | None = None,
+    workers: int = 1,
+    on_shard: Callable[[int, int, Path, int], object] = lambda *_: None,
+) -> Packed:
+    """Packs what is not packed yet: the same call goes on where one was stopped.
+
+    Args:
+        src: Folder of the images, nested or flat.
+        dst: Folder of the pack: new, empty, or of a pack with the same options.
+        options: By default images keep their bytes.
+        ann_file: List of images; without, all of ``src``.
+        workers: Processes.
+        on_shard: Is told of every tar file: which it is (from 1), of how many, its
+            path and how many images it holds.
+
+    Returns:
+        What was packed, and over a sample of images what their changes cost.
+
+    Raises:
+        PackError: If images or folders cannot be used; a ``ValueError``.
+        OSError: If a file cannot be written.
+    """
+    options = options or PackOptions()
+    names = _find_names(src, ann_file)
+    checksum = names_checksum(names)
+    plan = Manifest(images=len(names), names_sha256=checksum, **vars(options))
+    _begin(dst, plan)
+    read = partial(_read_bytes, src)
+    if options.change_images:
+        side, quality = options.short_side or math.inf, options.quality
+        read = partial(_changed, src, short_side=side, quality=quality)
+    step = options.images_per_shard
+    shards = [shard_path(dst, number) for number in range(plan.shards)]
+    parts = [names[start : start + step] for start in range(0, len(names), step)]
+    total, empty = 0, []
+    done = _in_turn_or_parallel(
+        workers, _pack_shard, shards, parts, [read] * len(shards)
+    )
+    for number, (shard, members) in enumerate(zip(shards, done, strict=True), 1):
+        total += sum(member.size for member in members)
+        empty += [member.name for member in members if not member.size]
+        on_shard(number, len(shards), shard, len(members))
+    costs = _measure_cost(src, names, read) if options.change_images else []
+    if costs:
+        cost = dict(mean=round(mean(costs), 2), least=round(min(costs), 2))
+        plan = plan._replace(psnr=cost)
+    plan = plan._replace(complete=True)
+    plan.write(dst)
+    return Packed(plan, total, empty, len(costs))
+
+
+def verify_pack(
+    folder: Path, workers: int = 1, on_fault: Callable[[str], object] = lambda _: None
+) -> Manifest:
+    """Reads a whole pack and compares it with its checksums.
+
+    Args:
+        folder: Of the pack.
+        workers: Processes.
+        on_fault: Is told what is wrong with each bad tar file, as soon as it is found.
+
+    Returns:
+        What the pack holds.
+
+    Raises:
+        PackError: If something is wrong, or the pack is not complete.
+        FileNotFoundError: If there is none.
+    """
+    manifest = Manifest.read(folder)
+    shards = [shard_path(folder, number) for number in range(manifest.shards)]
+    bad = 0
+    for fault in _in_turn_or_parallel(workers, _verify_shard, shards):
+        if fault:
+            on_fault(fault)
+            bad += 1
+    if bad:
+        raise PackError(
+            f"{bad} of {len(shards)} tar files are bad; remove them and repeat the "
+            "command that packed them"
+        )
+    if not manifest.complete:
+        raise PackError("the pack is not complete; repeat the command that packs it")
+    return manifest
+
+
+def psnr(image: np.ndarray, original: np.ndarray) -> float:
+    """Peak signal to noise of 8-bit images of one shape, in dB; 99 for equal ones."""
+    error = np.mean((image.astype(float) - original) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else 99.0
+
+
+def _find_names(src: Path, ann_file: str | None) -> list[str]:
+    """Names of the images to pack, in their order.
+
+    Raises:
+        PackError: If there are none, or they cannot be the names of members.
+    """
+    if not src.is_dir():
+        raise PackError(f"{str(src)!r} is no folder")
+    names = read_image_list(ann_file) if ann_file else list_images(str(src))[0]
+    if not names:
+        raise PackError(f"{str(src)!r} holds no images")
+    for name in names:
+        check_name(name)
+    if len(set(names)) != len(names):
+        raise PackError(f"{ann_file!r} lists an image more than once")
+    return names
+
+
+def _begin(dst: Path, plan: Manifest) -> None:
+    """Makes the folder of a new pack, or checks that an old one is of this plan.
+
+    Raises:
+        PackError: If the folder holds something else.
+    """
+    dst.mkdir(parents=True, exist_ok=True)
+    if (dst / MANIFEST).exists():
+        old = Manifest.read(dst)
+        if old._replace(complete=False, psnr=None) != plan:
+            raise PackError(
+                f"{str(dst)!r} holds a pack of other images, or made with other "
+                "options; repeat its own command, or choose another folder"
+            )
+        remove_parts(dst)
+        return
+    if any(dst.iterdir()):
+        raise PackError(f"{str(dst)!r} is neither empty nor a pack; choose another one")
+    plan.write(dst)
+
+
+def _read_bytes(src: Path, name: str) -> bytes:
+    """The bytes of an image; none if it cannot be read, so that it counts as broken."""
+    try:
+        return (src / name).read_bytes()
+    except OSError:
+        return b""
+
+
+def _changed(src: Path, name: str, short_side: float, quality: int | None) -> bytes:
+    """The bytes of an image, reduced if it is larger and encoded again.
+
+    Args:
+        src: Folder of the image.
+        name: Its name.
+        short_side: Shorter side of the result, in pixels; infinity reduces none.
+        quality: JPEG quality; None stands for bitmaps.
+
+    Returns:
+        The bytes to pack. They are those of the file if it is broken, or would have to
+        be encoded again without being reduced.
+    """
+    path = src / name
+    try:
+        pixels = LoadImage()(dict(img_path=str(path)))["img"]
+    except Exception:  # a decoder may raise anything for a broken file, which stays so
+        return _read_bytes(src, name)
+    height, width = pixels.shape[:2]
+    scale = short_side / min(height, width)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        pixels = np.asarray(image)
+    if quality is None:
+        return cv2.imencode(".bmp", pixels)[1].tobytes()
+    if scale >= 1:
+        return _read_bytes(src, name)
+    buffer = io.BytesIO()
+    rgb = np.ascontiguousarray(pixels[..., ::-1])
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()
+
+
+def _pack_shard(
+    shard: Path, names: list[str], read: Callable[[str], bytes]
+) -> list[Member]:
+    """Writes a tar file and its index, unless both are there; a pack's unit of work."""
+    try:
+        members = read_index(shard)
+        if [member.name for member in members] == names:
+            return members
+    except (FileNotFoundError, PackError):
+        pass
+    members = []
+    write_atomically(
+        shard,
+        lambda file: members.extend(write_tar(file, names, read)),
+        check=lambda part: verify_tar(part, members),
+    )
+    write_index(shard, members)
+    return members
+
+
+def _in_turn_or_parallel(
+    workers: int, function: Callable, *arguments: Iterable
+) -> Iterator:
+    """Maps a function, by several processes if asked to; results keep their order."""
+    if workers == 1:
+        yield from map(function, *arguments)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        try:
+            yield from pool.map(function, *arguments)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _measure_cost(
+    src: Path, names: list[str], read: Callable[[str], bytes]
+) -> list[float]:
+    """PSNR of changed images of a sample against their originals, at SIDE x SIDE."""
+    found = []
+    for name in names[:: math.ceil(len(names) / SAMPLE)]:
+        content, original = read(name), _read_bytes(src, name)
+        if content != original:  # so it is not broken
+            found.append(psnr(_as_seen(content, name), _as_seen(original, name)))
+    return found
+
+
+def _as_seen(content: bytes, name: str) -> np.ndarray:
+    """An image as a whole, (SIDE, SIDE, 3) uint8."""
+    image = Image.fromarray(LoadImage().decode(content, name))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def _verify_shard(shard: Path) -> str | None:
+    """What is wrong with a tar file, if anything is."""
+    try:
+        verify_tar(shard, read_index(shard))
+    except (PackError, OSError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,19 @@
+"""A dataset and all that it wraps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def with_inner_datasets(dataset: Any) -> Iterator[Any]:
+    """Yields a dataset, then those that it wraps, whatever they wrap, and so on.
+
+    Args:
+        dataset: A dataset, or a wrapper that holds others as ``dataset`` or
+            ``datasets``, as those of mmengine, mmpretrain and torch do.
+    """
+    yield dataset
+    for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
+        if inner is not None:
+            yield from with_inner_datasets(inner)

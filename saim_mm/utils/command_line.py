@@ -1,0 +1,36 @@
+"""What command lines share: errors in one line, and where to compute."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+#: A command: its arguments, those of the process by default -> its exit status.
+Main = Callable[[Sequence[str] | None], int]
+
+
+def one_line_errors(main: Main) -> Callable[..., int]:
+    """Turns errors that the user can mend into a line on stderr and status 1.
+
+    Args:
+        main: A command; it raises ``ValueError``, ``OSError`` or, for a package that is
+            not installed, ``ImportError``.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except (ValueError, OSError, ImportError) as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 1
+
+    return wrapped
+
+
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,61 @@
+"""Reading past names in a file with torch before 2.5.
+
+Goes on the day that the lowest torch in ``saim_mm/_stack.py`` is 2.5, which has
+``torch.serialization.safe_globals``.
+"""
+
+from __future__ import annotations
+
+import codecs
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+
+#: What torch came to allow later: plain values, as pickle of Python 2 spells them.
+_ALLOWED_SINCE = {
+    "_codecs.encode": codecs.encode,  # a bytes
+    "builtins.bytearray": bytearray,
+    "builtins.complex": complex,
+    "builtins.set": set,
+    "collections.Counter": Counter,
+}
+
+
+class ListedUnpickler(pickle.Unpickler):
+    """Python's reader, which here looks nothing up: a name is on the list, or refused.
+
+    Attributes:
+        allowed: Full names, and what each stands for.
+    """
+
+    allowed: ClassVar[Mapping[str, Any]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name."""
+        full = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        if full not in self.allowed:
+            raise pickle.UnpicklingError(f"GLOBAL {full} is not allowed")
+        return self.allowed[full]
+
+
+@contextmanager
+def allowing(known: Sequence[tuple[Any, str]]) -> Iterator[None]:
+    """As ``torch.serialization.safe_globals``; torch's own reader has a fixed list."""
+    reader: Any = torch._weights_only_unpickler
+    allowed = {
+        **reader._get_allowed_globals(),
+        **_ALLOWED_SINCE,
+        **getattr(reader, "_get_user_allowed_globals", dict)(),  # since 2.4
+        **{name: kind for kind, name in known},
+    }
+    before = reader.Unpickler
+    # torch.load and the reader's own load take it there.
+    reader.Unpickler = type("Unpickler", (ListedUnpickler,), {"allowed": allowed})
+    try:
+        yield
+    finally:
+        reader.Unpickler = before

@@ -1,0 +1,137 @@
+"""The suite's command: what is done, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from class_folders import launch
+from small_scale_folders import write_folder
+
+from projects.small_scale_cifar10 import scheduling
+from projects.small_scale_cifar10.results import Records
+from projects.small_scale_cifar10.scheduling import (
+    RunContext,
+    plan_runs,
+    run_all,
+)
+from projects.small_scale_cifar10.table import fill_page, summarise
+
+ROOT = Path(__file__).parents[3]
+PROJECT = "projects.small_scale_cifar10"
+
+
+class Inline:
+    """A pool that does each task at once, in this process."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def submit(self, function: Callable, *arguments: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except ValueError as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def todo(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, list[str]]]:
+    """Does two experiments with a stand-in for the judging; failed and done runs."""
+    done: list[str] = []
+
+    def judge(experiment: Any, _: Any, seed: int, rate: float | None, *__: Any) -> dict:
+        if rate == judge.fails:
+            raise ValueError("diverged")
+        done.append(f"{experiment.name} {seed} {rate}")
+        return dict(linear=100 * (rate or 0), seconds=1.0)
+
+    def do(fails: float = -1.0, minutes: float = 1) -> tuple[int, list[str]]:
+        done.clear()
+        judge.fails = fails
+        records = Records(tmp_path / "out", tiny)
+        runs = plan_runs(["random", "mae"], 2, tiny)
+        runs = [run for run in runs if not records.has(run)]
+        failed = run_all(runs, tiny, context, 2, minutes)
+        return failed, list(done)
+
+    context = RunContext(tmp_path, "cpu", tmp_path / "out")
+    monkeypatch.setattr(scheduling, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(scheduling, "judge", judge)
+    monkeypatch.setitem(scheduling._loaded, context, None)
+    return do
+
+
+def test_runs_are_done_once_with_the_tuned_rate(todo: Callable) -> None:
+    everything = ["random 0 None", "mae 0 0.001", "mae 0 0.002", "mae 0 0.002",
+                  "random 1 None", "mae 1 0.002"]  # fmt: skip
+    assert todo() == (0, everything)
+    assert todo() == (0, [])
+
+
+def test_a_failure_stops_only_what_builds_on_it(todo: Callable) -> None:
+    failed, done = todo(fails=0.002)
+    assert done == ["random 0 None", "mae 0 0.001", "random 1 None"]
+    assert failed == 3  # the tuning, and two runs that lack a rate
+    assert todo() == (0, ["mae 0 0.002", "mae 0 0.002", "mae 1 0.002"])
+
+
+def test_none_is_begun_after_the_time_is_up(
+    todo: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    assert todo(minutes=0) == (0, [])
+    assert "No time for 6 runs" in capsys.readouterr().out
+
+
+def test_page_gets_the_table_of_the_record(tiny: Any, tmp_path: Path) -> None:
+    record, page = tmp_path / "record.json", tmp_path / "page.md"
+    summary = summarise([], tiny.as_json(), [])
+    record.write_text(json.dumps(summary))
+    page.write_text("before\n<!-- small-scale -->\nold\n<!-- end -->\nafter\n")
+    for _ in range(2):
+        fill_page(page, record)
+        text = page.read_text()
+        assert text.startswith("before\n<!-- small-scale -->\n\nViT of 2 layers")
+        assert text.endswith("<!-- end -->\nafter\n") and "old" not in text
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match="<!-- small-scale -->"):
+        fill_page(page, record)
+
+
+def test_docs_show_the_committed_record(tmp_path: Path) -> None:
+    records = sorted((ROOT / "benchmarks").glob("small_scale_*.json"))
+    if not records:
+        pytest.skip("no small-scale run is recorded")
+    page = tmp_path / "experiments.md"
+    page.write_text((ROOT / "docs/experiments.md").read_text())
+    fill_page(page, records[0])
+    assert page.read_text() == (ROOT / "docs/experiments.md").read_text()
+
+
+@pytest.mark.slow
+def test_command_runs_and_reports(tmp_path: Path) -> None:
+    data, out = write_folder(tmp_path / "data"), tmp_path / "out"
+    ran = launch(PROJECT, "run", "--data", data, "--out", out, "--preset", "tiny",
+                 "--device", "cpu", "--rows", "random", "--seeds", "2")  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count(" s\n") == 2
+    reported = launch(PROJECT, "report", "--out", out, "--name", tmp_path / "sum")
+    assert reported.returncode == 0, reported.stderr
+    summary = json.loads((tmp_path / "sum.json").read_text())
+    assert summary["rows"]["random"]["linear"]["count"] == 2
+    (begun,) = summary["circumstances"]
+    assert "python -m projects.small_scale_cifar10 run" in begun["command"]
+    assert "| `random` |" in (tmp_path / "sum.md").read_text()

@@ -1,0 +1,149 @@
+"""The suite's statistics, records, table and chart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from projects.small_scale_cifar10.chart import chart_rows, draw
+from projects.small_scale_cifar10.experiments import EXPERIMENTS
+from projects.small_scale_cifar10.results import Records, Run
+from projects.small_scale_cifar10.scheduling import plan_runs
+from projects.small_scale_cifar10.statistics import estimate, paired_difference
+from projects.small_scale_cifar10.table import markdown, summarise
+
+
+@pytest.mark.parametrize("count", [*range(2, 12), 31])
+def test_interval_is_student_s(count: int) -> None:
+    values = np.random.default_rng(count).normal(50, 3, count)
+    found = estimate(values.tolist())
+    low, high = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
+    assert found.mean == pytest.approx(values.mean())
+    assert found.half_width == pytest.approx((high - low) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile"),
+    [(2, 12.706), (3, 4.303), (6, 2.571), (10, 2.262), (31, 2.042)],
+)
+def test_quantile_is_that_of_printed_tables(count: int, quantile: float) -> None:
+    values = [1.0, -1.0] * (count // 2) + [0.0] * (count % 2)
+    deviation = (2 * (count // 2) / (count - 1)) ** 0.5
+    half_width = quantile * deviation / count**0.5
+    assert estimate(values).half_width == pytest.approx(half_width, rel=3e-4)
+
+
+def test_one_seed_has_no_interval_and_none_no_mean() -> None:
+    one = estimate([3.0])
+    assert (str(one), one.half_width) == ("3.0", None)
+    with pytest.raises(ValueError, match="0 values"):
+        estimate([])
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """Seeds differ much and the difference hardly: only pairing sees it."""
+    gain = paired_difference(
+        {0: 11.0, 1: 51.1, 2: 30.9, 7: 99.0}, {0: 10.0, 1: 50.0, 2: 30.0, 8: 0.0}
+    )
+    assert gain.count == 3
+    assert gain.mean == pytest.approx(1.0)
+    assert gain.half_width < 0.3
+    assert gain.signed().startswith("+1.0")
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_plan_tunes_before_what_needs_it_and_pairs_seeds(tiny: Any) -> None:
+    names = [run.name for run in plan_runs(["stochastic", "mae"], 2, tiny)]
+    assert names == [
+        "saim_seed0_tune_0.001", "saim_seed0_tune_0.002", "stochastic_seed0",
+        "mae_seed0_tune_0.001", "mae_seed0_tune_0.002", "mae_seed0",
+        "stochastic_seed1", "mae_seed1",
+    ]  # fmt: skip
+
+
+def test_the_best_rate_on_held_out_images_is_taken(tiny: Any, tmp_path: Path) -> None:
+    records = Records(tmp_path, tiny)
+    saim, mse = EXPERIMENTS["saim"], EXPERIMENTS["mse"]
+    counting = Run(mse, 0)
+    for rate, linear in ((1e-3, 40.0), (2e-3, 50.0)):
+        assert not records.is_ready(counting)
+        run = Run(saim, 0, rate)
+        records.write(run, dict(rate=rate, linear=linear))
+    assert records.is_ready(counting)
+    assert records.best_rate(mse) == 2e-3
+    # A run that counts, on test images, does not choose.
+    records.write(Run(saim, 1), dict(rate=1e-3, linear=99.0))
+    assert records.best_rate(mse) == 2e-3
+
+
+def test_records_of_another_scale_are_refused(tiny: Any, tmp_path: Path) -> None:
+    Records(tmp_path, tiny)
+    with pytest.raises(ValueError, match="give another --out"):
+        Records(tmp_path, replace(tiny, width=32))
+    with pytest.raises(ValueError, match="holds no records"):
+        Records.open(tmp_path / "elsewhere")
+
+
+def test_a_record_is_never_seen_half_written(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, run = Records(tmp_path, tiny), Run(EXPERIMENTS["random"], 0)
+    records.write(run, dict(rate=None, linear=1.0))
+
+    def fail(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError):
+        records.write(run, dict(rate=None, linear=2.0))
+    assert [record["linear"] for record in records.read()] == [1.0]
+
+
+def test_table_says_what_was_not_run(tiny: Any) -> None:
+    records = [
+        dict(row=name, seed=seed, tuning=False, rate=1e-3, train_seconds=5.0,
+             knn=30.0 + seed, linear=40.0 + gain + seed, finetune=50.0)
+        for name, gain in (("stochastic", 2.0), ("raster-decoder", 0.0))
+        for seed in range(3)
+    ]  # fmt: skip
+    text = markdown(records, tiny.as_json())
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines()
+            if line.startswith("|")}  # fmt: skip
+    assert "31.0 ± 2.5" in rows["`stochastic`"] and "43.0 ± 2.5" in rows["`stochastic`"]
+    assert rows["`mae`"].count("not run") == 3
+    claim = rows["stochastic order, not raster"]
+    assert "+2.0 ± 0.0" in claim and "not run" not in claim
+    assert "not run" in rows["SAIM, not MAE"]
+    summary = summarise(records, tiny.as_json(), [])
+    gain = summary["claims"]["stochastic order, not raster"]["linear"]
+    assert gain == dict(mean=2.0, half_width=0.0, count=3)
+
+
+def test_chart_has_the_rows_with_an_interval(tiny: Any, tmp_path: Path) -> None:
+    def content(seeds: int, rate: float, linear: float) -> dict[str, Any]:
+        runs = [
+            dict(row=name, seed=seed, tuning=False, rate=rate, train_seconds=5.0,
+                 knn=30.0 + seed, linear=linear + gain + seed, finetune=50.0)
+            for name, gain in (("mae", 3), ("saim", 0), ("l1", 9))
+            for seed in range(1 if name == "l1" else seeds)
+        ]  # fmt: skip
+        return summarise(runs, tiny.as_json(), [])
+
+    contents = [content(3, 1e-3, 40.0), content(2, 8e-3, 42.0)]
+    rows = chart_rows(contents)
+    paper = "SAIM as in the paper (smoothing 9/1)"
+    labels = ["MAE, rate 0.008", "MAE", f"{paper}, rate 0.008", paper]
+    assert [label for label, _ in rows] == labels
+    assert [figures["linear"].count for _, figures in rows] == [2, 3, 2, 3]
+    picture = tmp_path / "chart.png"
+    draw(contents, picture)
+    with Image.open(picture) as image:
+        assert image.width == 9 * 160
+    with pytest.raises(ValueError, match="run more seeds"):
+        draw([content(1, 1e-3, 40.0)], picture)

@@ -1,0 +1,33 @@
+"""JSON files: their bytes, and whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saim_mm.utils.atomic_file import write_json
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, '{"a": [1, "\\u00e4"]}\n'),
+        (dict(indent=1), '{\n "a": [\n  1,\n  "\\u00e4"\n ]\n}\n'),
+        (dict(end=""), '{"a": [1, "\\u00e4"]}'),
+    ],
+)
+def test_bytes(tmp_path: Path, options: dict[str, Any], text: str) -> None:
+    path = tmp_path / "folder" / "x.json"
+    write_json(path, {"a": [1, "ä"]}, **options)
+    assert path.read_bytes() == text.encode()
+
+
+def test_what_is_no_json_leaves_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, [1])
+    with pytest.raises(TypeError):
+        write_json(path, [1, object()])
+    assert path.read_text() == "[1]\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
