@@ -167,13 +167,13 @@ def _check_epoch(loader: DataLoader, sampler: ExactSampler) -> None:
     if len(loader):
         return
     images, processes = len(sampler.dataset), sampler.world_size
+    batch = global_batch_size(loader)
     remedy = "give more images"
     if images >= processes:
         remedy = f"set train_dataloader.batch_size={images // processes} or less"
     raise ValueError(
         f"{type(sampler.dataset).__name__} holds {images} images, and a batch takes "
-        f"{global_batch_size(loader)} ({processes} processes x "
-        f"{loader.batch_sampler.batch_size}): {remedy}, "
+        f"{batch} ({processes} processes x {batch // processes}): {remedy}, "
         "train_dataloader.drop_last=False, or an ExactIterLoop, whose batches go from "
         "one epoch to the next."
     )

@@ -64,7 +64,7 @@ def fit_warm_ups(runner: Runner, iterations: int, epoch_length: int) -> None:
     Raises:
         ValueError: If a schedule would begin after the end of the run.
     """
-    given = runner.param_schedulers or []
+    given: Any = runner.param_schedulers or []
     by_optimizer = isinstance(given, Mapping) and "type" not in given
     for group in given.values() if by_optimizer else [given]:
         schedules = group if isinstance(group, list) else [group]
