@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -83,11 +84,12 @@ def output_to(log: Path) -> Iterator[None]:
         yield
 
 
-def pretrain(data: Path, folder: Path, options: Options) -> Path:
+def pretrain(data: Path, folder: Path, options: Options, progress: Hook) -> Path:
     """Pretrains SAIM on the unlabelled images; returns the encoder's file."""
     cfg = _load(PRETRAINING, folder, options)
     cfg.train_dataloader.dataset.data_root = str(data / "unlabelled")
     runner = Runner.from_cfg(cfg)
+    runner.register_hook(progress)
     runner.train()
     encoder = folder / "encoder.pth"
     write_state_dict(encoder, saim_to_encoder(runner.model.state_dict()).state_dict)
@@ -127,7 +129,13 @@ def probe(train: Features, val: Features, chosen: list[int], seed: int) -> list[
 
 
 def fine_tune(
-    task: Task, encoder: Path, data: Path, folder: Path, seed: int, options: Options
+    task: Task,
+    encoder: Path,
+    data: Path,
+    folder: Path,
+    seed: int,
+    options: Options,
+    progress: Hook,
 ) -> Runner:
     """Trains all weights of a task's model, from an encoder.
 
@@ -138,6 +146,7 @@ def fine_tune(
     cfg.randomness = dict(seed=seed)
     _set_data(cfg, data, seed)
     runner = Runner.from_cfg(cfg)
+    runner.register_hook(progress)
     runner.train()
     return runner
 
