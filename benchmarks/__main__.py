@@ -12,7 +12,6 @@ Each tells its options with --help.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from mmengine.logging import MMLogger
 
-from saim_mm.utils.atomic_file import write_atomically
+from saim_mm.utils.atomic_file import write_json
 
 NAMES = ("pretrain", "loader", "data-parallel", "classifier", "detector")
 
@@ -41,8 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0  # the first process tells for all
     print(benchmark.describe(record))
     if args.out:
-        text = json.dumps(record, indent=2) + "\n"
-        write_atomically(Path(args.out), lambda file: file.write(text.encode()))
+        write_json(Path(args.out), record, indent=2)
     return 0
 
 

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -33,12 +30,12 @@ from torchvision import io as torchvision_io
 from torchvision import transforms as torchvision_transforms
 
 from saim_mm.datasets import PackedImages, UnlabeledImages, load_random_crop
+from saim_mm.datasets.packing import PackOptions, pack_images, psnr
 from saim_mm.datasets.sample_photos import sample_photos
 from saim_mm.utils.environment import environment
 
 from .clock import shown_steps
 
-PACK_IMAGES = Path(__file__).parents[1] / "tools/dataset_converters/pack_images.py"
 SIDE = 224
 CROP = dict(scale=SIDE, crop_ratio_range=(0.67, 1.0))
 PACK = dict(type="PackInputs")
@@ -47,10 +44,12 @@ OURS = [dict(type="LoadRandomResizedCrop", **CROP, flip_prob=0.5), PACK]
 NORMALISE = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 #: Kinds of packs, and the options that make them.
 PACKS = {
-    "packed": (),
-    "packed, short side 320": ("--short-side", "320"),
-    "packed, uncompressed": ("--uncompressed",),
-    "packed, uncompressed, short side 320": ("--uncompressed", "--short-side", "320"),
+    "packed": PackOptions(),
+    "packed, short side 320": PackOptions(short_side=320),
+    "packed, uncompressed": PackOptions(uncompressed=True),
+    "packed, uncompressed, short side 320": PackOptions(
+        uncompressed=True, short_side=320
+    ),
 }
 #: What the sample photographs are enlarged to: height, and JPEG quality.
 SAMPLE_HEIGHT, SAMPLE_QUALITY = 375, 95
@@ -96,15 +95,13 @@ def chosen(dataset: UnlabeledImages, count: int) -> list[str]:
     return [dataset.get_data_info(i)["img_path"] for i in indices.tolist()]
 
 
-def make_pack(folder: Path, names: Path, pack: Path, *options: str) -> dict[str, Any]:
+def make_pack(
+    folder: Path, names: Path, pack: Path, options: PackOptions
+) -> dict[str, Any]:
     """Packs the listed images of a folder; what its pack.json says, and its size."""
-    command = [sys.executable, PACK_IMAGES, folder, pack, "--list", names, *options]
-    subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL)
-    manifest = json.loads((pack / "pack.json").read_text())
+    manifest = pack_images(folder, pack, options, str(names)).manifest
     size = sum(path.stat().st_size for path in pack.glob("*.tar"))
-    return dict(
-        kilobytes=round(size / manifest["images"] / 1e3, 1), psnr=manifest["psnr"]
-    )
+    return dict(kilobytes=round(size / manifest.images / 1e3, 1), psnr=manifest.psnr)
 
 
 def mm_pipeline(paths: list[str], *transforms: dict[str, Any]) -> Load:
@@ -241,9 +238,8 @@ def psnr_against_slow(paths: list[str]) -> dict[str, float]:
         for load in (ours, slow):
             np.random.seed(i)
             images.append(load(i)["inputs"].numpy().astype(int))
-        error = np.abs(images[0] - images[1])
-        found.append(10 * np.log10(255**2 / max(np.mean(error**2), 1e-9)))
-        largest = max(largest, int(error.max()))
+        found.append(psnr(*images))
+        largest = max(largest, int(np.abs(images[0] - images[1]).max()))
     return dict(
         mean=round(float(np.mean(found)), 2),
         least=round(float(min(found)), 2),
@@ -328,7 +324,7 @@ def figures(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     made, packed = {}, {}
     for number, (kind, options) in enumerate(PACKS.items()):
         pack = scratch / f"pack{number}"
-        made[kind] = make_pack(folder, names, pack, *options)
+        made[kind] = make_pack(folder, names, pack, options)
         packed[kind] = chosen(PackedImages(str(pack)), len(paths))
     loads = pipelines(paths, packed)
     sizes = [Image.open(path).size for path in paths]

@@ -30,6 +30,7 @@ from saim_mm.evaluation.flops import known_peak_tflops, saim_flops
 from saim_mm.models import SAIM
 from saim_mm.parity.reference import reference_loss
 from saim_mm.utils.environment import environment
+from saim_mm.weights import install_safe_loader
 from saim_mm.weights.load_model import build_model
 
 from .clock import (
@@ -147,6 +148,7 @@ def build_saim(cfg: Config, device: torch.device) -> SAIM:
     Raises:
         ValueError: If it is no SAIM model.
     """
+    install_safe_loader()  # a config may name pretrained weights
     model = build_model(cfg, init_weights=True)
     if not isinstance(model, SAIM):
         raise ValueError(

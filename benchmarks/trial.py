@@ -15,6 +15,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.runner import set_random_seed, turn_on_activation_checkpointing
 from torch import Tensor
 
+from saim_mm.weights import install_safe_loader
 from saim_mm.weights.load_model import build_model
 
 from .clock import Clock, Mark, process_peak_mib
@@ -50,6 +51,7 @@ class Trial:
     @classmethod
     def build(cls, cfg: Config, device: torch.device) -> Trial:
         """The model and the optimiser of a config, as a run would begin."""
+        install_safe_loader()  # a config may name pretrained weights
         model = build_model(cfg, init_weights=True).to(device).train()
         if cfg.get("activation_checkpointing"):
             turn_on_activation_checkpointing(model, cfg.activation_checkpointing)

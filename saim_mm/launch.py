@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -255,11 +256,14 @@ def add_cfg_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
     )
 
 
-def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse_args(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> argparse.Namespace:
     """Reads a command line, with the options that training and testing share.
 
     Args:
         parser: Has an argument ``config``, and what else the tool needs.
+        argv: The arguments; by default those of the process.
     """
     parser.add_argument("--work-dir", help="where logs and results go")
     add_cfg_options(parser)
@@ -268,7 +272,7 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     )
     # torch.distributed.launch of old passes it; torchrun sets the variable.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     return args
 

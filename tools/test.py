@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 
 import mmengine
 from mmengine.config import Config
@@ -17,7 +19,7 @@ from saim_mm.engine.knn_loop import KNNLoop
 from saim_mm.weights.whole_model import CompleteLoadHook
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
@@ -25,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", help="write the metrics to this .json or .yml file")
     parser.add_argument("--dump", help="write the predictions to this .pkl file")
     parser.add_argument("--show-dir", help="write pictures of the predictions here")
-    return launch.parse_args(parser)
+    return launch.parse_args(parser, argv)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -34,7 +36,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if not cfg.get("test_dataloader"):
         raise ValueError(
             f"{args.config} has no test_dataloader, so there is nothing to evaluate; "
-            "pretraining is judged by a probe or by fine-tuning."
+            "a pretraining is judged by kNN, a probe or fine-tuning."
         )
     cfg.load_from = args.checkpoint
     if args.show_dir:
@@ -59,9 +61,9 @@ def draw_predictions(cfg: Config, folder: str) -> None:
         hook.update(enable=True, out_dir=folder)
 
 
-def main() -> None:
-    """Evaluates one run."""
-    args = parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluates one run; returns the exit status."""
+    args = parse_args(argv)
     cfg = load_config(args)
     changes = launch.fit_to_machine(cfg)
     launch.connect(args.launcher, cfg.get("env_cfg", {}).get("dist_cfg"))
@@ -75,7 +77,8 @@ def main() -> None:
     metrics = runner.test()
     if args.out and runner.rank == 0:
         mmengine.dump(metrics, args.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,8 @@ the same command with --resume goes on. It is 74 if it could not save.
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -18,7 +20,7 @@ from saim_mm.weights.resume import resume_from_newest
 from saim_mm.weights.whole_model import forget_pretrained
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
@@ -38,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="scale the learning rate by the effective batch over the config's base",
     )
-    return launch.parse_args(parser)
+    return launch.parse_args(parser, argv)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -54,9 +56,9 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> None:
-    """Trains one run."""
-    args = parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains one run; returns the exit status."""
+    args = parse_args(argv)
     cfg = load_config(args)
     processes = launch.world_size() if args.launcher != "none" else 1
     launch.scale_learning_rate(cfg, processes)
@@ -73,7 +75,8 @@ def main() -> None:
         forget_pretrained(runner.model)
     launch.check_training_data(runner)
     runner.train()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

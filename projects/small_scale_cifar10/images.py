@@ -17,8 +17,8 @@ from torch import Tensor
 from saim_mm.datasets.image_files import list_images
 
 #: ImageNet's, RGB, for images of 0 to 255.
-_MEAN = (123.675, 116.28, 103.53)
-_STD = (58.395, 57.12, 57.375)
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
 TRAIN_FOLDER, TEST_FOLDERS = "train", ("test", "val")
 
 
@@ -129,8 +129,8 @@ def _stack(samples: list[tuple[np.ndarray, int]]) -> Images:
 
 def normalise(pixels: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 or float of 0 to 255 -> float32 by ImageNet's statistics."""
-    mean = torch.tensor(_MEAN, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(_STD, device=pixels.device).view(1, 3, 1, 1)
+    mean = torch.tensor(MEAN, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=pixels.device).view(1, 3, 1, 1)
     return (pixels.float() - mean) / std
 
 

@@ -6,13 +6,20 @@ import time
 from typing import Any
 
 import torch
+from mmpretrain.models.utils import SelfSupDataPreprocessor
 from torch import nn
 
-from saim_mm.evaluation import Features, ProbeRecipe, knn_accuracy, linear_probe
+from saim_mm.evaluation import (
+    FeatureExtractor,
+    Features,
+    ProbeRecipe,
+    knn_accuracy,
+    linear_probe,
+)
 from saim_mm.models import SAIMViT
 
 from .experiments import Experiment, Scale, encoder_config
-from .images import DataSplit, Images, normalise
+from .images import MEAN, STD, DataSplit, Images, normalise
 from .training import Trained, build, copy_encoder, finetune, pretrain
 
 #: Images of a forward pass that needs no gradients.
@@ -86,18 +93,16 @@ def _encoder(
     return encoder.to(images.pixels.device), trained
 
 
-@torch.no_grad()
 def frozen_features(encoder: SAIMViT, images: Images) -> Features:
-    """Means of the patches, on the device of the images.
-
-    Not by ``FeatureExtractor``: that leaves out the final norm of MAE and SimMIM.
-    """
-    first = encoder.num_extra_tokens
-    vectors = [
-        encoder(normalise(chunk))[0][:, first:].float().mean(dim=1)
-        for chunk in images.pixels.split(_CHUNK)
-    ]
-    return Features(torch.cat(vectors), images.labels)
+    """Means of the patches, after the final norm if there is one, on the device."""
+    preprocessor = SelfSupDataPreprocessor(mean=MEAN, std=STD)
+    extractor = FeatureExtractor(
+        encoder,
+        preprocessor.to(images.pixels.device),
+        final_norm=encoder.final_norm,
+        mixed_precision=False,
+    )
+    return extractor.extract_tensors(images.pixels, images.labels)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from mmengine.logging import MMLogger
 
 from .experiments import EXPERIMENTS, Scale
 from .images import DataSplit, load_split
@@ -67,6 +69,8 @@ def plan_runs(names: Sequence[str], seeds: int | None, scale: Scale) -> list[Run
 def run_one(run: Run, scale: Scale, context: RunContext) -> float:
     """Does one run and keeps its record; returns its seconds."""
     torch.set_num_threads(1)  # matrices are small, and runs stand side by side
+    # Every optimiser logs its groups of parameters.
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
     if context not in _loaded:
         split = load_split(
             context.data,

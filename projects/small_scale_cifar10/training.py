@@ -8,7 +8,6 @@ Models, losses and parameter groups are the same as in any other run.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -17,13 +16,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.logging import MMLogger
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from saim_mm.models import SAIMViT
+from saim_mm.weights.load_model import build_model
 
 from .experiments import Experiment, Scale, encoder_config, model_config
 from .images import Images, augmented_batches
@@ -74,11 +73,7 @@ class Classifier(nn.Module):
 
 def build(config: dict[str, Any]) -> nn.Module:
     """Builds and initialises a model of the registry."""
-    # Its init_weights logs every parameter.
-    MMLogger.get_current_instance().setLevel(logging.WARNING)
-    model = MODELS.build(config)
-    model.init_weights()
-    return model
+    return build_model(Config(dict(model=config)), init_weights=True)
 
 
 def build_classifier(scale: Scale, num_classes: int) -> Classifier:

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
 
 from saim_mm import launch
 from saim_mm.datasets.class_folders import split_class_folders
@@ -26,6 +24,7 @@ from saim_mm.evaluation import (
     linear_probe,
 )
 from saim_mm.weights import saim_to_encoder, write_state_dict
+from saim_mm.weights.load_model import build_model
 
 from .files import LABELS
 
@@ -100,9 +99,7 @@ def random_encoder(folder: Path, seed: int, options: Options) -> Path:
     """Writes an encoder that is only initialised, in place of a pretrained one."""
     cfg = _load(PRETRAINING, folder, options)
     torch.manual_seed(seed)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(cfg.model)
-    model.init_weights()
+    model = build_model(cfg, init_weights=True)
     folder.mkdir(parents=True, exist_ok=True)
     encoder = folder / "encoder.pth"
     write_state_dict(encoder, saim_to_encoder(model.state_dict()).state_dict)

@@ -1,4 +1,8 @@
-"""Labelled images in folders of classes, as ImageNet and ImageFolder lay them out."""
+"""Labelled images in folders of classes, as ImageNet and ImageFolder lay them out.
+
+Not read by mmpretrain's ``CustomDataset``: hidden and empty folders are classes to it,
+which shifts all labels after them, and a link to a folder above it is an error.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +148,7 @@ def _read(root: Path) -> tuple[ClassPaths, ClassPaths]:
             f"{' or '.join(VAL_FOLDERS)}/<class>/, and found {_subfolders(root)}; give "
             "the folder above them, or a val_share (--val-share 0.2) to split one."
         )
-    return _list_classes(root / TRAIN_FOLDER), _list_classes(val)
+    return list_class_folders(root / TRAIN_FOLDER), list_class_folders(val)
 
 
 def _split(root: Path, val_share: float) -> tuple[ClassPaths, ClassPaths]:
@@ -158,7 +162,7 @@ def _split(root: Path, val_share: float) -> tuple[ClassPaths, ClassPaths]:
     folder = root / TRAIN_FOLDER if (root / TRAIN_FOLDER).is_dir() else root
     train: dict[str, list[str]] = {}
     val: dict[str, list[str]] = {}
-    for name, paths in _list_classes(folder).items():
+    for name, paths in list_class_folders(folder).items():
         if len(paths) < 2:
             raise ValueError(
                 f"{folder / name} has one image; at least two are needed to split some "
@@ -171,8 +175,19 @@ def _split(root: Path, val_share: float) -> tuple[ClassPaths, ClassPaths]:
     return train, val
 
 
-def _list_classes(folder: Path) -> ClassPaths:
-    """Every class folder with its images, both sorted."""
+def list_class_folders(folder: Path) -> ClassPaths:
+    """Finds the class folders of a folder and their images.
+
+    Args:
+        folder: Has ``<class>/``; hidden folders and other files do not count.
+
+    Returns:
+        Class -> the paths of its images, nested or flat; both sorted.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no class, or a class no image.
+    """
     found = {
         name: [str(folder / name / path) for path in list_images(str(folder / name))[0]]
         for name in _subfolders(folder)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -119,31 +119,45 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         return results
 
     def _load_crop(self, content: bytes, path: str) -> tuple[tuple[int, int], Tensor]:
-        """Returns (H, W) of the image and a resized crop of it, (3, h, w) uint8."""
+        """Returns (H, W) of the image and a resized crop of it, (3, h, w) uint8.
+
+        A broken image draws nothing: its stand-in must not depend on whether the
+        breakage was known before.
+
+        =====================================  =================  ==================
+        file                                   the crop is drawn  pixels are decoded
+        =====================================  =================  ==================
+        no JPEG, or one too small to reduce    after decoding     all
+        large JPEG                             before             at a fraction
+        large JPEG, but its crop is small, or  before; put back   all
+        its fraction cannot be decoded         if it is broken
+        =====================================  =================  ==================
+        """
         size = jpeg_size(content)
         if size is not None:
             check_pixels(*size, path)
-            if self._reduction((0, 0, *size)) > 1:
-                return size, self._crop_large(content, size, path)
-        # A broken image draws nothing: its stand-in must not depend on whether the
-        # breakage was known before. So it is decoded first.
-        image = self._decode(content, size, path)
-        return image.shape[:2], self._resize(image, self._draw_box(image.shape[:2]))
+        if size is None or self._reduction((0, 0, *size)) == 1:
+            image = self._decode(content, size, path)
+            return image.shape[:2], self._resize(image, self._draw_box(image.shape[:2]))
+        with _nothing_drawn_if_broken():
+            box = self._draw_box(size)
+            crop = self._crop_reduced(content, size, box)
+            if crop is None:
+                crop = self._resize(self._decode(content, size, path), box)
+        return size, crop
 
-    def _crop_large(self, content: bytes, size: tuple[int, int], path: str) -> Tensor:
-        """Draws a crop before the image is decoded, at a fraction if that will do."""
-        state = np.random.get_state()
-        box = self._draw_box(size)
+    def _crop_reduced(
+        self, content: bytes, size: tuple[int, int], box: tuple[int, int, int, int]
+    ) -> Tensor | None:
+        """A crop of a JPEG decoded at a fraction; None where that will not do."""
         reduction = self._reduction(box)
-        if reduction > 1:
-            with suppress(ValueError):  # what _decode makes of it decides
-                image = decode_jpeg(content, size, reduction)
-                return self._resize_fraction(image, [edge / reduction for edge in box])
+        if reduction == 1:
+            return None
         try:
-            return self._resize(self._decode(content, size, path), box)
-        except BrokenImageError:
-            np.random.set_state(state)
-            raise
+            image = decode_jpeg(content, size, reduction)
+            return self._resize_fraction(image, [edge / reduction for edge in box])
+        except ValueError:  # not quite in order: what _decode makes of it decides
+            return None
 
     def _decode(
         self, content: bytes, size: tuple[int, int] | None, path: str
@@ -187,6 +201,17 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             f"aspect_ratio_range={tuple(self.aspect_ratio_range)}, "
             f"flip_prob={self.flip_prob}, reduce={self.reduce})"
         )
+
+
+@contextmanager
+def _nothing_drawn_if_broken() -> Iterator[None]:
+    """Puts NumPy's random stream back if the image proves to be broken."""
+    state = np.random.get_state()
+    try:
+        yield
+    except BrokenImageError:
+        np.random.set_state(state)
+        raise
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:

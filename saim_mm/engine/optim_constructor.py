@@ -39,7 +39,8 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Raises:
         ValueError: If an option is unknown, the rate is out of range, a name of
-            ``no_decay`` fits no parameter, or the model cannot tell its layers.
+            ``no_decay`` fits no parameter, all are frozen, or the model cannot tell its
+            layers.
     """
 
     paramwise_cfg: dict[str, Any]
@@ -71,8 +72,14 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 and, to be read by people and tests, ``lr_scale``.
             module: The model.
         """
-        trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self._check_names(trainable)
+        named = dict(module.named_parameters())
+        self._check_names(named)  # frozen ones too: another run may train them
+        trainable = {n: p for n, p in named.items() if p.requires_grad}
+        if not trainable:
+            raise ValueError(
+                f"Every parameter of {type(module).__name__} is frozen; lower "
+                "frozen_stages."
+            )
         depth = None if self.layer_decay_rate == 1 else _layer_depth(module)
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for name, param in trainable.items():
@@ -102,7 +109,7 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for ending in self.no_decay:
             if not any(f".{name}".endswith(f".{ending}") for name in params):
                 raise ValueError(
-                    f"no_decay={ending!r} is the end of no trainable parameter's name; "
+                    f"no_decay={ending!r} is the end of no parameter's name; "
                     "drop it or mend the name."
                 )
 

@@ -9,11 +9,10 @@ is not installed.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
-from ..utils.atomic_file import write_atomically
+from ..utils.atomic_file import write_json
 from ..weights import (
     StateDict,
     encoder_to_hf,
@@ -190,9 +189,8 @@ def _write_hf_folder(folder: Path, state: StateDict, arch: Arch) -> None:
         num_channels=arch.in_channels,
         qkv_bias=True,
     )
-    text = json.dumps(config, indent=2) + "\n"
     write_state_dict(folder / _HF_WEIGHTS, state)
-    write_atomically(folder / "config.json", lambda file: file.write(text.encode()))
+    write_json(folder / "config.json", config, indent=2)
 
 
 def _side(size: tuple[int, int]) -> int | list[int]:

@@ -177,7 +177,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove(runner, {self._path(other) for other in outdated})
 
     def _register(self, runner: Runner, step: int | str) -> list[int | str]:
-        """Counts a file before it is written, as it says so itself; the outdated."""
+        """Counts a file among those kept, before it is written: it says so itself."""
         self.last_ckpt = self._path(step)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         if self.max_keep_ckpts <= 0:

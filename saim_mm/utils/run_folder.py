@@ -29,6 +29,7 @@ def run_folder(work_dir: Path, *stops: type[BaseException]) -> Iterator[Path]:
     Raises:
         RunFolderError: If it cannot be made, or is there already.
     """
+    stopped: tuple[type[BaseException], ...] = (KeyboardInterrupt, *stops)
     folder = work_dir / time.strftime("%Y%m%d_%H%M%S")
     try:
         folder.mkdir(parents=True)
@@ -38,7 +39,7 @@ def run_folder(work_dir: Path, *stops: type[BaseException]) -> Iterator[Path]:
         ) from None
     try:
         yield folder
-    except (KeyboardInterrupt, *stops):
+    except stopped:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # results of earlier runs
             work_dir.rmdir()

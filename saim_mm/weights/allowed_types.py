@@ -42,7 +42,7 @@ def find_classes(types: Iterable[type | str]) -> list[type]:
     found = []
     for given in types:
         try:
-            kind = pkgutil.resolve_name(given) if isinstance(given, str) else given
+            kind = _resolve(given) if isinstance(given, str) else given
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"allow={given!r} is not there ({error}); give the full name of a "
@@ -55,6 +55,11 @@ def find_classes(types: Iterable[type | str]) -> list[type]:
             )
         found.append(kind)
     return found
+
+
+def _resolve(name: str) -> Any:
+    """What has a name; torch leaves the module out of those of Python's own."""
+    return pkgutil.resolve_name(name if "." in name else f"builtins.{name}")
 
 
 def trust_nothing() -> None:

@@ -206,6 +206,12 @@ def explain(path: str | Path, error: str) -> str:
         )
     told = re.search(r"(?:WeightsUnpickler error:\s*)(\S.*)", error)
     reason = told[1] if told else (error.strip().splitlines() or ["it ends early"])[0]
+    if reason.startswith("Can only"):  # a list or dict of a class of its own, say
+        return (
+            f"{path}: refused, as torch restores no such object without running code "
+            f"({reason[:160]}). If you trust its author, load it after "
+            "saim_mm.weights.uninstall_safe_loader(), and save its state dict anew."
+        )
     return (
         f"{path}: truncated, damaged or not a checkpoint of plain tensors "
         f"({reason[:160]}). Copy or download it again and compare its size."

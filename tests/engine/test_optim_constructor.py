@@ -129,3 +129,33 @@ def test_frozen_parameters_are_left_out(classifier: nn.Module) -> None:
     table = group_table(classifier)
     assert "backbone.pos_embed" not in table
     assert torch.is_tensor(classifier.backbone.pos_embed)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.65])
+def test_frozen_stages_and_no_decay(decay: float) -> None:
+    """Names of frozen parameters are no misspellings; misspellings still are."""
+    backbone = dict(
+        type="SAIMViT", arch=ARCH, img_size=32, patch_size=8, frozen_stages=2
+    )
+    head = dict(type="VisionTransformerClsHead", num_classes=5, in_channels=WIDTH)
+    model = MODELS.build(dict(type="ImageClassifier", backbone=backbone, head=head))
+    options = dict(layer_decay_rate=decay)
+    names = ["cls_token", "pos_embed", "layers.0.attn.qkv.weight"]
+    table = group_table(model, no_decay=names, **options)
+    assert table == group_table(model, **options)
+    assert set(table) == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert not any(n.startswith("backbone.layers.1.") for n in table)
+    assert any(n.startswith("backbone.layers.2.") for n in table)
+    with pytest.raises(ValueError, match="pos_embd"):
+        group_table(model, no_decay=["pos_embd"], **options)
+
+
+def test_a_model_that_is_all_frozen(classifier: nn.Module) -> None:
+    with pytest.raises(ValueError, match="Every parameter .* frozen_stages"):
+        group_table(classifier.requires_grad_(False))
+
+
+def test_no_decay_of_what_pretraining_fixes(pretraining_model: nn.Module) -> None:
+    table = group_table(pretraining_model, no_decay=["pos_embed", "cls_token"])
+    assert "backbone.pos_embed" not in table
+    assert table["backbone.cls_token"] == (1.0, 0.0)

@@ -200,6 +200,20 @@ def test_random_state_is_kept() -> None:
     assert draw() == expected
 
 
+def test_the_choice_of_images_never_changes(tmp_path: Path) -> None:
+    """Published figures are of these images, on every machine."""
+    root = write_class_folders(tmp_path, val=None, train=9)
+    split = split_class_folders(root, (32, 32), 0.4, 3, 2)
+    train, val = (
+        " ".join(
+            f"{Path(path).parent.name}/{Path(path).stem}" for path, _ in images.samples
+        )
+        for images in split
+    )
+    assert train == "blue/3 blue/4 blue/7 green/1 green/2 green/5 red/0 red/2 red/8"
+    assert val == "blue/2 blue/6 green/0 green/3 red/1 red/3"
+
+
 def test_folders(tmp_path: Path) -> None:
     """val or test, limits, splits: disjoint and the same in every run."""
     root = write_class_folders(tmp_path / "a", val="test", train=6)

@@ -103,3 +103,12 @@ def test_every_config_switches_it_on() -> None:
         hooks = [*cfg.get("default_hooks", {}).values(), *cfg.get("custom_hooks", ())]
         kinds = {hook["type"] for hook in hooks if hook}
         assert kinds & {"SafeCheckpointHook", "SafeLoaderHook"}, path
+
+
+def test_who_initialises_a_model_by_itself_switches_it_on() -> None:
+    """Scripts without a Runner; a config that they are given may name any weights."""
+    root = CONFIGS.parent
+    for path in [*(root / "tools").rglob("*.py"), *(root / "benchmarks").rglob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        if "init_weights" in text:
+            assert "    install_safe_loader()" in text, path

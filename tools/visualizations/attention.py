@@ -70,7 +70,7 @@ def click_points(image: np.ndarray) -> list[Point]:
     return [((x + 0.5) / width, (y + 0.5) / height) for x, y in clicks]
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -51,7 +51,7 @@ def kept_patches(args: argparse.Namespace, grid: tuple[int, int]) -> Tensor:
     return ~kept if args.invert else kept
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

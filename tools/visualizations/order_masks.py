@@ -17,7 +17,7 @@ from saim_mm.visualization import order_sheet, save_png
 from saim_mm.visualization.from_files import add_out
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
