@@ -25,7 +25,7 @@ def recipes() -> dict[str, Config]:
     found: dict[tuple[str, str], tuple[str, Config]] = {}
     for folder in ("configs", "projects"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if "_base_" in path.parts:
+            if "_base_" in path.parts or "configs" not in path.parts:
                 continue
             cfg = Config.fromfile(path)
             if cfg.get("param_scheduler") and cfg.get("train_cfg"):
