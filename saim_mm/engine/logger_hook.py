@@ -113,7 +113,8 @@ class ProgressHook(Hook):
         what: What is said before the step.
     """
 
-    priority = "LOWEST"
+    # Before the rate of the next step is set.
+    priority = "BELOW_NORMAL"
 
     def __init__(self, line: ProgressLine, what: str = "") -> None:
         self.line = line
