@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from ..launch import wrapper_without_amp
 from ..registry import register
 
 #: Name of a parameter -> (its layer, number of layers); 0 is the embedding.
@@ -28,6 +31,8 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
       asked for the layer (``get_layer_depth``), so classifier, detector, segmentor and
       pretraining are alike.
 
+    Without a GPU, mixed precision becomes float32, so that a recipe runs anywhere.
+
     Parameters of equal rate and decay share one group: an optimiser loops over its
     groups, and one group per parameter, MMEngine's default, makes it slow.
 
@@ -46,6 +51,10 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     paramwise_cfg: dict[str, Any]
 
     def _validate_cfg(self) -> None:
+        # Where MMEngine's wrapper would not start at all, whoever builds the run.
+        no_amp = get_device() in ("cpu", "mps")
+        if no_amp and wrapper_without_amp(self.optim_wrapper_cfg):
+            print_log("No CUDA: training in float32.", "current", logging.WARNING)
         unknown = set(self.paramwise_cfg) - set(_OPTIONS)
         if unknown:
             raise ValueError(
@@ -73,14 +82,18 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             module: The model.
         """
         named = dict(module.named_parameters())
-        self._check_names(named)  # frozen ones too: another run may train them
+        # mm's vis_scheduler.py draws the rates of a single convolution.
+        one_layer = len(named) <= 2 and not hasattr(module, "backbone")
+        if not one_layer:
+            self._check_names(named)  # frozen ones too: another run may train them
         trainable = {n: p for n, p in named.items() if p.requires_grad}
         if not trainable:
             raise ValueError(
                 f"Every parameter of {type(module).__name__} is frozen; lower "
                 "frozen_stages."
             )
-        depth = None if self.layer_decay_rate == 1 else _layer_depth(module)
+        decays_by_layer = self.layer_decay_rate < 1 and not one_layer
+        depth = _layer_depth(module) if decays_by_layer else None
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for name, param in trainable.items():
             scale = 1.0

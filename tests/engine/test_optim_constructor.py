@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmpretrain.registry import MODELS
 from torch import nn
 
@@ -122,6 +122,33 @@ def test_layer_decay_needs_a_backbone_that_tells() -> None:
     model.backbone = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="get_layer_depth"):
         group_table(model, layer_decay_rate=0.5)
+
+
+def test_one_convolution_has_no_layers() -> None:
+    """mm's vis_scheduler.py draws the rates of a recipe with nothing else."""
+    table = group_table(
+        nn.Conv2d(1, 1, 1), layer_decay_rate=0.5, no_decay=["cls_token"]
+    )
+    assert set(table) == {"weight", "bias"}
+    with pytest.raises(ValueError, match="cls_token"):
+        group_table(
+            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), no_decay=["cls_token"]
+        )
+
+
+def test_without_a_gpu_there_is_no_mixed_precision() -> None:
+    """MMEngine's wrapper would not even be built."""
+    wrapper = build_optim_wrapper(
+        nn.Linear(2, 2),
+        dict(
+            type="AmpOptimWrapper",
+            loss_scale="dynamic",
+            dtype="float16",
+            constructor="SAIMOptimWrapperConstructor",
+            optimizer=dict(type="AdamW", lr=1e-3),
+        ),
+    )
+    assert type(wrapper) is OptimWrapper
 
 
 def test_frozen_parameters_are_left_out(classifier: nn.Module) -> None:
