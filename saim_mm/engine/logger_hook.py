@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -65,35 +64,6 @@ class LiveLoggerHook(LoggerHook):
             runner.logger.info(describe_step(runner))
             due = True
         if due:
-            self._last_line = time.monotonic()
-
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        """Logs validation at the interval, and that it goes on."""
-        super().after_val_iter(runner, batch_idx, data_batch, outputs)
-        self._show_judging(runner, "val", batch_idx, len(runner.val_dataloader))
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        """Logs testing at the interval, and that it goes on."""
-        super().after_test_iter(runner, batch_idx, data_batch, outputs)
-        self._show_judging(runner, "test", batch_idx, len(runner.test_dataloader))
-
-    def _show_judging(self, runner: Runner, mode: str, index: int, total: int) -> None:
-        if self.every_n_inner_iters(index, self.interval):
-            self._last_line = time.monotonic()
-        elif time.monotonic() - self._last_line >= _SILENCE:
-            runner.logger.info(f"{mode}: batch {index + 1} of {total}")
             self._last_line = time.monotonic()
 
     def _is_due(self, runner: Runner, batch_idx: int) -> bool:

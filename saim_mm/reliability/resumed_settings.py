@@ -52,7 +52,8 @@ def apply_config(runner: Runner, checkpoint: dict[str, Any], done: int) -> list[
     found += _changed_schedules(schedules, states)
     if not found and saved is not None:
         return []
-    _replay(schedules, done, checkpoint["meta"]["epoch"], _epoch_length(runner))
+    length = max(len(runner.train_loop.dataloader), 1)
+    _replay(schedules, done, checkpoint["meta"]["epoch"], length)
     if "param_schedulers" in checkpoint:
         checkpoint["param_schedulers"] = [s.state_dict() for s in schedules]
     if saved is not None:
@@ -97,22 +98,19 @@ def _changed_schedules(
 ) -> list[str]:
     """What the schedules were told to do otherwise."""
     if len(schedules) != len(saved):
-        return [
-            f"the config has {len(schedules)} schedules and the checkpoint "
-            f"{len(saved)}; those of the config count"
-        ]
+        counts = {"schedules": (len(schedules), len(saved))}
+        return [_sentence("param_scheduler", counts)]
     found = []
     for number, (schedule, old) in enumerate(zip(schedules, saved, strict=True)):
-        new = schedule.state_dict()
+        # An option that only the checkpoint has is of another kind of schedule.
+        new = dict.fromkeys(old) | schedule.state_dict()
         changed = {
-            name: (_plain(new[name]), _plain(old[name]))
-            for name in sorted(new.keys() & old.keys() - _PROGRESS)
+            name: (new[name], old[name])
+            for name in sorted(old.keys() - _PROGRESS)
             if _plain(new[name]) != _plain(old[name])
         }
-        others = old.keys() - new.keys()
-        if changed or others:
-            values = changed or {name: ("not there", old[name]) for name in others}
-            found.append(_sentence(f"param_scheduler.{number}", values))
+        if changed:
+            found.append(_sentence(f"param_scheduler.{number}", changed))
     return found
 
 
@@ -131,20 +129,15 @@ def _replay(
             "results of validation cannot be moved to where the run is; undo the "
             "change of optim_wrapper or param_scheduler."
         )
-    by_iteration = [schedule for schedule in schedules if not schedule.by_epoch]
-    by_epoch = [schedule for schedule in schedules if schedule.by_epoch]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimiser makes no steps
         for done in range(1, iterations + 1):
-            for schedule in by_iteration:
-                schedule.step()
-            if done % length == 0 and done <= epochs * length:
-                for schedule in by_epoch:
-                    schedule.step()
-
-
-def _epoch_length(runner: Runner) -> int:
-    return max(len(runner.train_loop.dataloader), 1)
+            epoch_ends = done % length == 0 and done <= epochs * length
+            # As MMEngine's hook: those by epochs after all the others.
+            for by_epoch in (False, True)[: 1 + epoch_ends]:
+                for schedule in schedules:
+                    if schedule.by_epoch is by_epoch:
+                        schedule.step()
 
 
 def _plain(value: Any) -> Any:

@@ -227,7 +227,7 @@ def test_another_number_of_schedules(tmp_path: Path, count: int) -> None:
     whole, _ = run(build(tmp_path / "whole", schedules))
     rest, said = run(build(tmp_path / "rest", schedules, resume=path))
     assert rates(rest) == {i: r for i, r in rates(whole).items() if i >= 5}
-    assert f"the config has {count} schedules and the checkpoint 2" in "".join(said)
+    assert f"schedules {count} (was 2)" in "".join(said)
 
 
 def test_a_checkpoint_without_schedules(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_checkpoint_without_schedules(tmp_path: Path) -> None:
     whole, _ = run(build(tmp_path / "whole", BY_EPOCH))
     rest, said = run(build(tmp_path / "rest", BY_EPOCH, resume=path))
     assert rates(rest) == {i: r for i, r in rates(whole).items() if i >= 5}
-    assert "the checkpoint 0" in said[0]
+    assert "schedules 2 (was 0)" in said[0]
 
 
 def test_a_checkpoint_without_optimiser(tmp_path: Path) -> None:
