@@ -12,50 +12,11 @@ import torch
 from torch import Tensor
 
 from ..utils.atomic_file import write_atomically
-from .allowed_types import Allowed, allowing, with_trusted
+from .allowed_types import Allowed, allowing
+from .errors import CheckpointError
+from .known_types import known_globals, restore
 
 StateDict = dict[str, Tensor]
-
-
-class CheckpointError(ValueError):
-    """A file or a state dict is not what is needed; the message says what to do."""
-
-
-class _Discarded:
-    """Stands in for what lies beside the weights; takes anything and keeps nothing."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __hash__(self) -> int:
-        return 0
-
-
-# Names found in checkpoints of MMEngine's runner (log history, numpy scalars) and of
-# the authors' release (its command line). None of them is looked up: each becomes a
-# _Discarded, so even `getattr`, by which a pickle names methods, can reach nothing.
-_DISCARDED_NAMES = (
-    "argparse.Namespace",
-    "builtins.getattr",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "pathlib.PosixPath",
-    "pathlib._local.PosixPath",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
-    *(f"numpy.dtypes.{kind}DType" for kind in ("Float32", "Float64", "Int64")),
-)
-
-
-#: The above with their stand-ins.
-DISCARDED = tuple((_Discarded, name) for name in _DISCARDED_NAMES)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -65,7 +26,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: A file of ``torch.save`` or a ``.safetensors`` file.
 
     Returns:
-        What the file holds. Numpy arrays and log histories are left out of it.
+        What the file holds.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -169,26 +130,36 @@ def read_torch(
     Args:
         path: The file.
         map_location: As for ``torch.load``.
-        known: What may stand in the file beside tensors and plain values. By default
-            what the user trusts, and names seen in checkpoints, which are all left out
-            of what is returned.
+        known: What may stand in the file beside tensors and plain values; by default
+            :func:`known_globals`.
         mmap: Leave the tensors on the disk until they are used.
 
     Raises:
         CheckpointError: If the file is damaged, is no checkpoint or wants to run code.
     """
     if known is None:
-        known = with_trusted(DISCARDED)
+        known = known_globals()
     try:
         with allowing(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol
-            return torch.load(
+            content = torch.load(
                 str(path), map_location=map_location, weights_only=True, mmap=mmap
             )
+        return restore(content)
     except (PermissionError, MemoryError):
         raise
+    except CheckpointError as error:
+        raise CheckpointError(refused(path, error)) from None
     except Exception as error:  # a damaged file can make the reader raise anything
         raise CheckpointError(explain(path, str(error))) from None
+
+
+def refused(path: str | Path, error: CheckpointError) -> str:
+    """One line for what a sound file holds and may not."""
+    return (
+        f"{path}: refused: it {error}. Save it anew with plain numbers, strings and "
+        "tensors instead."
+    )
 
 
 def explain(path: str | Path, error: str) -> str:

@@ -11,7 +11,6 @@ from mmengine.runner import Runner
 
 from .checksum_trailer import check_archive, check_sha256
 from .files import CheckpointError, read_torch
-from .safe_loader import known_globals
 
 #: What :meth:`mmengine.runner.Runner.resume` needs.
 _NEEDED = ("meta", "message_hub", "state_dict")
@@ -114,4 +113,4 @@ def _read_verified(path: Path) -> Any:
     if check_sha256(path):
         return read_torch(path, known=(), mmap=True)
     check_archive(path)
-    return read_torch(path, known=known_globals())
+    return read_torch(path)
