@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
+import re
 import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import torch
@@ -32,16 +34,8 @@ _REMOTE = ("backend_args", "file_client_args")
 #: What ``CheckpointHook`` keeps in itself and in the message hub about its files.
 _ATTRIBUTES = ("last_ckpt", "keep_ckpt_ids", "best_ckpt_path", "best_ckpt_path_dict")
 _INFO = ("last_ckpt", "keep_ckpt_ids", "best_")
-
-
-class _KeepingBackend(VerifiedBackend):
-    """Shows ``CheckpointHook`` no file, so that it finds none to remove."""
-
-    def isfile(self, filepath: str | Path) -> bool:
-        return False
-
-    def isdir(self, filepath: str | Path) -> bool:
-        return False
+#: What stands for the braces of ``filename_tmpl``: epochs or iterations, or both.
+_STEP = r"\d+(?:_iter_\d+)?"
 
 
 @register("hook")
@@ -99,7 +93,16 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Prepares the folder; removes what a killed run left half-written."""
+        hub = runner.message_hub
+        known = hub.get_info("keep_ckpt_ids")
+        known = known if isinstance(known, list) else []
+        steps = [s for s in known if re.fullmatch(_STEP, str(s))]
+        hub.update_info("keep_ckpt_ids", list(steps))
         super().before_train(runner)
+        self._find_best_here(runner)
+        if self.max_keep_ckpts > 0:
+            outdated = steps[: -self.max_keep_ckpts]
+            self._remove(runner, {self._path(step) for step in outdated})
         if is_main_process():
             remove_parts(Path(self.out_dir))
             remove_parts(Path(runner.work_dir))
@@ -150,14 +153,11 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Lets MMEngine write the best one, and removes the previous one afterwards."""
         previous = self._best()
-        backend, self.file_backend = self.file_backend, _KeepingBackend()
         try:
             with self._rolled_back_on_error(runner):
                 super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
             self._report(runner, error, last=False)
-        finally:
-            self.file_backend = backend
         self._remove(runner, previous - self._best())
 
     def _write(self, runner: Runner, step: int | str, meta: dict[str, Any]) -> None:
@@ -197,11 +197,45 @@ class SafeCheckpointHook(CheckpointHook):
 
     @master_only
     def _remove(self, runner: Runner, paths: set[str]) -> None:
-        for path in paths:
+        """Removes files of this run; the only place where a file is removed."""
+        for path in map(Path, paths):
             try:
-                Path(path).unlink(missing_ok=True)
+                if self._is_own(path):
+                    path.unlink()
             except OSError as error:
                 runner.logger.warning(f"{path} could not be removed: {error}")
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether it is a file that this hook writes, directly in its folder.
+
+        What a run is told of its files comes from a checkpoint, which may be a
+        stranger's.
+        """
+        parts = Formatter().parse(self.filename_tmpl)
+        name = "".join(
+            re.escape(text) + (_STEP if field is not None else "")
+            for text, field, _, _ in parts
+        )
+        return (
+            path.parent == Path(self.out_dir)
+            and re.fullmatch(rf"(?:best_.+_)?{name}", path.name) is not None
+            and path.is_file()
+            and not path.is_symlink()
+        )
+
+    def _find_best_here(self, runner: Runner) -> None:
+        """Takes the best files for those of these names in this run's own folder."""
+
+        def here(path: Any) -> str | None:
+            own = Path(self.out_dir) / Path(str(path)).name
+            return str(own) if path and self._is_own(own) else None
+
+        self.best_ckpt_path = here(getattr(self, "best_ckpt_path", None))
+        many = getattr(self, "best_ckpt_path_dict", {})
+        self.best_ckpt_path_dict = {name: here(path) for name, path in many.items()}
+        info = runner.message_hub.runtime_info
+        for name in [n for n in info if n.startswith("best_ckpt")]:
+            runner.message_hub.update_info(name, here(info[name]))
 
     def _report(self, runner: Runner, error: OSError, last: bool) -> None:
         """Says that a file was not written; stops if it must.

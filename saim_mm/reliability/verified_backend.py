@@ -16,8 +16,17 @@ class VerifiedBackend(LocalBackend):
     """A file backend of MMEngine that moves a file to its place once it is verified.
 
     ``backend_args=dict(backend='verified')`` of MMEngine's ``save_checkpoint`` leads
-    here.
+    here. MMEngine's ``CheckpointHook``, which would remove whatever files a checkpoint
+    names, is shown none.
     """
+
+    def isfile(self, filepath: str | Path) -> bool:
+        """Always false."""
+        return False
+
+    def isdir(self, filepath: str | Path) -> bool:
+        """Always false."""
+        return False
 
     def put(self, obj: bytes | io.BytesIO, filepath: str | Path) -> None:
         """Writes what ``torch.save`` made, with a checksum, and reads it back.

@@ -39,7 +39,7 @@ class _History(HistoryBuffer):
         log, counts, length = (state.get(name) for name in _HISTORY_STATE)
         if not isinstance(log, np.ndarray) or not isinstance(counts, np.ndarray):
             raise CheckpointError("holds a log history without numbers")
-        super().__init__(list(log), list(counts), int(length))
+        super().__init__(list(log), list(counts), int(length or 0))
         # Bit for bit, whatever kinds of number they have.
         self._log_history, self._count_history = np.array(log), np.array(counts)
         self.__class__ = HistoryBuffer
