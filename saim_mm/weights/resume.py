@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
+from ..utils.model_state import unwrap_model
 from .checksum_trailer import check_archive, check_sha256
 from .files import CheckpointError, read_torch
 
@@ -42,7 +45,32 @@ def verify_checkpoint(path: str | Path) -> None:
     _read_verified(Path(path))
 
 
-def find_newest(work_dir: str | Path) -> ResumeCandidate:
+def why_not_finite(content: Mapping[str, Any], model: nn.Module) -> str | None:
+    """Names a parameter of a checkpoint that is not finite, if one is not.
+
+    Args:
+        content: A checkpoint of the model.
+        model: Tells parameters from buffers, which may hold infinities.
+    """
+    state, optimizer = content.get("state_dict", {}), content.get("optimizer") or {}
+    averaged = content.get("ema_state_dict", {})
+    named = [
+        (name, weights.get(key))
+        for name, _ in unwrap_model(model).named_parameters()
+        for weights, key in ((state, name), (averaged, f"module.{name}"))
+    ]
+    for index, values in optimizer.get("state", {}).items():
+        named += [(f"optimizer {key} {index}", v) for key, v in values.items()]
+    for name, tensor in named:
+        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+            return f"{name} is not finite"
+    return None
+
+
+def find_newest(
+    work_dir: str | Path,
+    refuse: Callable[[dict[str, Any]], str | None] = lambda content: None,
+) -> ResumeCandidate:
     """Finds the newest checkpoint of a run that verifies.
 
     Newest is what was written last. Files named ``best_*`` and those without what
@@ -51,6 +79,7 @@ def find_newest(work_dir: str | Path) -> ResumeCandidate:
     Args:
         work_dir: Folder of the run. Its ``last_checkpoint`` may lead to another one,
             that of ``CheckpointHook``'s ``out_dir``.
+        refuse: Says why a checkpoint is not to be taken, or ``None``.
     """
     work_dir, newest = Path(work_dir), ResumeCandidate()
     folders = {work_dir}
@@ -70,8 +99,11 @@ def find_newest(work_dir: str | Path) -> ResumeCandidate:
             newest.skipped.append(str(error))
             continue
         if isinstance(content, dict) and all(key in content for key in _NEEDED):
-            newest.path = path
-            break
+            reason = refuse(content)
+            if reason is None:
+                newest.path = path
+                break
+            newest.skipped.append(f"{path}: {reason}")
     return newest
 
 
@@ -88,7 +120,11 @@ def resume_from_newest(runner: Runner) -> None:
     Raises:
         CheckpointError: If there are checkpoints, and none of them is good.
     """
-    newest = find_newest(runner.work_dir) if is_main_process() else ResumeCandidate()
+    newest = ResumeCandidate()
+    if is_main_process():
+        newest = find_newest(
+            runner.work_dir, lambda content: why_not_finite(content, runner.model)
+        )
     answer: list[Any] = [newest]
     broadcast_object_list(answer)
     newest = answer[0]
