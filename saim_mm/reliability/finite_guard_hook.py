@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import (
     broadcast_object_list,
     get_rank,
@@ -22,8 +21,9 @@ from torch import Tensor
 
 from ..datasets import SampleIndex
 from ..registry import register
-from ..utils.atomic_file import write_atomically, write_json
+from ..utils.atomic_file import write_json
 from ..utils.model_state import unwrap_model
+from ..weights.files import write_sealed
 from ..weights.resume import find_newest, why_not_finite
 from ..weights.safe_loader import load_from_local
 from .exact_loops import exact_sampler_of
@@ -235,7 +235,7 @@ class FiniteGuardHook(Hook):
             weights = f"{name}_weights.pth"
             state = whole_state(unwrap_model(runner.model).state_dict())
             if is_main_process():
-                write_atomically(folder / weights, lambda file: torch.save(state, file))
+                write_sealed(folder / weights, state)
         self._records += 1
         record = dict(
             iterations=step.iterations,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..utils.atomic_file import write_atomically
 from .allowed_types import Allowed, allowing
+from .checksum_trailer import check_intact, write_with_sha256
 from .errors import CheckpointError
 from .known_types import known_globals, restore
 
@@ -111,7 +113,7 @@ def write_state_dict(
         content: dict[str, Any] = state if key is None else {key: state}
         if meta is not None:
             content = {"meta": dict(meta), **content}
-        write_atomically(path, lambda file: torch.save(content, file))
+        write_sealed(path, content)
     else:
         raise CheckpointError(
             f"{path}: the suffix {path.suffix!r} names no format; end the name with "
@@ -119,24 +121,41 @@ def write_state_dict(
         )
 
 
+def write_sealed(path: Path, content: Any) -> None:
+    """Writes what ``torch.save`` makes of it, with its checksum, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, lambda file: write_with_sha256(file, buffer.getvalue()))
+
+
 def read_torch(
     path: Path,
     map_location: Any = "cpu",
     known: Allowed | None = None,
     mmap: bool = False,
+    check: bool = True,
 ) -> Any:
     """Reads a file of ``torch.save``; what its pickle names is never looked up.
+
+    The file's checksum is compared, or else those of the ZIP archive.
 
     Args:
         path: The file.
         map_location: As for ``torch.load``.
         known: What may stand in the file beside tensors and plain values; by default
             :func:`known_globals`.
-        mmap: Leave the tensors on the disk until they are used.
+        mmap: Leave the tensors on the disk until they are used, if the format lets it.
+        check: False for a file whose checksum was compared just now.
 
     Raises:
         CheckpointError: If the file is damaged, is no checkpoint or wants to run code.
     """
+    if check:
+        mmap = check_intact(path) and mmap
     if known is None:
         known = known_globals()
     try:

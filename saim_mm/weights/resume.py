@@ -12,7 +12,6 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..utils.model_state import unwrap_model
-from .checksum_trailer import check_archive, check_sha256
 from .files import CheckpointError, read_torch
 
 #: What :meth:`mmengine.runner.Runner.resume` needs.
@@ -42,7 +41,7 @@ def verify_checkpoint(path: str | Path) -> None:
         FileNotFoundError: If there is no such file.
         CheckpointError: If it is damaged, no checkpoint, or wants to run code.
     """
-    _read_verified(Path(path))
+    read_torch(Path(path), mmap=True)
 
 
 def why_not_finite(content: Mapping[str, Any], model: nn.Module) -> str | None:
@@ -94,7 +93,7 @@ def find_newest(
     }
     for path in sorted(found, key=lambda path: found[path], reverse=True):
         try:
-            content = _read_verified(path)
+            content = read_torch(path, mmap=True)
         except (CheckpointError, OSError) as error:
             newest.skipped.append(str(error))
             continue
@@ -142,11 +141,3 @@ def resume_from_newest(runner: Runner) -> None:
     else:
         runner.logger.info(f"{runner.work_dir} holds no checkpoint yet: starting anew")
         runner._resume = False
-
-
-def _read_verified(path: Path) -> Any:
-    """Checks a file and reads it, all but the tensors where the format allows it."""
-    if check_sha256(path):
-        return read_torch(path, known=(), mmap=True)
-    check_archive(path)
-    return read_torch(path)
