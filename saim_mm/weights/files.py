@@ -19,6 +19,7 @@ from .errors import CheckpointError
 from .known_types import known_globals, restore
 
 StateDict = dict[str, Tensor]
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -80,7 +81,20 @@ def weights_of(content: Mapping[str, Any], path: str | Path) -> StateDict:
             "no tensors. Weights must lie under 'state_dict' or 'model', or be the "
             "whole file."
         )
-    return dict(content)
+    return without_wrappers(content)
+
+
+def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes off what ``DataParallel`` and ``torch.compile`` put before all keys."""
+    state = dict(state)
+    while state:
+        wrapper = next(
+            (w for w in _WRAPPERS if all(str(k).startswith(w) for k in state)), ""
+        )
+        if not wrapper:
+            break
+        state = {key.removeprefix(wrapper): value for key, value in state.items()}
+    return state
 
 
 def write_state_dict(

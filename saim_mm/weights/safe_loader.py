@@ -23,7 +23,7 @@ from mmengine.runner import checkpoint as loading
 
 from .allowed_types import allowing, trust, trust_nothing
 from .errors import CheckpointError
-from .files import explain, read_torch, refused
+from .files import explain, read_torch, refused, without_wrappers
 from .known_types import known_globals, restore
 
 Loader = Callable[..., Any]
@@ -129,7 +129,15 @@ def _weights_only() -> Iterator[None]:
 
 
 def _disarm(content: Any, filename: str) -> Any:
-    """Drops the text that MMEngine's runner would execute on resuming."""
+    """Drops the text that MMEngine's runner would execute on resuming.
+
+    What wrappers put before all keys of the weights goes, too.
+    """
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if isinstance(state, dict) and all(isinstance(key, str) for key in state):
+        plain = without_wrappers(state)
+        if plain.keys() != state.keys():
+            content["state_dict"] = plain
     meta = content.get("meta") if isinstance(content, dict) else None
     if isinstance(meta, dict) and meta.pop("config", None) is not None:
         print_log(
