@@ -4,14 +4,20 @@
 PYTHON ?= python3
 DATA ?=
 PYTEST_ARGS ?=
+PINS_ARGS ?=
 WORKERS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
-INSTALL := $(PY) tools/install_stack.py
+# uv installs in seconds what takes pip minutes. What it is to install comes through a
+# pipe: it would build again, every time, what stands on its command line.
+UV := $(PY) tools/run_uv.py
+PINS := requirements/tested.txt
+INSTALL := $(UV) pip install --python $(PY) -c $(PINS) -b $(PINS) \
+    -r requirements/opencv.txt -r -
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-transfer test test-fast test-gpu lint format clean
+.PHONY: help setup setup-test demo demo-transfer test test-fast test-gpu lint format pins clean
 
 help:  ## Show this list
 	@echo "saim_mm: make TARGET [PYTHON=python3.12] [DATA=FOLDER] [WORKERS=2] [PYTEST_ARGS=...]"
@@ -35,13 +41,14 @@ venv:
 	        "apt-get install python3-venv" >&2; exit 1; fi
 
 setup: venv  ## Set up .venv for pretraining (mmcv without compiled ops)
-	@$(INSTALL) --with speed
+	@echo '-e .[onedl,speed]' | $(INSTALL)
 
 setup-test: venv  ## Set up .venv for tests, detection and segmentation (compiles mmcv once)
-	@$(INSTALL) --ops --with speed,test,downstream,demo,convert,dev
+	@echo '-e .[onedl,speed,downstream,demo,convert,test,dev,build]' | $(INSTALL)
+	@$(PY) tools/build_mmcv.py
 
 demo: venv  ## Pretrain a small SAIM on sample photographs, or on DATA=FOLDER
-	@$(INSTALL) --with speed,demo
+	@echo '-e .[onedl,speed,demo]' | $(INSTALL)
 	@$(PY) tools/demo.py --data "$(DATA)"
 
 demo-transfer: setup-test  ## Pretrain, then classify, detect, segment with and without
@@ -53,22 +60,31 @@ test: setup-test  ## Lint, check types and run all tests
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-fast: venv  ## Run the fast tests
-	@$(INSTALL) --with speed,test,demo,dev
+	@echo '-e .[onedl,speed,demo,test,dev]' | $(INSTALL)
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 test-gpu: setup-test  ## Run the tests that need a GPU; all others hide it
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
 
 lint: venv  ## Check style, formatting and types
-	@$(INSTALL) --with dev
+	@echo '-e .[onedl,dev]' | $(INSTALL)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy saim_mm
 
 format: venv  ## Format the code and mend what ruff can mend
-	@$(INSTALL) --with dev
+	@echo '-e .[onedl,dev]' | $(INSTALL)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# Not of this machine's extra indexes: what is tested has to be there for everybody.
+# Python 3.10 has the oldest versions, and one list for all three keeps results alike.
+pins: venv  ## Choose the tested versions again (PINS_ARGS="--upgrade-package torch")
+	UV_INDEX= UV_FIND_LINKS= $(UV) pip compile pyproject.toml requirements/opencv.txt \
+	    --extra onedl --extra speed --extra downstream --extra demo --extra convert \
+	    --extra test --extra dev --extra build --python-version 3.10 \
+	    --no-annotate --custom-compile-command "make pins" \
+	    --quiet --output-file $(PINS) $(PINS_ARGS)
 
 clean:  ## Remove .venv, builds and caches; keep work_dirs, data and built wheels
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -157,10 +157,14 @@ def without_amp(cfg: Config) -> bool:
     Returns:
         Whether it was there.
     """
-    wrapper = cfg.get("optim_wrapper")
-    if not wrapper or wrapper.get("type") != "AmpOptimWrapper":
+    return wrapper_without_amp(cfg.get("optim_wrapper") or {})
+
+
+def wrapper_without_amp(wrapper: dict[str, Any]) -> bool:
+    """As :func:`without_amp`, of an optimiser wrapper's config."""
+    if wrapper.get("type") != "AmpOptimWrapper":
         return False
-    wrapper.type = "OptimWrapper"
+    wrapper["type"] = "OptimWrapper"
     for option in _AMP_OPTIONS:
         wrapper.pop(option, None)
     return True

@@ -251,6 +251,16 @@ def check_prediction(case: Case, batch: dict[str, Any], results: list[Any]) -> N
             assert result.pred_score.isfinite().all()
 
 
+def check_one_row_of_patches(model: nn.Module, batch: dict[str, Any]) -> None:
+    for shape in [(16, 80), (70, 9)]:
+        image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
+        sample = type(batch["data_samples"][0])()
+        sample.set_metainfo(dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
+        (result,) = predict(model, dict(inputs=[image], data_samples=[sample]))
+        assert result.pred_sem_seg.data.shape == (1, *shape)
+        assert result.seg_logits.data.isfinite().all()
+
+
 def check_loaded(model: nn.Module, checkpoint: Path) -> None:
     """The encoder's tensors are those of the file, all of them."""
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
@@ -281,6 +291,8 @@ def test_saim_in_an_existing_config(
         batch = batch_for(case, cfg)
         step(model, cfg, batch)
         check_prediction(case, batch, predict(model, batch))
+        if case.package == "mmseg":
+            check_one_row_of_patches(model, batch)
 
 
 def test_every_recipe_of_the_document_is_tested() -> None:

@@ -71,7 +71,9 @@ def predict(model: nn.Module, image: torch.Tensor, original: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("path", [RECIPE, WHOLE], ids=["slide", "whole"])
-@pytest.mark.parametrize("shape", [(64, 64), (70, 101), (50, 90), (130, 64)])
+@pytest.mark.parametrize(
+    "shape", [(64, 64), (70, 101), (50, 90), (130, 64), (9, 90), (130, 16), (16, 16)]
+)
 def test_prediction_has_the_size_of_the_original(
     path: Path, shape: tuple[int, int]
 ) -> None:

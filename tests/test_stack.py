@@ -331,3 +331,8 @@ def test_undeclared_import_is_caught(wheel_target, tmp_path):
     result = import_all(target, tmp_path, frozenset({"onedl"}))
     assert result.returncode != 0
     assert "No module named 'pytest'" in result.stderr
+
+
+@pytest.mark.slow
+def test_wheel_says_that_it_has_types(wheel_target):
+    assert (wheel_target / "saim_mm" / "py.typed").is_file()

@@ -36,7 +36,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if not cfg.get("test_dataloader"):
         raise ValueError(
             f"{args.config} has no test_dataloader, so there is nothing to evaluate; "
-            "pretraining is judged by a probe or by fine-tuning."
+            "a pretraining is judged by kNN, a probe or fine-tuning."
         )
     cfg.load_from = args.checkpoint
     if args.show_dir:

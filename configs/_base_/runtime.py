@@ -11,6 +11,7 @@ default_hooks = dict(
     throughput=dict(type="ThroughputHook"),
     # Here and not in custom_hooks, which a config that adds one would replace.
     broken_images=dict(type="BrokenImageHook"),
+    classes=dict(type="CheckClassesHook"),
     exact_resume=dict(type="ExactResumeHook"),
     finite_guard=dict(type="FiniteGuardHook"),
     preemption=dict(type="PreemptionHook"),

@@ -1,5 +1,6 @@
 _base_ = "runtime.py"
 
+custom_imports = dict(imports=["saim_mm", "saim_mm.models.dense.feature2pyramid"])
 default_scope = "mmseg"
 
 default_hooks = dict(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NoReturn
 
 import mmcv
 import mmengine.fileio as fileio
 import numpy as np
 from mmcv.transforms import BaseTransform
+from mmengine.logging import print_log
 
 from ..registry import register
 
+#: What mmseg makes of ids that do not count.
+_IGNORED = 255
+
 
 class LabelMapError(ValueError):
-    """A label map is missing, broken, or holds an id that is no class."""
+    """A label map is missing, broken, or of no use; the message names the file."""
 
 
 @register("transform")
@@ -21,15 +26,20 @@ class CheckLabels(BaseTransform):
     """Stops at a label map that mmseg would trip over, or silently misread.
 
     mmseg names no file when a label map is truncated, fails on an id that is too large
-    somewhere in the loss (on CUDA in a device-side assert) and takes an id of 300 for
-    300 modulo 256. Put this before ``LoadAnnotations``; it looks at the file itself,
-    and changes nothing. Without ``seg_map_path`` (inference) there is nothing to check.
+    somewhere in the loss (on CUDA in a device-side assert), takes an id of 300 for
+    300 modulo 256, and learns nothing from maps without a class (loss 0, accuracy 100).
+    Put this after the image's loading and before ``LoadAnnotations``; it looks at the
+    file itself, and changes nothing. Without ``seg_map_path`` (inference) there is
+    nothing to check.
 
     Args:
         num_classes: Number of classes that the files know: ids 0 to num_classes - 1, or
             with the dataset's ``reduce_zero_label`` 1 to num_classes, and 0.
         ignore_index: The id of pixels that do not count.
         backend_args: Options of the mmengine file backend.
+        max_empty: Stop if none of the first so many maps that a loading process sees
+            holds a class; ``None`` never stops. One such map is a warning. A map of
+            just 0 and 255, black and white, counts as one without class.
     """
 
     def __init__(
@@ -37,19 +47,26 @@ class CheckLabels(BaseTransform):
         num_classes: int,
         ignore_index: int = 255,
         backend_args: dict[str, Any] | None = None,
+        max_empty: int | None = 32,
     ) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes} must be at least 1.")
+        for name, value in (("num_classes", num_classes), ("max_empty", max_empty)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
+        self.max_empty = max_empty
+        self._empty: set[str] = set()
         self.backend_args = backend_args
+        self._looked_at = 0
+        self._seen: set[int] = set()  # classes of the maps so far
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Checks the file at ``results["seg_map_path"]``, and returns ``results``.
 
         Raises:
-            LabelMapError: If it is missing, cannot be decoded, has several channels, or
-                holds an id that is no class.
+            LabelMapError: If it is missing, cannot be decoded, has several channels, is
+                not as large as its image, or holds an id that is no class; and if none
+                of the first ``max_empty`` holds a class.
         """
         path = results.get("seg_map_path")
         if path is None:
@@ -61,19 +78,69 @@ class CheckLabels(BaseTransform):
                 f"has shape {labels.shape}; a label map has one channel that holds "
                 "class ids, not colours",
             )
-        highest = self.num_classes - 1 + bool(results.get("reduce_zero_label"))
-        wrong = labels[(labels > highest) & (labels != self.ignore_index)]
-        if wrong.size:
-            ids = np.unique(wrong)
+        shape = tuple(results.get("ori_shape", labels.shape))
+        if labels.shape != shape:
             _fail(
                 path,
-                f"holds the label id {ids[0]} ({wrong.size} pixels, {len(ids)} ids out "
+                f"has (height, width) {labels.shape} and its image "
+                f"{results.get('img_path')!r} {shape}, as it is loaded (EXIF turns "
+                "it); turn or resize one of them, so that pixels lie on pixels",
+            )
+        reduce = bool(results.get("reduce_zero_label"))
+        ids = _ids(labels)
+        self._check_range(path, labels, ids, reduce)
+        self._check_content(path, ids, reduce, results.get("label_map") or {})
+        return results
+
+    def _check_range(
+        self, path: str, labels: np.ndarray, ids: np.ndarray, reduce: bool
+    ) -> None:
+        highest = self.num_classes - 1 + reduce
+        allowed = np.isin(ids, np.arange(highest + 1)) | (ids == self.ignore_index)
+        wrong = ids[~allowed]
+        if wrong.size:
+            pixels = np.isin(labels, wrong).sum()
+            _fail(
+                path,
+                f"holds the label id {wrong[0]} ({pixels} pixels, {len(wrong)} ids out "
                 f"of range); 0 to {highest} and {self.ignore_index} (ignored) are "
                 f"allowed with num_classes={self.num_classes} and "
-                f"reduce_zero_label={bool(results.get('reduce_zero_label'))}. Mend the "
-                "file, or num_classes of the config",
+                f"reduce_zero_label={reduce}. Mend the file, or num_classes of the "
+                "config",
             )
-        return results
+
+    def _check_content(
+        self, path: str, ids: np.ndarray, reduce: bool, label_map: dict[int, int]
+    ) -> None:
+        """Warns of a map without a class, and stops if there are no others."""
+        classes = (ids[ids != self.ignore_index].astype(int) - reduce).tolist()
+        kept = {label_map.get(i, i) for i in classes if i >= 0} - {_IGNORED}
+        if ids.tolist() == [0, _IGNORED]:
+            kept.clear()
+        text = (
+            f"holds no class, only the ids {ids.tolist()[:5]} with ignore_index="
+            f"{self.ignore_index} and reduce_zero_label={reduce}: there is nothing to "
+            "learn from it. Label maps hold class ids (0, 1, ...), not black and white"
+        )
+        if not kept and path not in self._empty:
+            self._empty.add(path)
+            _warn(f"seg_map_path {path!r} {text}.")
+        self._looked_at += 1
+        self._seen |= kept
+        if self._looked_at != self.max_empty:
+            return
+        if not self._seen:
+            _fail(
+                path,
+                f"{text}. So do all of the first {self.max_empty}: mend them or "
+                "reduce_zero_label, or set max_empty=None of CheckLabels",
+            )
+        if len(self._seen) == 1 and self.num_classes > 1:
+            _warn(
+                f"The first {self.max_empty} label maps hold one class alone, "
+                f"{self._seen} of {self.num_classes} (reduce_zero_label={reduce}); a "
+                "model learns to say nothing else."
+            )
 
     def _load(self, path: str) -> np.ndarray:
         """Decodes as mmseg does, but keeps ids above 255."""
@@ -87,6 +154,17 @@ class CheckLabels(BaseTransform):
         except Exception as error:
             reason = f"{type(error).__name__}: {error}" if content else "empty file"
             _fail(path, f"cannot be decoded ({reason}); restore it")
+
+
+def _ids(labels: np.ndarray) -> np.ndarray:
+    """All ids of a label map, sorted."""
+    if labels.dtype == np.uint8:  # faster than to sort the pixels
+        return np.flatnonzero(np.bincount(labels.ravel(), minlength=1))
+    return np.unique(labels)
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger="current", level=logging.WARNING)
 
 
 def _fail(path: str, reason: str) -> NoReturn:

@@ -133,10 +133,14 @@ class LoadImage(LoadImageFromFile):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Loads the image at ``results["img_path"]`` into ``results``.
 
+        An image that is there already, as mm's inferencers put it, stays as it is.
+
         Raises:
             BrokenImageError: If the file is empty, truncated, or no image.
             OSError: If the file cannot be read.
         """
+        if "img" in results and "img_path" not in results:
+            return results
         path = results["img_path"]
         image = self.decode(self.read(path), path)
         results["img"] = image.astype(np.float32) if self.to_float32 else image

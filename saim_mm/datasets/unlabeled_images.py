@@ -7,12 +7,14 @@ main process names it in the log (:class:`saim_mm.reliability.BrokenImageHook`).
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from mmengine.dataset import Compose
 from mmpretrain.datasets import BaseDataset
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -21,6 +23,7 @@ from ..registry import register
 from ..utils.sample_index import generators_of, seed_from
 from .image_files import IMAGE_SUFFIXES, list_images, read_image_list
 from .load_image import BrokenImageError
+from .seed_sample import SeedSample
 
 #: Lines of a list whose files are looked up when it is read. A wrong prefix shows in
 #: the first; looking up all 1.28 M takes minutes on a network file system.
@@ -39,8 +42,9 @@ class UnlabeledImages(BaseDataset):
     ``"train"``; its class folders are just folders here); and with ``ann_file`` a
     text file of paths relative to the prefix (see :func:`read_image_list`).
 
-    When the first transform of the pipeline, the loader, raises or returns None, the
-    image is broken and the next one upward that loads is served in its place. That
+    When the loader, the first transform of the pipeline but for :class:`SeedSample`,
+    raises or returns None, the image is broken and the next one upward that loads is
+    served in its place. That
     depends on the files alone, so every rank and every resumed run serves the same.
     With :class:`ExactSampler`, the random transforms repeat themselves too: they draw
     from what follows from (seed, epoch, index), whichever process they run in.
@@ -70,7 +74,7 @@ class UnlabeledImages(BaseDataset):
 
     broken: Tensor
 
-    #: Every sample is made from what follows from its index; no transform need do it.
+    #: Every sample is made from what follows from its index; no transform need seed.
     seeds_samples = True
 
     def __init__(
@@ -174,16 +178,31 @@ class UnlabeledImages(BaseDataset):
 
     def _run_pipeline(self, idx: int) -> Any:
         sample = self._load(idx) if self.test_mode else self._load_or_replace(idx)
-        for transform in self.pipeline.transforms[1:]:
-            sample = transform(sample)
-            if sample is None:
-                # mmengine would serve a random other image, which no resumed run or
-                # other rank could repeat.
-                raise RuntimeError(
-                    f"{transform} returned None for image {idx}; only the loader, the "
-                    "first transform, may reject an image"
-                )
+        transforms = self.pipeline.transforms[self._num_loading() :]
+        sample = self._part(transforms)(sample)
+        if sample is None:
+            # mmengine would serve a random other image, which no resumed run or other
+            # rank could repeat.
+            raise RuntimeError(
+                f"One of {transforms} returned None for image {idx}; only the loader, "
+                "the first transform, may reject an image"
+            )
         return sample
+
+    def _num_loading(self) -> int:
+        """Transforms up to the loader: the first one that does not only seed."""
+        seeds_first = isinstance(self.pipeline.transforms[0], SeedSample)
+        return min(1 + seeds_first, len(self.pipeline.transforms))
+
+    def _part(self, transforms: list[Callable]) -> Compose:
+        """The pipeline with some of its transforms.
+
+        Of its own kind: tools that look on, such as mm's ``browse_dataset.py``, put
+        one in its place that keeps what each transform makes.
+        """
+        part = copy.copy(self.pipeline)
+        part.transforms = transforms
+        return part
 
     @property
     def max_broken(self) -> int:
@@ -234,17 +253,18 @@ class UnlabeledImages(BaseDataset):
             )
 
     def _load(self, idx: int) -> dict[str, Any]:
-        loader = self.pipeline.transforms[0]
+        loaders = self.pipeline.transforms[: self._num_loading()]
         info = self.get_data_info(idx)
         path = info["img_path"]
         try:
-            sample = loader(info)
+            sample = self._part(loaders)(info)
         # What a loader raises for a bad file is its own affair (cv2.error, OSError,
         # AssertionError, ...). A loader that always fails soon ends the run anyway.
         except Exception as error:
             raise BrokenImageError(path, _reason(error)) from error
         if sample is None:
-            raise BrokenImageError(path, f"{type(loader).__name__} returned None")
+            name = type(loaders[-1]).__name__
+            raise BrokenImageError(path, f"{name} returned None")
         return sample
 
     def _load_or_replace(self, idx: int) -> dict[str, Any]:

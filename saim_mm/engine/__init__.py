@@ -3,6 +3,7 @@
 # The old import path of what lies in ``reliability`` now; it goes with version 0.3.
 from ..reliability import *  # noqa: F403
 from ..reliability import __all__ as _moved
+from .check_classes_hook import CheckClassesHook
 from .compile_hook import CompileLayersHook
 from .knn_hook import KNNHook
 from .knn_loop import KNNLoop
@@ -11,6 +12,7 @@ from .picture_hook import PictureHook
 from .throughput_hook import ThroughputHook
 
 __all__ = [
+    "CheckClassesHook",
     "CompileLayersHook",
     "KNNHook",
     "KNNLoop",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from ..launch import wrapper_without_amp
 from ..registry import register
 
 #: Name of a parameter -> (its layer, number of layers); 0 is the embedding.
@@ -28,6 +31,8 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
       asked for the layer (``get_layer_depth``), so classifier, detector, segmentor and
       pretraining are alike.
 
+    Without a GPU, mixed precision becomes float32, so that a recipe runs anywhere.
+
     Parameters of equal rate and decay share one group: an optimiser loops over its
     groups, and one group per parameter, MMEngine's default, makes it slow.
 
@@ -39,12 +44,17 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Raises:
         ValueError: If an option is unknown, the rate is out of range, a name of
-            ``no_decay`` fits no parameter, or the model cannot tell its layers.
+            ``no_decay`` fits no parameter, all are frozen, or the model cannot tell its
+            layers.
     """
 
     paramwise_cfg: dict[str, Any]
 
     def _validate_cfg(self) -> None:
+        # Where MMEngine's wrapper would not start at all, whoever builds the run.
+        no_amp = get_device() in ("cpu", "mps")
+        if no_amp and wrapper_without_amp(self.optim_wrapper_cfg):
+            print_log("No CUDA: training in float32.", "current", logging.WARNING)
         unknown = set(self.paramwise_cfg) - set(_OPTIONS)
         if unknown:
             raise ValueError(
@@ -71,9 +81,19 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 and, to be read by people and tests, ``lr_scale``.
             module: The model.
         """
-        trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self._check_names(trainable)
-        depth = None if self.layer_decay_rate == 1 else _layer_depth(module)
+        named = dict(module.named_parameters())
+        # mm's vis_scheduler.py draws the rates of a single convolution.
+        one_layer = len(named) <= 2 and not hasattr(module, "backbone")
+        if not one_layer:
+            self._check_names(named)  # frozen ones too: another run may train them
+        trainable = {n: p for n, p in named.items() if p.requires_grad}
+        if not trainable:
+            raise ValueError(
+                f"Every parameter of {type(module).__name__} is frozen; lower "
+                "frozen_stages."
+            )
+        decays_by_layer = self.layer_decay_rate < 1 and not one_layer
+        depth = _layer_depth(module) if decays_by_layer else None
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for name, param in trainable.items():
             scale = 1.0
@@ -102,7 +122,7 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for ending in self.no_decay:
             if not any(f".{name}".endswith(f".{ending}") for name in params):
                 raise ValueError(
-                    f"no_decay={ending!r} is the end of no trainable parameter's name; "
+                    f"no_decay={ending!r} is the end of no parameter's name; "
                     "drop it or mend the name."
                 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -100,10 +100,14 @@ class _ExactData:
     dataloader: DataLoader
 
     def _prepare(self, loader: DataLoader) -> None:
-        self.sampler = exact_sampler_of(loader)
+        # Something else than a loader, such as the list that mm's vis_scheduler.py puts
+        # in its place, is read from its beginning and cannot be resumed.
+        self._resumable = isinstance(loader, DataLoader)
+        if self._resumable:
+            self.sampler = exact_sampler_of(loader)
         self._from = DataPosition()
         self._pending_microbatches = 0
-        if type(loader.batch_sampler) is not BatchSampler:
+        if self._resumable and type(loader.batch_sampler) is not BatchSampler:
             # A loader refuses to have it set, as iterating may have begun.
             loader.__dict__["batch_sampler"] = _ResumableBatches(loader.batch_sampler)
 
@@ -121,11 +125,17 @@ class _ExactData:
 
     def _resumed_batches(self) -> Iterator[Any]:
         """Repeats what is pending, and reads on from the position."""
+        if not self._resumable:
+            return self._plain_batches()
         pending, self._pending_microbatches = self._pending_microbatches, 0
         batches = self._batches_back(pending)
         if pending:
             self._replay(islice(batches, pending), self._runner.iter - pending)
         return batches
+
+    def _plain_batches(self) -> Iterator[Any]:
+        """What is read without a sampler that could begin elsewhere."""
+        return iter(self.dataloader)
 
     def _replay(self, batches: Iterable[Any], first: int) -> None:
         """Repeats the iterations of an unfinished optimiser step, from ``first`` on.
@@ -264,7 +274,8 @@ class ExactIterLoop(_ExactData, IterBasedTrainLoop):
         )
         self.dataloader = loader
         self._prepare(loader)
-        self.sampler.endless = True
+        if self._resumable:
+            self.sampler.endless = True
 
     def run(self) -> nn.Module:
         """Trains up to ``max_iters``."""
@@ -272,7 +283,8 @@ class ExactIterLoop(_ExactData, IterBasedTrainLoop):
         runner.call_hook("before_train")
         runner.call_hook("before_train_epoch")
         runner.model.train()
-        self.sampler.set_epoch(0)
+        if self._resumable:
+            self.sampler.set_epoch(0)
         self.dataloader_iterator = self._resumed_batches()
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
@@ -282,6 +294,9 @@ class ExactIterLoop(_ExactData, IterBasedTrainLoop):
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
+
+    def _plain_batches(self) -> Iterator[Any]:
+        return chain.from_iterable(repeat(self.dataloader))
 
     def _validate_if_due(self) -> None:
         due = self._iter % self.val_interval == 0 or self._iter == self._max_iters

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 
 def unwrap_model(model: nn.Module) -> Any:
-    """The model inside data parallelism, FSDP or another of MMEngine's wrappers."""
-    return model.module if is_model_wrapper(model) else model
+    """The model inside data parallelism, FSDP or test-time augmentation."""
+    inner: Any = model
+    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
+        inner = inner.module
+    return inner
 
 
 @contextmanager

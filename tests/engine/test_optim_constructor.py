@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmpretrain.registry import MODELS
 from torch import nn
 
@@ -124,8 +124,65 @@ def test_layer_decay_needs_a_backbone_that_tells() -> None:
         group_table(model, layer_decay_rate=0.5)
 
 
+def test_one_convolution_has_no_layers() -> None:
+    """mm's vis_scheduler.py draws the rates of a recipe with nothing else."""
+    table = group_table(
+        nn.Conv2d(1, 1, 1), layer_decay_rate=0.5, no_decay=["cls_token"]
+    )
+    assert set(table) == {"weight", "bias"}
+    with pytest.raises(ValueError, match="cls_token"):
+        group_table(
+            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), no_decay=["cls_token"]
+        )
+
+
+def test_without_a_gpu_there_is_no_mixed_precision() -> None:
+    """MMEngine's wrapper would not even be built."""
+    wrapper = build_optim_wrapper(
+        nn.Linear(2, 2),
+        dict(
+            type="AmpOptimWrapper",
+            loss_scale="dynamic",
+            dtype="float16",
+            constructor="SAIMOptimWrapperConstructor",
+            optimizer=dict(type="AdamW", lr=1e-3),
+        ),
+    )
+    assert type(wrapper) is OptimWrapper
+
+
 def test_frozen_parameters_are_left_out(classifier: nn.Module) -> None:
     classifier.backbone.pos_embed.requires_grad_(False)
     table = group_table(classifier)
     assert "backbone.pos_embed" not in table
     assert torch.is_tensor(classifier.backbone.pos_embed)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.65])
+def test_frozen_stages_and_no_decay(decay: float) -> None:
+    """Names of frozen parameters are no misspellings; misspellings still are."""
+    backbone = dict(
+        type="SAIMViT", arch=ARCH, img_size=32, patch_size=8, frozen_stages=2
+    )
+    head = dict(type="VisionTransformerClsHead", num_classes=5, in_channels=WIDTH)
+    model = MODELS.build(dict(type="ImageClassifier", backbone=backbone, head=head))
+    options = dict(layer_decay_rate=decay)
+    names = ["cls_token", "pos_embed", "layers.0.attn.qkv.weight"]
+    table = group_table(model, no_decay=names, **options)
+    assert table == group_table(model, **options)
+    assert set(table) == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert not any(n.startswith("backbone.layers.1.") for n in table)
+    assert any(n.startswith("backbone.layers.2.") for n in table)
+    with pytest.raises(ValueError, match="pos_embd"):
+        group_table(model, no_decay=["pos_embd"], **options)
+
+
+def test_a_model_that_is_all_frozen(classifier: nn.Module) -> None:
+    with pytest.raises(ValueError, match="Every parameter .* frozen_stages"):
+        group_table(classifier.requires_grad_(False))
+
+
+def test_no_decay_of_what_pretraining_fixes(pretraining_model: nn.Module) -> None:
+    table = group_table(pretraining_model, no_decay=["pos_embed", "cls_token"])
+    assert "backbone.pos_embed" not in table
+    assert table["backbone.cls_token"] == (1.0, 0.0)

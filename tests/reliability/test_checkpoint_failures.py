@@ -211,3 +211,23 @@ def test_limits_of_the_system(public_dir: Path, limit: str) -> None:
     assert Child(save).join() == 33
     assert check_intact(work_dir) == 1
     assert not list(work_dir.glob(".*"))
+
+
+def test_a_failed_write_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hook and the message hub, which the next checkpoint stores, are as before."""
+    runner = build_runner(run_config(tmp_path / "run", checkpoint=KEEP_ONE))
+    hook = prepare_to_save(runner)
+    hook.save_now(runner, 0, 1)
+
+    def known() -> list[Any]:
+        info = dict(runner.message_hub.runtime_info)
+        return [hook.last_ckpt, list(hook.keep_ckpt_ids), info]
+
+    before = known()
+    assert before[2].keys() >= {"last_ckpt", "keep_ckpt_ids"}
+    fail_to_write(monkeypatch, {1}, errno.ENOSPC)
+    with pytest.raises(OSError):
+        hook.save_now(runner, 0, 2)
+    assert known() == before

@@ -210,7 +210,8 @@ def test_slurm_resumes_as_told(tmp_path: Path) -> None:
     assert "auto" not in run.stderr
 
 
-def test_test_tool_says_that_pretraining_has_no_test_set(tmp_path: Path) -> None:
-    run = launch(sys.executable, "tools/test.py", DEBUG, "none.pth")
+def test_test_tool_says_that_there_is_no_test_set() -> None:
+    without = ["--cfg-options", "test_dataloader=None"]
+    run = launch(sys.executable, "tools/test.py", DEBUG, "none.pth", *without)
     assert run.returncode != 0
     assert "has no test_dataloader" in run.stderr

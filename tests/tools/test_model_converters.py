@@ -156,7 +156,7 @@ def test_finetuned_and_back(
 
 def test_a_shared_decoder_of_fewer_layers(convert, tmp_path: Path) -> None:
     """The release does not save how many, so the user says it."""
-    model = random_state(tiny_config(image_size=(12, 12), coupled=True))
+    model = random_state(tiny_config(image_size=(12, 12), tied_decoder=True))
     release = saim_to_release(model, coupled=True).state_dict
     src, dst = tmp_path / "src.pth", tmp_path / "dst.pth"
     write_state_dict(src, release, key="model")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.model import BaseTTAModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -110,3 +111,28 @@ def test_what_wrappers_put_before_all_keys_goes(tmp_path: Path, wrapper: str) ->
     # What precedes some keys only is part of the model.
     write_state_dict(path, {**wrapped, "head.x": torch.zeros(1)})
     assert f"{wrapper}head.fc.bias" in read_state_dict(path)
+
+
+class AverageOfTwo(BaseTTAModel):
+    """Test-time augmentation whose merging does not matter."""
+
+    def merge_preds(self, data_samples_list: Any) -> Any:
+        return [samples[0] for samples in data_samples_list]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_test_time_augmentation_loads_the_model_inside(
+    wrapped: bool, tmp_path: Path
+) -> None:
+    state = {key: tensor + 1 for key, tensor in classifier().state_dict().items()}
+    prefix = "module." if wrapped else ""
+    write_state_dict(tmp_path / "good.pth", {prefix + k: v for k, v in state.items()})
+    write_state_dict(tmp_path / "bad.pth", dict(list(state.items())[1:]))
+    model = AverageOfTwo(classifier())
+    runner = Runner(model, str(tmp_path), default_scope="mmpretrain")
+    runner.register_hook(CompleteLoadHook())
+    runner.load_checkpoint(str(tmp_path / "good.pth"))
+    for key, tensor in model.module.state_dict().items():
+        assert torch.equal(tensor, state[key])
+    with pytest.raises(CheckpointError, match="not a checkpoint of this ImageClass"):
+        runner.load_checkpoint(str(tmp_path / "bad.pth"))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saim_mm.evaluation import judge
+from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.command_line import one_line_errors
 
 
@@ -27,10 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ks, temperature, out = (options.pop(name) for name in ("k", "temperature", "out"))
 
     result = judge.judge_by_knn(judge.frozen_features(**options), ks, temperature)
-    text = json.dumps(result, indent=1)
-    print(text)
+    print(json.dumps(result, indent=1))
     if out:
-        out.write_text(f"{text}\n", encoding="utf-8")
+        write_json(out, result, indent=1)
     return 0
 
 

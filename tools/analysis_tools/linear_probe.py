@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saim_mm.evaluation import ProbeRecipe, judge
+from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.command_line import one_line_errors
 
 
@@ -36,10 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     features = judge.frozen_features(**options)
     result = judge.judge_by_linear_probe(features, ProbeRecipe(*recipe))
-    text = json.dumps(result, indent=1)
-    print(text)
+    print(json.dumps(result, indent=1))
     if out:
-        out.write_text(f"{text}\n", encoding="utf-8")
+        write_json(out, result, indent=1)
     return 0
 
 

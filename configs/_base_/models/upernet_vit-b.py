@@ -27,7 +27,7 @@ model = dict(
         init_cfg=dict(type="Pretrained", checkpoint=None),
     ),
     neck=dict(
-        type="Feature2Pyramid",
+        type="AnySizeFeature2Pyramid",
         embed_dim=768,
         rescales=[4, 2, 1, 0.5],
         norm_cfg=__norm,

@@ -53,7 +53,8 @@ class FourLayerPyramid(BaseModule):
             inputs: Four maps (B, D, h, w), the earliest layer first.
 
         Returns:
-            Maps (B, D, 4h, 4w), (B, D, 2h, 2w), (B, D, h, w) and (B, D, h/2, w/2).
+            Maps (B, D, 4h, 4w), (B, D, 2h, 2w), (B, D, h, w) and (B, D, h/2, w/2);
+            no side gets less than 1.
 
         Raises:
             ValueError: If there are not four.
@@ -144,7 +145,24 @@ def _up4(width: int, middle: int, out: int, norm_cfg: dict[str, Any]) -> nn.Modu
 
 
 def _same_and_half() -> tuple[nn.Module, nn.Module]:
-    return nn.Identity(), nn.MaxPool2d(kernel_size=2, stride=2)
+    return nn.Identity(), Downsample(2)
+
+
+class Downsample(nn.Module):
+    """``nn.MaxPool2d(factor)`` that leaves at least one row and one column.
+
+    Args:
+        factor: Rows, and columns, that become one.
+    """
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, D, h, w) to (B, D, max(h // factor, 1), max(w // factor, 1))."""
+        kernel = [min(self.factor, side) for side in x.shape[-2:]]
+        return F.max_pool2d(x, kernel, stride=self.factor)
 
 
 def _check_count(neck: nn.Module, inputs: Sequence[Tensor], count: int) -> None:
