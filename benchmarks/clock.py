@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+
+from saim_mm.utils.progress_line import ProgressLine
 
 #: A point in time: of the device's own clock with CUDA, else of the host's.
 Mark: TypeAlias = "torch.cuda.Event | float"
@@ -48,6 +51,17 @@ class Clock:
         if isinstance(start, float):
             return end - start
         return start.elapsed_time(end) / 1e3
+
+
+def shown_steps(count: int, what: str = "step") -> Iterator[int]:
+    """Counts from 0, and shows how far that is, on the error output of one process."""
+    line = ProgressLine(sys.stderr)
+    first = int(os.environ.get("RANK", 0)) == 0
+    for number in range(count):
+        if first and line.due():
+            line.show(f"{what} {number + 1}/{count}")
+        yield number
+    line.close()
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:

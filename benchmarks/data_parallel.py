@@ -30,6 +30,7 @@ from saim_mm.reliability import FullyShardedModel
 from saim_mm.reliability.sharding import own_part
 from saim_mm.utils.environment import environment
 
+from .clock import shown_steps
 from .pretrain import build_saim
 
 _DDP = dict(type="MMDistributedDataParallel", broadcast_buffers=False)
@@ -116,7 +117,7 @@ def step_in_turn(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     trials = {name: build(cfg, dict(kind), device) for name, kind in VARIANTS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in trials}
     losses: dict[str, list[float]] = {name: [] for name in trials}
-    for number in range(args.warm_up + args.steps):
+    for number in shown_steps(args.warm_up + args.steps):
         for name, trial in trials.items():
             taken, loss = step(*trial, batch, number)
             losses[name].append(loss)

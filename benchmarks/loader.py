@@ -34,6 +34,8 @@ from saim_mm.datasets.packing import PackOptions, pack_images, psnr
 from saim_mm.datasets.sample_photos import sample_photos
 from saim_mm.utils.environment import environment
 
+from .clock import shown_steps
+
 SIDE = 224
 CROP = dict(scale=SIDE, crop_ratio_range=(0.67, 1.0))
 PACK = dict(type="PackInputs")
@@ -196,7 +198,7 @@ def take_turns(loads: dict[str, Load], count: int, rounds: int) -> dict[str, Any
     """Milliseconds per image in each round, after one that does not count."""
     found: dict[str, list[float]] = {name: [] for name in loads}
     names = list(loads)
-    for turn in range(-1, rounds):
+    for turn in (number - 1 for number in shown_steps(rounds + 1, "round")):
         # Each begins in turn, as what ran before leaves the caches to the next.
         first = turn % len(names)
         for name in names[first:] + names[:first]:

@@ -33,7 +33,14 @@ from saim_mm.utils.environment import environment
 from saim_mm.weights import install_safe_loader
 from saim_mm.weights.load_model import build_model
 
-from .clock import Clock, Mark, measured_peak, most_allocated, resident_bytes
+from .clock import (
+    Clock,
+    Mark,
+    measured_peak,
+    most_allocated,
+    resident_bytes,
+    shown_steps,
+)
 from .trial import Trial, training_loss
 
 _PARTS = ("forward", "backward", "optimiser")
@@ -219,7 +226,7 @@ def step_in_turn(
     """
     clock, waits = Clock(device), []
     first = 0.0
-    for number in range(args.warm_up + args.steps):
+    for number in shown_steps(args.warm_up + args.steps):
         start = clock.mark()
         batch = next(data)
         waits.append((start, clock.mark()))

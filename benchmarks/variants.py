@@ -20,6 +20,7 @@ from mmengine.registry import init_default_scope
 from saim_mm import launch
 from saim_mm.utils.environment import environment
 
+from .clock import shown_steps
 from .trial import OwnProcess, Trial
 
 #: What a variant changes in the model's config.
@@ -113,7 +114,7 @@ def measure(
             stack.callback(trials[name].stop)
         rounds = [
             {name: trial.step() for name, trial in trials.items()}
-            for _ in range(args.warm_up + args.steps)
+            for _ in shown_steps(args.warm_up + args.steps)
         ]
     timed, first, results = rounds[args.warm_up :], next(iter(variants)), []
     for name, trial in trials.items():

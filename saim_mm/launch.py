@@ -19,6 +19,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import init_dist
 from mmengine.runner import Runner
 
+from .utils.loader_options import drop_worker_options
 from .weights.safe_loader import install_safe_loader
 
 #: Options of ``AmpOptimWrapper`` that ``OptimWrapper`` does not know.
@@ -134,6 +135,7 @@ def fit_to_machine(cfg: Config) -> list[str]:
     Returns:
         What will differ from the config's words, a sentence each.
     """
+    drop_worker_options(cfg._cfg_dict)
     cuda = torch.cuda.is_available()
     if world_size() > 1:
         _set_data_parallel(cfg, cuda)

@@ -25,6 +25,9 @@ MODELS = Registry("model", parent=root.MODELS, scope=SCOPE)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optim wrapper constructor", parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE
 )
+PARAM_SCHEDULERS = Registry(
+    "parameter scheduler", parent=root.PARAM_SCHEDULERS, scope=SCOPE
+)
 TRANSFORMS = Registry("transform", parent=root.TRANSFORMS, scope=SCOPE)
 
 _BY_KIND: dict[str, Registry] = {
@@ -36,6 +39,7 @@ _BY_KIND: dict[str, Registry] = {
     "model": MODELS,
     "model_wrapper": MODEL_WRAPPERS,
     "optim_wrapper_constructor": OPTIM_WRAPPER_CONSTRUCTORS,
+    "param_scheduler": PARAM_SCHEDULERS,
     "transform": TRANSFORMS,
 }
 

@@ -18,6 +18,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from saim_mm.weights.safe_loader import uninstall_safe_loader
+
 # Tiny tensors: a second thread costs more than it brings.
 torch.set_num_threads(1)
 
@@ -69,6 +71,13 @@ def runner_names(monkeypatch: pytest.MonkeyPatch) -> None:
         return build(cls, cfg)
 
     monkeypatch.setattr(Runner, "from_cfg", classmethod(from_cfg))
+
+
+@pytest.fixture(autouse=True)
+def loaders_as_they_come() -> Iterator[None]:
+    """Takes back the safe loading that a test's run or tool switched on."""
+    yield
+    uninstall_safe_loader()
 
 
 @pytest.fixture(autouse=True)

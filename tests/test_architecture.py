@@ -68,7 +68,16 @@ def test_the_table_of_hooks() -> None:
     known: dict[str, type[Hook]] = HOOKS.module_dict
     said = {names(hook)[0]: names(priority)[0] for hook, priority, _, _ in table}
     assert said == {name: str(hook.priority) for name, hook in known.items()}
-    levels = ["HIGHEST", "VERY_HIGH", "HIGH", "NORMAL", "LOW", "VERY_LOW", "LOWEST"]
+    levels = [
+        "HIGHEST",
+        "VERY_HIGH",
+        "HIGH",
+        "NORMAL",
+        "BELOW_NORMAL",
+        "LOW",
+        "VERY_LOW",
+        "LOWEST",
+    ]
     assert list(said.values()) == sorted(said.values(), key=levels.index)
 
 

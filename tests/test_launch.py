@@ -157,3 +157,20 @@ def test_no_training_data_stops_the_run() -> None:
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=NoImages()))
     with pytest.raises(ValueError, match="NoImages holds no training image"):
         launch.check_training_data(SimpleNamespace(train_loop=loop))
+
+
+def test_no_workers_is_enough_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a loader stands; other loaders keep their options."""
+    with_workers = dict(num_workers=2, persistent_workers=True, prefetch_factor=4)
+    cfg = make_config()
+    cfg.train_dataloader.update({**with_workers, "num_workers": 0})
+    cfg.val_dataloader = with_workers
+    cfg.custom_hooks = [dict(bank_dataloader={**with_workers, "num_workers": 0})]
+    for cuda in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        launch.fit_to_machine(cfg)
+        for loader in (cfg.train_dataloader, cfg.custom_hooks[0].bank_dataloader):
+            assert loader.persistent_workers is False
+            assert loader.prefetch_factor is None
+        assert cfg.val_dataloader.persistent_workers is True
+        assert cfg.val_dataloader.prefetch_factor == 4

@@ -17,6 +17,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import logging
 import shutil
 import sys
 import time
@@ -29,6 +30,8 @@ from mmengine.runner import Runner
 from saim_mm import launch
 from saim_mm.datasets.sample_photos import sample_photos
 from saim_mm.datasets.small_photos import NoPhotosError, copy_small, find_photos
+from saim_mm.engine import ProgressHook
+from saim_mm.utils.progress_line import ProgressLine
 from saim_mm.utils.run_folder import RunFolderError, run_folder
 from saim_mm.visualization import (
     LossCurve,
@@ -108,8 +111,6 @@ def load_config(args: argparse.Namespace, run_dir: Path, photos: Path) -> Config
     cfg.train_dataloader.dataset.data_root = str(photos)
     if args.max_iters is not None:
         cfg.train_cfg.max_iters = args.max_iters
-        warm_up, cosine = cfg.param_scheduler
-        warm_up.end = cosine.begin = min(warm_up.end, args.max_iters // 2)
     # Of a run of minutes nothing need be saved: Ctrl-C ends it at once.
     cfg.default_hooks.pop("preemption")
     launch.fit_to_machine(cfg)
@@ -145,8 +146,15 @@ def run(args: argparse.Namespace, sources: list[Path], run_dir: Path) -> None:
     photos = run_dir / "photographs"
     collect_photos(sources, photos)
     runner = Runner.from_cfg(load_config(args, run_dir, photos))
+    line = ProgressLine(sys.stdout)
+    if line.terminal:  # one line that changes; the log is in its file
+        runner.register_hook(ProgressHook(line))
+        for handler in runner.logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.WARNING)
     started = time.perf_counter()
     runner.train()
+    line.close()
     seconds = time.perf_counter() - started
     curve = write_results(runner, photos, run_dir)
     for name in RESULTS:

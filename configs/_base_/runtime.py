@@ -4,7 +4,7 @@ default_scope = "mmpretrain"
 default_hooks = dict(
     runtime_info=dict(type="DeferredRuntimeInfoHook"),
     timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=100),
+    logger=dict(type="LiveLoggerHook", interval=100),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="SafeCheckpointHook", interval=10, max_keep_ckpts=3),
     sampler_seed=dict(type="DistSamplerSeedHook"),

@@ -67,10 +67,10 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", eta_min=0.0, by_epoch=False, begin=100),
 ]
 
-# Log: every iteration as it is, with the time that is left.
+# Log: every iteration as it is goes to the curve; of the lines, some.
 log_processor = dict(by_epoch=False, window_size=1)
 default_hooks = dict(
-    logger=dict(interval=1),
+    logger=dict(interval=1, seconds_per_line=5),
     # The last weights only, to go on from; the optimiser's state is twice their size.
     checkpoint=dict(
         by_epoch=False, interval=-1, save_optimizer=False, save_param_scheduler=False

@@ -20,7 +20,9 @@ import cv2
 from mmengine.config import DictAction
 
 from saim_mm.datasets.sample_photos import sample_photos
+from saim_mm.engine import ProgressHook
 from saim_mm.utils.atomic_file import write_json
+from saim_mm.utils.progress_line import ProgressLine
 from saim_mm.utils.run_folder import RunFolderError, run_folder
 from saim_mm.visualization import save_png
 
@@ -116,13 +118,16 @@ class Stopwatch:
     """
 
     def __init__(self, console: TextIO) -> None:
-        self.console = console
+        self.line = ProgressLine(console, seconds=30)
+        #: Shows the steps of a run.
+        self.steps = ProgressHook(self.line)
         #: Name -> seconds that passed, and seconds of CPU time in this process.
         self.seconds: dict[str, list[float]] = {}
 
     def run(self, name: str, work: Callable[..., T], *args: Any, note: str = "") -> T:
         """Calls ``work(*args)``; times of the same name add up."""
-        print(f"{name}{note} ...", end=" ", file=self.console, flush=True)
+        self.steps.what = f"{name}{note} ... "
+        self.line.show(self.steps.what)
         started = time.perf_counter(), time.process_time()
         result = work(*args)
         passed = time.perf_counter() - started[0], time.process_time() - started[1]
@@ -130,7 +135,8 @@ class Stopwatch:
         self.seconds[name] = [
             round(a + b, 2) for a, b in zip(before, passed, strict=True)
         ]
-        print(f"{passed[0]:.0f} s", file=self.console, flush=True)
+        self.line.show(f"{self.steps.what}{passed[0]:.0f} s")
+        self.line.close()
         return result
 
 
@@ -168,7 +174,7 @@ def fine_tune_encoders(
                 folder = data.parent / f"{task.name}_{column.split()[0]}_{seed}"
                 runner = watch.run(
                     task.name, tasks.fine_tune, task, files[i], data, folder, seed,
-                    options, note=f", {column}, seed {seed}",
+                    options, watch.steps, note=f", {column}, seed {seed}",
                 )  # fmt: skip
                 for row, value in tasks.judge(task, runner).items():
                     results.add(row, column, value)
@@ -185,7 +191,7 @@ def run(
     watch.run("making images", make_data, data, photos, args)
     pretrained = watch.run(
         "pretraining", tasks.pretrain, data, run_dir, args.pretrain_options,
-        note=f" (progress in {run_dir / LOG})",
+        watch.steps, note=f" (log in {run_dir / LOG})",
     )  # fmt: skip
     encoders = {
         RANDOM: [

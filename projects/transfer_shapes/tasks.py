@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from saim_mm import launch
@@ -82,11 +83,12 @@ def output_to(log: Path) -> Iterator[None]:
         yield
 
 
-def pretrain(data: Path, folder: Path, options: Options) -> Path:
+def pretrain(data: Path, folder: Path, options: Options, progress: Hook) -> Path:
     """Pretrains SAIM on the unlabelled images; returns the encoder's file."""
     cfg = _load(PRETRAINING, folder, options)
     cfg.train_dataloader.dataset.data_root = str(data / "unlabelled")
     runner = Runner.from_cfg(cfg)
+    runner.register_hook(progress)
     runner.train()
     encoder = folder / "encoder.pth"
     write_state_dict(encoder, saim_to_encoder(runner.model.state_dict()).state_dict)
@@ -124,7 +126,13 @@ def probe(train: Features, val: Features, chosen: list[int], seed: int) -> list[
 
 
 def fine_tune(
-    task: Task, encoder: Path, data: Path, folder: Path, seed: int, options: Options
+    task: Task,
+    encoder: Path,
+    data: Path,
+    folder: Path,
+    seed: int,
+    options: Options,
+    progress: Hook,
 ) -> Runner:
     """Trains all weights of a task's model, from an encoder.
 
@@ -135,6 +143,7 @@ def fine_tune(
     cfg.randomness = dict(seed=seed)
     _set_data(cfg, data, seed)
     runner = Runner.from_cfg(cfg)
+    runner.register_hook(progress)
     runner.train()
     return runner
 

@@ -7,6 +7,7 @@ from .check_classes_hook import CheckClassesHook
 from .compile_hook import CompileLayersHook
 from .knn_hook import KNNHook
 from .knn_loop import KNNLoop
+from .logger_hook import LiveLoggerHook, ProgressHook
 from .optim_constructor import SAIMOptimWrapperConstructor
 from .picture_hook import PictureHook
 from .throughput_hook import ThroughputHook
@@ -16,7 +17,9 @@ __all__ = [
     "CompileLayersHook",
     "KNNHook",
     "KNNLoop",
+    "LiveLoggerHook",
     "PictureHook",
+    "ProgressHook",
     "SAIMOptimWrapperConstructor",
     "ThroughputHook",
     *_moved,

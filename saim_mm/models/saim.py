@@ -210,9 +210,10 @@ class SAIM(BaseSelfSupervisor):
 def _check_image_size(given: tuple[int, ...], built_for: tuple[int, ...]) -> None:
     if given != built_for:
         raise ValueError(
-            f"The images are {given} pixels and the backbone was built for img_size="
-            f"{built_for}; set img_size in the model and the crop in the pipeline to "
-            "the same value."
+            f"The images are {given} pixels (height, width) and the backbone was built "
+            f"for img_size={built_for}. Set model.backbone.img_size={given}, or the "
+            f"size in the pipeline: scale={built_for[::-1]} in LoadRandomResizedCrop "
+            f"and Resize, scale={built_for} in mmpretrain's RandomResizedCrop."
         )
 
 

@@ -17,6 +17,7 @@ from .finite_guard_hook import FiniteGuardHook, NotFiniteError
 from .preemption_hook import PreemptionHook
 from .runtime_info_hook import DeferredRuntimeInfoHook
 from .safe_loader_hook import SafeLoaderHook
+from .schedules import MultiStepShareLR
 from .sharding import FullyShardedModel
 from .sharding_hook import ShardingHook
 from .watchdog_hook import WatchdogHook
@@ -29,6 +30,7 @@ __all__ = [
     "ExactResumeHook",
     "FiniteGuardHook",
     "FullyShardedModel",
+    "MultiStepShareLR",
     "NotFiniteError",
     "PreemptionHook",
     "SafeCheckpointHook",

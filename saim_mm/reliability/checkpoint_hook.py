@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
+import re
 import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import torch
@@ -21,8 +23,9 @@ from mmengine.runner import Runner
 from ..registry import register
 from ..utils.atomic_file import remove_parts, write_atomically
 from ..weights.files import read_torch
-from ..weights.resume import resume_from_newest
+from ..weights.resume import resume_from_newest, why_not_finite
 from ..weights.safe_loader import install_safe_loader
+from .finite_guard_hook import STATE_KEY
 from .verified_backend import VerifiedBackend
 from .weights_only_codec import decode, encode
 
@@ -32,16 +35,8 @@ _REMOTE = ("backend_args", "file_client_args")
 #: What ``CheckpointHook`` keeps in itself and in the message hub about its files.
 _ATTRIBUTES = ("last_ckpt", "keep_ckpt_ids", "best_ckpt_path", "best_ckpt_path_dict")
 _INFO = ("last_ckpt", "keep_ckpt_ids", "best_")
-
-
-class _KeepingBackend(VerifiedBackend):
-    """Shows ``CheckpointHook`` no file, so that it finds none to remove."""
-
-    def isfile(self, filepath: str | Path) -> bool:
-        return False
-
-    def isdir(self, filepath: str | Path) -> bool:
-        return False
+#: What stands for the braces of ``filename_tmpl``: epochs or iterations, or both.
+_STEP = r"\d+(?:_iter_\d+)?"
 
 
 @register("hook")
@@ -53,7 +48,10 @@ class SafeCheckpointHook(CheckpointHook):
       (:mod:`saim_mm.weights.checksum_trailer`);
       :func:`saim_mm.weights.verify_checkpoint` compares it later.
     * Older files go only after that, the previous best one included, and
-      ``last_checkpoint`` never names a file that did not verify.
+      ``last_checkpoint`` never names a file that did not verify. While
+      :class:`FiniteGuardHook` leaves steps out, or a weight is not finite, none goes.
+    * Nothing is removed but regular files of ``filename_tmpl`` in the run's own folder,
+      whatever a checkpoint says.
     * If the disk is full or read-only the log says so, everything good stays, and the
       run goes on or stops.
     * All that is written loads with ``weights_only=True``.
@@ -90,6 +88,8 @@ class SafeCheckpointHook(CheckpointHook):
             )
         super().__init__(backend_args=dict(backend="verified"), **options)
         self.on_write_error = on_write_error
+        self._is_good = True  # what was written or loaded last
+        self._outdated: list[int | str] = []
 
     def before_run(self, runner: Runner) -> None:
         """Makes loading safe; chooses what to go on from, before the runner would."""
@@ -99,19 +99,29 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Prepares the folder; removes what a killed run left half-written."""
+        hub = runner.message_hub
+        known = hub.get_info("keep_ckpt_ids")
+        known = known if isinstance(known, list) else []
+        steps = [s for s in known if re.fullmatch(_STEP, str(s))]
+        hub.update_info("keep_ckpt_ids", list(steps))
         super().before_train(runner)
+        self._find_best_here(runner)
+        if self.max_keep_ckpts > 0:
+            self._remove_outdated(runner, steps[: -self.max_keep_ckpts])
         if is_main_process():
             remove_parts(Path(self.out_dir))
             remove_parts(Path(runner.work_dir))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replaces log histories and the like by plain values."""
+        self._is_good = _is_good(runner, checkpoint)
         plain = encode(checkpoint)
         checkpoint.clear()
         checkpoint.update(plain)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Restores what :meth:`before_save_checkpoint` replaced."""
+        self._is_good = _is_good(runner, checkpoint)
         decode(checkpoint)
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> None:
@@ -150,15 +160,13 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Lets MMEngine write the best one, and removes the previous one afterwards."""
         previous = self._best()
-        backend, self.file_backend = self.file_backend, _KeepingBackend()
         try:
             with self._rolled_back_on_error(runner):
                 super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
             self._report(runner, error, last=False)
-        finally:
-            self.file_backend = backend
-        self._remove(runner, previous - self._best())
+        if self._is_good:
+            self._remove(runner, previous - self._best())
 
     def _write(self, runner: Runner, step: int | str, meta: dict[str, Any]) -> None:
         """Writes one file, then removes those that it makes superfluous."""
@@ -174,7 +182,7 @@ class SafeCheckpointHook(CheckpointHook):
                 backend_args=self.backend_args,
             )
             self._point_to_last(runner)
-        self._remove(runner, {self._path(other) for other in outdated})
+        self._remove_outdated(runner, outdated)
 
     def _register(self, runner: Runner, step: int | str) -> list[int | str]:
         """Counts a file among those kept, before it is written: it says so itself."""
@@ -186,8 +194,15 @@ class SafeCheckpointHook(CheckpointHook):
         self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
         # With the outdated ones: a run that is killed before it removed them does so
         # when it resumes.
-        runner.message_hub.update_info("keep_ckpt_ids", kept)
+        runner.message_hub.update_info("keep_ckpt_ids", [*self._outdated, *kept])
         return kept[: -self.max_keep_ckpts]
+
+    def _remove_outdated(self, runner: Runner, steps: list[int | str]) -> None:
+        """Removes files, or waits until there is a good one in their place."""
+        self._outdated += steps
+        if self._is_good:
+            self._remove(runner, {self._path(step) for step in self._outdated})
+            self._outdated = []
 
     @master_only
     def _point_to_last(self, runner: Runner) -> None:
@@ -197,11 +212,45 @@ class SafeCheckpointHook(CheckpointHook):
 
     @master_only
     def _remove(self, runner: Runner, paths: set[str]) -> None:
-        for path in paths:
+        """Removes files of this run; the only place where a file is removed."""
+        for path in map(Path, paths):
             try:
-                Path(path).unlink(missing_ok=True)
+                if self._is_own(path):
+                    path.unlink()
             except OSError as error:
                 runner.logger.warning(f"{path} could not be removed: {error}")
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether it is a file that this hook writes, directly in its folder.
+
+        What a run is told of its files comes from a checkpoint, which may be a
+        stranger's.
+        """
+        parts = Formatter().parse(self.filename_tmpl)
+        name = "".join(
+            re.escape(text) + (_STEP if field is not None else "")
+            for text, field, _, _ in parts
+        )
+        return (
+            path.parent == Path(self.out_dir)
+            and re.fullmatch(rf"(?:best_.+_)?{name}", path.name) is not None
+            and path.is_file()
+            and not path.is_symlink()
+        )
+
+    def _find_best_here(self, runner: Runner) -> None:
+        """Takes the best files for those of these names in this run's own folder."""
+
+        def here(path: Any) -> str | None:
+            own = Path(self.out_dir) / Path(str(path)).name
+            return str(own) if path and self._is_own(own) else None
+
+        self.best_ckpt_path = here(getattr(self, "best_ckpt_path", None))
+        many = getattr(self, "best_ckpt_path_dict", {})
+        self.best_ckpt_path_dict = {name: here(path) for name, path in many.items()}
+        info = runner.message_hub.runtime_info
+        for name in [n for n in info if n.startswith("best_ckpt")]:
+            runner.message_hub.update_info(name, here(info[name]))
 
     def _report(self, runner: Runner, error: OSError, last: bool) -> None:
         """Says that a file was not written; stops if it must.
@@ -264,3 +313,9 @@ class SafeCheckpointHook(CheckpointHook):
             for name, value in info.items():
                 hub.update_info(name, value)
             raise
+
+
+def _is_good(runner: Runner, checkpoint: dict[str, Any]) -> bool:
+    """Whether its weights are finite, and no steps were being left out."""
+    left_out = checkpoint.get(STATE_KEY, {}).get("in_a_row", 0)
+    return not left_out and why_not_finite(checkpoint, runner.model) is None

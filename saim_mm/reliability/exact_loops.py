@@ -18,8 +18,10 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from ..datasets.exact_sampler import ExactSampler
 from ..registry import register
+from ..utils.loader_options import drop_worker_options
 from ..utils.sample_index import Stream, seed_generators
 from ..utils.splitmix64 import mix64
+from .schedules import fit_warm_ups
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,27 @@ class _ExactData:
         return iter(loader)
 
 
+def _check_epoch(loader: DataLoader, sampler: ExactSampler) -> None:
+    """Refuses an epoch without an iteration.
+
+    Raises:
+        ValueError: If there are fewer images than a batch takes.
+    """
+    if len(loader):
+        return
+    images, processes = len(sampler.dataset), sampler.world_size
+    batch = global_batch_size(loader)
+    remedy = "give more images"
+    if images >= processes:
+        remedy = f"set train_dataloader.batch_size={images // processes} or less"
+    raise ValueError(
+        f"{type(sampler.dataset).__name__} holds {images} images, and a batch takes "
+        f"{batch} ({processes} processes x {batch // processes}): {remedy}, "
+        "train_dataloader.drop_last=False, or an ExactIterLoop, whose batches go from "
+        "one epoch to the next."
+    )
+
+
 @torch.no_grad()
 def _restore_buffers(model: nn.Module, values: Sequence[torch.Tensor]) -> None:
     for buffer, value in zip(model.buffers(), values, strict=True):
@@ -199,10 +222,14 @@ class ExactEpochLoop(_ExactData, EpochBasedTrainLoop):
         val_interval: int = 1,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
+        drop_worker_options(dataloader)
         super().__init__(
             runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals
         )
         self._prepare(self.dataloader)
+        if self._resumable:
+            _check_epoch(self.dataloader, self.sampler)
+        fit_warm_ups(runner, self._max_iters, len(self.dataloader))
 
     def run_epoch(self) -> None:
         """Trains what is left of an epoch."""
@@ -265,6 +292,7 @@ class ExactIterLoop(_ExactData, IterBasedTrainLoop):
         val_interval: int = 1000,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
+        drop_worker_options(dataloader)
         BaseLoop.__init__(self, runner, dataloader)
         loader = self.dataloader
         # Upstream's loop begins to load here, before it is known where to resume.
@@ -274,6 +302,7 @@ class ExactIterLoop(_ExactData, IterBasedTrainLoop):
         )
         self.dataloader = loader
         self._prepare(loader)
+        fit_warm_ups(runner, max_iters, max(len(loader), 1))
         if self._resumable:
             self.sampler.endless = True
 

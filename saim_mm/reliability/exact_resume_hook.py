@@ -7,11 +7,12 @@ from typing import Any
 
 from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch.optim import Optimizer
 
 from ..datasets import ExactSampler, SeedSample
 from ..registry import register
+from ..weights.files import CheckpointError
 from .exact_loops import (
     DataPosition,
     ExactEpochLoop,
@@ -20,11 +21,10 @@ from .exact_loops import (
     seed_training_step,
 )
 from .inner_datasets import with_inner_datasets
+from .resumed_settings import KERNELS, apply_config
 
 #: Where a checkpoint has what :meth:`ExactResumeHook.before_save_checkpoint` writes.
 STATE_KEY = "exact_resume"
-#: What an optimiser stores although it belongs to the machine: its kernel.
-_KERNELS = ("fused", "foreach")
 
 
 @register("hook")
@@ -38,12 +38,20 @@ class ExactResumeHook(Hook):
     Together with :class:`ExactSampler`, :class:`ExactEpochLoop` or
     :class:`ExactIterLoop`, and for datasets other than :class:`UnlabeledImages`,
     :class:`SeedSample`. Without them it seeds the steps and says what is missing.
+
+    Where the config says another rate, decay or schedule than the checkpoint, or is for
+    a run of another length, the config counts (:mod:`.resumed_settings`).
+
+    Args:
+        without_optimizer: Go on, too, from a checkpoint without the optimiser's state.
     """
 
     # Before all that draws random numbers or writes a checkpoint.
     priority = "VERY_HIGH"
 
-    def __init__(self) -> None:
+    def __init__(self, without_optimizer: bool = False) -> None:
+        self.without_optimizer = without_optimizer
+        self._begun = False
         self._loop: ExactEpochLoop | ExactIterLoop | None = None
         self._position = DataPosition()
         self._iteration = 0
@@ -51,21 +59,47 @@ class ExactResumeHook(Hook):
         self._seed = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Keeps what may turn out to be the state of the run that is resumed.
+        """Keeps the state of a run that is resumed, and makes it learn as the config.
 
         The optimiser keeps the kernel that it was built with: another machine may have
         written the checkpoint, with or without a GPU.
+
+        Raises:
+            CheckpointError: If a run is resumed without its optimiser, or with one of
+                another kind.
         """
         self._loaded = checkpoint.get(STATE_KEY)
         optimizer = getattr(runner.optim_wrapper, "optimizer", None)
-        saved = (checkpoint.get("optimizer") or {}).get("param_groups", ())
-        if isinstance(optimizer, Optimizer):  # a config as long as nothing is trained
-            for group in saved:
-                known = group.keys() & optimizer.defaults.keys() & set(_KERNELS)
-                group.update({name: optimizer.defaults[name] for name in known})
+        if not isinstance(optimizer, Optimizer):  # a config as long as nothing trains
+            return
+        for group in (checkpoint.get("optimizer") or {}).get("param_groups", ()):
+            known = group.keys() & optimizer.defaults.keys() & KERNELS
+            group.update({name: optimizer.defaults[name] for name in known})
+        if getattr(runner, "_resume", False) and not self._begun:
+            self._check_optimizer(runner, checkpoint)
+            done = _iterations_done(runner.train_loop, checkpoint)
+            for difference in apply_config(runner, checkpoint, done):
+                runner.logger.warning(f"not an exact resume: {difference}")
+
+    def _check_optimizer(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        if "optimizer" in checkpoint:
+            return
+        lost = (
+            f"{runner._load_from or 'the checkpoint'} holds no state of the optimiser "
+            "(a published file, or one written with save_optimizer=False)"
+        )
+        if not self.without_optimizer:
+            raise CheckpointError(
+                f"{lost}. To go on all the same, with an optimiser that has seen "
+                "nothing, set default_hooks.exact_resume.without_optimizer=True; to "
+                "begin a new run from the weights, load_from=CHECKPOINT without "
+                "resuming."
+            )
+        runner.logger.warning(f"not an exact resume: {lost}; it begins anew")
 
     def before_train(self, runner: Runner) -> None:
         """Sets the loop to where the run goes on, if it goes on."""
+        self._begun = True
         loop = runner.train_loop
         self._iteration = loop.iter
         self._loop = loop if isinstance(loop, (ExactEpochLoop, ExactIterLoop)) else None
@@ -196,9 +230,9 @@ def _differences(saved: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
     if now["global_batch_size"] != saved["global_batch_size"]:
         found.append(
             f"an iteration takes {now['global_batch_size']} images and took "
-            f"{saved['global_batch_size']}. The order of images goes on, but schedules "
-            "count iterations; set batch_size so that processes x batch_size is "
-            f"{saved['global_batch_size']}"
+            f"{saved['global_batch_size']}. The order of images goes on, and in a loop "
+            "of epochs the schedules; else they count iterations. Set batch_size so "
+            f"that processes x batch_size is {saved['global_batch_size']}"
         )
     if now["dataset_length"] != saved["dataset_length"]:
         found.append(
@@ -218,6 +252,17 @@ def _counted_position(loop: ExactEpochLoop | ExactIterLoop) -> DataPosition:
     if isinstance(loop, ExactEpochLoop):
         return DataPosition(loop.epoch)
     return DataPosition(0, loop.iter, loop.iter * global_batch_size(loop.dataloader))
+
+
+def _iterations_done(loop: BaseLoop, checkpoint: dict[str, Any]) -> int:
+    """Iterations that a run has made, had its epochs always been as long as now."""
+    meta, state = checkpoint["meta"], checkpoint.get(STATE_KEY) or {}
+    if not isinstance(loop, EpochBasedTrainLoop):
+        return meta["iter"]
+    done = meta["epoch"] * len(loop.dataloader)
+    if isinstance(loop, ExactEpochLoop) and state.get("iteration") == meta["iter"]:
+        done += state["samples"] // global_batch_size(loop.dataloader)
+    return done
 
 
 def _lacks_seeds(dataset: Any) -> bool:

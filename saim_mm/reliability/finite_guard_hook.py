@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import (
     broadcast_object_list,
     get_rank,
@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ..datasets import SampleIndex
 from ..registry import register
-from ..utils.atomic_file import write_atomically, write_json
+from ..utils.atomic_file import write_json
 from ..utils.model_state import unwrap_model
-from ..weights.resume import find_newest
+from ..weights.files import write_sealed
+from ..weights.resume import find_newest, why_not_finite
 from ..weights.safe_loader import load_from_local
 from .exact_loops import exact_sampler_of
 from .finite_guard import AsyncFlag, FiniteGuard
@@ -94,6 +95,7 @@ class FiniteGuardHook(Hook):
         self._window = _Step([], [], [])
         self._unread: deque[_Step] = deque()
         self._records = 0
+        self._run = uuid.uuid4().hex  # of this run and of those that resume it
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """A resumed run goes on counting."""
@@ -101,13 +103,22 @@ class FiniteGuardHook(Hook):
         self.skipped = state.get("skipped", 0)
         self.in_a_row = state.get("in_a_row", 0)
         self.rolled_back = state.get("rolled_back", False)
+        self._run = state.get("run", self._run)
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the counts."""
+        """Adds the counts, with the steps whose answers are on their way."""
+        skipped, in_a_row = self.skipped, self.in_a_row
+        for step in self._unread:
+            assert step.finite is not None
+            finite = step.finite.read()
+            skipped, in_a_row = (skipped, 0) if finite else (skipped + 1, in_a_row + 1)
         checkpoint[STATE_KEY] = dict(
-            skipped=self.skipped, in_a_row=self.in_a_row, rolled_back=self.rolled_back
+            skipped=skipped,
+            in_a_row=in_a_row,
+            rolled_back=self.rolled_back,
+            run=self._run,
         )
 
     def before_train(self, runner: Runner) -> None:
@@ -183,18 +194,37 @@ class FiniteGuardHook(Hook):
             raise NotFiniteError(f"{summary}. Going back to a checkpoint did not help")
         # One process looks: on a network disk, others may see an older folder, and
         # nothing would bring weights together again that once differ.
-        found = [find_newest(runner.work_dir).path if is_main_process() else None]
+        found: list[Any] = [None]
+        if is_main_process():
+            found[0] = find_newest(
+                runner.work_dir, lambda content: self._why_not_back_to(content, runner)
+            )
         broadcast_object_list(found)
-        newest = found[0]
+        newest = found[0].path
         if newest is None:
-            raise NotFiniteError(f"{summary}. There is no checkpoint to go back to")
-        checkpoint = load_from_local(str(newest), "cpu")
-        load_whole(checkpoint, unwrap_model(runner.model), runner.optim_wrapper)
+            reasons = "".join(f"; {reason}" for reason in found[0].skipped)
+            raise NotFiniteError(
+                f"{summary}. There is no checkpoint to go back to{reasons}"
+            )
+        _load_as_saved(runner, load_from_local(str(newest), "cpu"), self)
         self.rolled_back, self.in_a_row = True, 0
         runner.logger.error(
             f"{summary}. Weights and optimiser are those of {newest} again, the data "
             "go on; the next time the run ends"
         )
+
+    def _why_not_back_to(self, content: dict[str, Any], runner: Runner) -> str | None:
+        """Why a checkpoint is none to go back to: another run's, or not healthy."""
+        state = content.get(STATE_KEY, {})
+        if state.get("run") != self._run:
+            return "it is another run's"
+        if state.get("in_a_row"):
+            return "it was written while steps were left out"
+        own = unwrap_model(runner.model).state_dict()
+        shapes = {name: tensor.shape for name, tensor in own.items()}
+        if {name: t.shape for name, t in content["state_dict"].items()} != shapes:
+            return "it is of another model"
+        return why_not_finite(content, runner.model)
 
     def _write(self, runner: Runner, step: _Step) -> Path:
         """Writes the record of a step that was not made; every process its own."""
@@ -205,7 +235,7 @@ class FiniteGuardHook(Hook):
             weights = f"{name}_weights.pth"
             state = whole_state(unwrap_model(runner.model).state_dict())
             if is_main_process():
-                write_atomically(folder / weights, lambda file: torch.save(state, file))
+                write_sealed(folder / weights, state)
         self._records += 1
         record = dict(
             iterations=step.iterations,
@@ -222,6 +252,22 @@ class FiniteGuardHook(Hook):
         path = folder / f"{name}_rank_{get_rank()}.json"
         write_json(path, record, indent=1, end="")
         return path
+
+
+def _load_as_saved(runner: Runner, checkpoint: dict[str, Any], guard: Hook) -> None:
+    """Takes weights and optimiser from a checkpoint of this run, as resuming would.
+
+    Hooks that put other weights into a checkpoint, such as averaged ones, take out
+    what was in the model, and theirs.
+    """
+    resuming, runner._resume = runner._resume, True
+    try:
+        for hook in runner.hooks:
+            if hook is not guard:  # which goes on counting
+                hook.after_load_checkpoint(runner, checkpoint)
+    finally:
+        runner._resume = resuming
+    load_whole(checkpoint, unwrap_model(runner.model), runner.optim_wrapper)
 
 
 def _describe(samples: Sequence[Any]) -> list[dict[str, Any]]:

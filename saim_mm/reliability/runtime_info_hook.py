@@ -70,19 +70,20 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             or self.end_of_epoch(runner.train_dataloader, batch_idx)
             or self.is_last_train_iter(runner)
         ):
-            self._hand_over(runner)
+            self.hand_over(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Lets no loss be missing from the history that is saved."""
         if self._pending:
-            self._hand_over(runner)
+            self.hand_over(runner)
             checkpoint["message_hub"] = runner.message_hub.state_dict()
 
     def _must_wait(self, value: Any) -> bool:
         """Whether reading a value makes the host wait."""
         return isinstance(value, Tensor) and value.device.type != "cpu"
 
-    def _hand_over(self, runner: Runner) -> None:
+    def hand_over(self, runner: Runner) -> None:
+        """Reads all losses that are kept; the message hub has them then."""
         values = [value for outputs in self._pending for value in outputs.values()]
         # One copy for all; every float is exact as a double.
         tensors = [v.double().squeeze() for v in values if isinstance(v, Tensor)]

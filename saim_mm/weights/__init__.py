@@ -2,7 +2,8 @@
 
 * :mod:`files` reads and writes; nothing in a file is ever executed. :mod:`safe_loader`
   makes that true of all that MMEngine loads, where it is asked to;
-  :mod:`allowed_types` says what a file may hold, and :mod:`old_torch` how torch
+  :mod:`allowed_types` and :mod:`known_types` say what a file may hold,
+  :mod:`numpy_pickles` how numpy's part of it is built, and :mod:`old_torch` how torch
   is told so.
 * :mod:`checksum_trailer` puts a file's SHA-256 into it; :mod:`resume` finds the
   newest good checkpoint of a run.

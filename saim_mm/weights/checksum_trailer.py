@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from .files import CheckpointError
+from .errors import CheckpointError
 
 _END_RECORD = b"PK\x05\x06"  # begins the last 22 bytes of an archive without comment
 _END_LENGTH = 22
@@ -63,7 +63,7 @@ def check_sha256(path: Path) -> bool:
         file.seek(max(0, size - tail_length))
         tail = file.read()
         if not size:
-            raise CheckpointError(f"{path}: the file is empty.")
+            raise CheckpointError(f"{path}: truncated: the file is empty.")
         end, label = tail[:_END_LENGTH], tail[_END_LENGTH:-_DIGEST_LENGTH]
         if not (
             end.startswith(_END_RECORD)
@@ -86,16 +86,21 @@ def check_sha256(path: Path) -> bool:
     return True
 
 
-def check_archive(path: Path) -> None:
-    """Checks the CRC-32 of each record of a ZIP file, which torch does not look at.
+def check_intact(path: Path) -> bool:
+    """Checks a file by its SHA-256, or else by the CRC-32 of each of its records.
 
-    For files without a SHA-256 of ours. Other formats are passed over.
+    Torch looks at neither.
+
+    Returns:
+        True for a ZIP archive, False for another format, which has no checksum.
 
     Raises:
         CheckpointError: If a record is damaged.
     """
+    if check_sha256(path):
+        return True
     if not zipfile.is_zipfile(path):
-        return
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -103,6 +108,7 @@ def check_archive(path: Path) -> None:
         damaged = str(error)
     if damaged is not None:
         raise CheckpointError(f"{path}: damaged: CRC-32 of its record {damaged}.")
+    return True
 
 
 def _is_bare_end(tail: bytes) -> bool:

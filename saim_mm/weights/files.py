@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Mapping
@@ -12,50 +13,13 @@ import torch
 from torch import Tensor
 
 from ..utils.atomic_file import write_atomically
-from .allowed_types import Allowed, allowing, with_trusted
+from .allowed_types import Allowed, allowing
+from .checksum_trailer import check_intact, write_with_sha256
+from .errors import CheckpointError
+from .known_types import known_globals, restore
 
 StateDict = dict[str, Tensor]
-
-
-class CheckpointError(ValueError):
-    """A file or a state dict is not what is needed; the message says what to do."""
-
-
-class _Discarded:
-    """Stands in for what lies beside the weights; takes anything and keeps nothing."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __hash__(self) -> int:
-        return 0
-
-
-# Names found in checkpoints of MMEngine's runner (log history, numpy scalars) and of
-# the authors' release (its command line). None of them is looked up: each becomes a
-# _Discarded, so even `getattr`, by which a pickle names methods, can reach nothing.
-_DISCARDED_NAMES = (
-    "argparse.Namespace",
-    "builtins.getattr",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "pathlib.PosixPath",
-    "pathlib._local.PosixPath",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
-    *(f"numpy.dtypes.{kind}DType" for kind in ("Float32", "Float64", "Int64")),
-)
-
-
-#: The above with their stand-ins.
-DISCARDED = tuple((_Discarded, name) for name in _DISCARDED_NAMES)
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -65,7 +29,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: A file of ``torch.save`` or a ``.safetensors`` file.
 
     Returns:
-        What the file holds. Numpy arrays and log histories are left out of it.
+        What the file holds.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -117,7 +81,20 @@ def weights_of(content: Mapping[str, Any], path: str | Path) -> StateDict:
             "no tensors. Weights must lie under 'state_dict' or 'model', or be the "
             "whole file."
         )
-    return dict(content)
+    return without_wrappers(content)
+
+
+def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes off what ``DataParallel`` and ``torch.compile`` put before all keys."""
+    state = dict(state)
+    while state:
+        wrapper = next(
+            (w for w in _WRAPPERS if all(str(k).startswith(w) for k in state)), ""
+        )
+        if not wrapper:
+            break
+        state = {key.removeprefix(wrapper): value for key, value in state.items()}
+    return state
 
 
 def write_state_dict(
@@ -150,7 +127,7 @@ def write_state_dict(
         content: dict[str, Any] = state if key is None else {key: state}
         if meta is not None:
             content = {"meta": dict(meta), **content}
-        write_atomically(path, lambda file: torch.save(content, file))
+        write_sealed(path, content)
     else:
         raise CheckpointError(
             f"{path}: the suffix {path.suffix!r} names no format; end the name with "
@@ -158,37 +135,64 @@ def write_state_dict(
         )
 
 
+def write_sealed(path: Path, content: Any) -> None:
+    """Writes what ``torch.save`` makes of it, with its checksum, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, lambda file: write_with_sha256(file, buffer.getvalue()))
+
+
 def read_torch(
     path: Path,
     map_location: Any = "cpu",
     known: Allowed | None = None,
     mmap: bool = False,
+    check: bool = True,
 ) -> Any:
     """Reads a file of ``torch.save``; what its pickle names is never looked up.
+
+    The file's checksum is compared, or else those of the ZIP archive.
 
     Args:
         path: The file.
         map_location: As for ``torch.load``.
-        known: What may stand in the file beside tensors and plain values. By default
-            what the user trusts, and names seen in checkpoints, which are all left out
-            of what is returned.
-        mmap: Leave the tensors on the disk until they are used.
+        known: What may stand in the file beside tensors and plain values; by default
+            :func:`known_globals`.
+        mmap: Leave the tensors on the disk until they are used, if the format lets it.
+        check: False for a file whose checksum was compared just now.
 
     Raises:
         CheckpointError: If the file is damaged, is no checkpoint or wants to run code.
     """
+    if check:
+        mmap = check_intact(path) and mmap
     if known is None:
-        known = with_trusted(DISCARDED)
+        known = known_globals()
     try:
         with allowing(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol
-            return torch.load(
+            content = torch.load(
                 str(path), map_location=map_location, weights_only=True, mmap=mmap
             )
+        return restore(content)
     except (PermissionError, MemoryError):
         raise
+    except CheckpointError as error:
+        raise CheckpointError(refused(path, error)) from None
     except Exception as error:  # a damaged file can make the reader raise anything
         raise CheckpointError(explain(path, str(error))) from None
+
+
+def refused(path: str | Path, error: CheckpointError) -> str:
+    """One line for what a sound file holds and may not."""
+    return (
+        f"{path}: refused: it {error}. Save it anew with plain numbers, strings and "
+        "tensors instead."
+    )
 
 
 def explain(path: str | Path, error: str) -> str:

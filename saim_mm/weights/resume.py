@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
-from .checksum_trailer import check_archive, check_sha256
+from ..utils.model_state import unwrap_model
 from .files import CheckpointError, read_torch
-from .safe_loader import known_globals
 
 #: What :meth:`mmengine.runner.Runner.resume` needs.
 _NEEDED = ("meta", "message_hub", "state_dict")
@@ -40,10 +41,35 @@ def verify_checkpoint(path: str | Path) -> None:
         FileNotFoundError: If there is no such file.
         CheckpointError: If it is damaged, no checkpoint, or wants to run code.
     """
-    _read_verified(Path(path))
+    read_torch(Path(path), mmap=True)
 
 
-def find_newest(work_dir: str | Path) -> ResumeCandidate:
+def why_not_finite(content: Mapping[str, Any], model: nn.Module) -> str | None:
+    """Names a parameter of a checkpoint that is not finite, if one is not.
+
+    Args:
+        content: A checkpoint of the model.
+        model: Tells parameters from buffers, which may hold infinities.
+    """
+    state, optimizer = content.get("state_dict", {}), content.get("optimizer") or {}
+    averaged = content.get("ema_state_dict", {})
+    named = [
+        (name, weights.get(key))
+        for name, _ in unwrap_model(model).named_parameters()
+        for weights, key in ((state, name), (averaged, f"module.{name}"))
+    ]
+    for index, values in optimizer.get("state", {}).items():
+        named += [(f"optimizer {key} {index}", v) for key, v in values.items()]
+    for name, tensor in named:
+        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+            return f"{name} is not finite"
+    return None
+
+
+def find_newest(
+    work_dir: str | Path,
+    refuse: Callable[[dict[str, Any]], str | None] = lambda content: None,
+) -> ResumeCandidate:
     """Finds the newest checkpoint of a run that verifies.
 
     Newest is what was written last. Files named ``best_*`` and those without what
@@ -52,6 +78,7 @@ def find_newest(work_dir: str | Path) -> ResumeCandidate:
     Args:
         work_dir: Folder of the run. Its ``last_checkpoint`` may lead to another one,
             that of ``CheckpointHook``'s ``out_dir``.
+        refuse: Says why a checkpoint is not to be taken, or ``None``.
     """
     work_dir, newest = Path(work_dir), ResumeCandidate()
     folders = {work_dir}
@@ -66,13 +93,16 @@ def find_newest(work_dir: str | Path) -> ResumeCandidate:
     }
     for path in sorted(found, key=lambda path: found[path], reverse=True):
         try:
-            content = _read_verified(path)
+            content = read_torch(path, mmap=True)
         except (CheckpointError, OSError) as error:
             newest.skipped.append(str(error))
             continue
         if isinstance(content, dict) and all(key in content for key in _NEEDED):
-            newest.path = path
-            break
+            reason = refuse(content)
+            if reason is None:
+                newest.path = path
+                break
+            newest.skipped.append(f"{path}: {reason}")
     return newest
 
 
@@ -89,7 +119,11 @@ def resume_from_newest(runner: Runner) -> None:
     Raises:
         CheckpointError: If there are checkpoints, and none of them is good.
     """
-    newest = find_newest(runner.work_dir) if is_main_process() else ResumeCandidate()
+    newest = ResumeCandidate()
+    if is_main_process():
+        newest = find_newest(
+            runner.work_dir, lambda content: why_not_finite(content, runner.model)
+        )
     answer: list[Any] = [newest]
     broadcast_object_list(answer)
     newest = answer[0]
@@ -107,11 +141,3 @@ def resume_from_newest(runner: Runner) -> None:
     else:
         runner.logger.info(f"{runner.work_dir} holds no checkpoint yet: starting anew")
         runner._resume = False
-
-
-def _read_verified(path: Path) -> Any:
-    """Checks a file and reads it, all but the tensors where the format allows it."""
-    if check_sha256(path):
-        return read_torch(path, known=(), mmap=True)
-    check_archive(path)
-    return read_torch(path, known=known_globals())

@@ -17,15 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from mmengine.config import ConfigDict
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as loading
 
-from .allowed_types import Allowed, allowing, trust, trust_nothing, with_trusted
-from .checksum_trailer import check_sha256
-from .files import DISCARDED, CheckpointError, explain, read_torch
+from .allowed_types import allowing, trust, trust_nothing
+from .errors import CheckpointError
+from .files import explain, read_torch, refused, without_wrappers
+from .known_types import known_globals, restore
 
 Loader = Callable[..., Any]
 #: Safe loaders, each with the one of MMEngine that it stands for.
@@ -35,49 +34,6 @@ _originals: dict[Loader, Loader] = {}
 _ALLOW_LIST = "get_torch_safe_globals"
 _OWN_LIST = getattr(loading, _ALLOW_LIST, None)
 _FORCE, _FORBID = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-
-
-class _History(HistoryBuffer):
-    """A log history in a pickle, which also brings methods; these are left there."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state.pop("statistics_methods", None)
-        self.__dict__.update(state)
-        self.__class__ = HistoryBuffer
-
-
-#: MMEngine's own. Example: (ConfigDict, "mmengine.config.config.ConfigDict").
-_MMENGINE_TYPES: Allowed = (
-    (_History, "mmengine.logging.history_buffer.HistoryBuffer"),
-    (ConfigDict, "mmengine.config.config.ConfigDict"),
-)
-#: What a numpy array or number is made of, a type for each kind of number or text.
-#: Example: (np.dtypes.Float64DType, "numpy.dtypes.Float64DType").
-_NUMPY_TYPES: Allowed = (
-    (np.dtype, "numpy.dtype"),
-    (np.ndarray, "numpy.ndarray"),
-    *(
-        (kind, f"{kind.__module__}.{kind.__qualname__}")
-        for kind in {type(np.dtype(code)) for code in "?bhilqBHILQefdFDSU"}
-    ),
-)
-#: What numpy's pickles call, which lies elsewhere in each numpy; its own pickles know
-#: where. Example: (scalar, "numpy._core.multiarray.scalar").
-_NUMPY_FUNCTIONS: Allowed = tuple(
-    (example.__reduce__()[0], f"numpy.{core}.multiarray.{name}")
-    for core in ("core", "_core")
-    for name, example in (("_reconstruct", np.zeros(0)), ("scalar", np.float64(0)))
-)
-_KEPT: Allowed = (*_MMENGINE_TYPES, *_NUMPY_TYPES, *_NUMPY_FUNCTIONS)
-
-
-def known_globals() -> Allowed:
-    """What checkpoints of MMEngine may hold beside tensors, and what the user trusts.
-
-    Where the reader for weights alone drops a type that is kept here, it is kept.
-    """
-    kept = {name for _, name in _KEPT}
-    return with_trusted((*_KEPT, *(pair for pair in DISCARDED if pair[1] not in kept)))
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
@@ -100,8 +56,7 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
             f"{filename}: there is no such checkpoint file; give the path of a local "
             "file or an address that begins with https://."
         )
-    check_sha256(path)
-    return _disarm(read_torch(path, map_location, known_globals()), filename)
+    return _disarm(read_torch(path, map_location), filename)
 
 
 def install_safe_loader(allow: Iterable[type | str] = ()) -> None:
@@ -152,7 +107,9 @@ def _forced(loader: Loader) -> Loader:
     def load(filename: str, *args: Any, **options: Any) -> Any:
         try:
             with allowing(known_globals()), _weights_only():
-                return _disarm(loader(filename, *args, **options), filename)
+                return _disarm(restore(loader(filename, *args, **options)), filename)
+        except CheckpointError as error:
+            raise CheckpointError(refused(filename, error)) from None
         except pickle.UnpicklingError as error:
             raise CheckpointError(explain(filename, str(error))) from None
 
@@ -172,7 +129,15 @@ def _weights_only() -> Iterator[None]:
 
 
 def _disarm(content: Any, filename: str) -> Any:
-    """Drops the text that MMEngine's runner would execute on resuming."""
+    """Drops the text that MMEngine's runner would execute on resuming.
+
+    What wrappers put before all keys of the weights goes, too.
+    """
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if isinstance(state, dict) and all(isinstance(key, str) for key in state):
+        plain = without_wrappers(state)
+        if plain.keys() != state.keys():
+            content["state_dict"] = plain
     meta = content.get("meta") if isinstance(content, dict) else None
     if isinstance(meta, dict) and meta.pop("config", None) is not None:
         print_log(

@@ -11,14 +11,12 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..utils.model_state import unwrap_model
-from .files import CheckpointError, weights_of
+from .files import CheckpointError, weights_of, without_wrappers
 from .keymap import describe_foreign
 from .loading import pretrained_config, shown
 
 #: What either side may have alone: statistics of the images, which the config gives.
 MAY_DIFFER = {"data_preprocessor": r"data_preprocessor\."}
-#: As MMEngine does: what ``DistributedDataParallel`` puts before every key.
-_WRAPPED = "module."
 
 
 class CompleteLoadHook(Hook):
@@ -47,14 +45,14 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> 
 
     Args:
         model: The whole model.
-        state: The state dict, with or without ``module.`` before every key.
+        state: The state dict, with or without a wrapper's name before every key.
         path: Where it is from, for the error.
 
     Raises:
         CheckpointError: If a key is missing or unexpected and not in
             :data:`MAY_DIFFER`, or a shape is another. It gives the keys and what to do.
     """
-    state = {key.removeprefix(_WRAPPED): tensor for key, tensor in state.items()}
+    state = without_wrappers(state)
     own = model.state_dict()
     missing, unexpected = _alone(own, state), _alone(state, own)
     if missing or unexpected:

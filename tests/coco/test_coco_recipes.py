@@ -93,7 +93,8 @@ def test_schedule_is_quarter_epoch_of_warm_up_then_half_cosine() -> None:
 
 def test_vitdet_schedule_is_warm_up_and_two_steps() -> None:
     cfg = load(VITDET)
-    total, (first, second) = cfg.train_cfg.max_iters, cfg.param_scheduler[1].milestones
+    total = cfg.train_cfg.max_iters
+    first, second = (round(total * m) for m in cfg.param_scheduler[1].milestones)
     assert (total, first, second) == (184375, 163889, 177546)
     assert total == 100 * 118_000 // 64
     assert (first, second) == (round(total * 8 / 9), round(total * 26 / 27))

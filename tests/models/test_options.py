@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from mmengine.dataset import Compose
 from mmpretrain.registry import MODELS
 from tiny import SMOOTHING, tiny_backbone, tiny_config, tiny_images, tiny_saim
 
@@ -197,7 +203,32 @@ def test_input_of_another_size(size: tuple[int, int]) -> None:
     for call in (model.loss, model.predict_patches):
         with pytest.raises(ValueError) as error:
             call(images)
-        _assert_says(error, [str(size), "img_size=(8, 12)", "crop"])
+        _assert_says(error, [str(size), "img_size=(8, 12)", "Crop"])
+        _assert_says(error, [f"backbone.img_size={size}", "scale=(12, 8)"])
+
+
+@pytest.mark.parametrize(
+    "kind", ["LoadRandomResizedCrop", "Resize", "RandomResizedCrop"]
+)
+def test_remedies_for_another_size_help(kind: str, tmp_path: Path) -> None:
+    """Both are followed to the letter, with images that are not square."""
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros((40, 50, 3), np.uint8))
+
+    def image(scale: tuple[int, int]) -> torch.Tensor:
+        own = kind == "LoadRandomResizedCrop"
+        steps = [] if own else [dict(type="LoadImage")]
+        steps.append(dict(type=kind if own else f"mmpretrain.{kind}", scale=scale))
+        steps.append(dict(type="mmpretrain.PackInputs"))
+        results = Compose(steps)(dict(img_path=str(tmp_path / "image.png")))
+        return results["inputs"][None].float()
+
+    given = image((20, 16))
+    with pytest.raises(ValueError) as error:
+        tiny_saim().loss(given)
+    remedy = str(error.value).partition("Set ")[2]
+    size, first, second = (ast.literal_eval(s) for s in re.findall(r"\(.*?\)", remedy))
+    tiny_saim(image_size=size).loss(given)
+    tiny_saim().loss(image(second if kind == "RandomResizedCrop" else first))
 
 
 @pytest.mark.parametrize("part", ["SAIM", "backbone", "neck", "head", "smoothing"])

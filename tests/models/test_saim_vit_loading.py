@@ -174,7 +174,6 @@ def wrong_layouts() -> dict[str, tuple[Callable[[StateDict], StateDict], str]]:
         "release": (lambda s: saim_to_release(s).state_dict, "official_to_saim.py"),
         "timm": (lambda s: encoder_to_timm(bare(s)).state_dict, "encoder_to_timm.py"),
         "prefix": (lambda s: rename(bare(s), "encoder."), "prefix='encoder.'"),
-        "ddp": (lambda s: rename(s, "module."), "prefix='module.backbone.'"),
         "foreign": (lambda s: {"fc.weight": torch.zeros(1)}, "fc.weight"),
     }
 
@@ -191,6 +190,16 @@ def test_a_wrong_layout_stops_and_names_the_remedy(
     assert remedy in str(refusal.value)
     assert str(path) in str(refusal.value)
     assert "Its keys: " in str(refusal.value)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_wrappers_put_before_all_keys_is_taken_off(
+    pretrained, save, wrapper
+) -> None:
+    wanted = build_from(save(pretrained), None).state_dict()
+    found = build_from(save(rename(pretrained, wrapper)), None).state_dict()
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_a_wrong_prefix_stops(pretrained, save) -> None:

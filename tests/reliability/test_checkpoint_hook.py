@@ -200,3 +200,70 @@ def test_a_checkpoint_of_saim(tmp_path: Path) -> None:
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SafeCheckpointHook(**options)
+
+
+# ---- what a stranger's checkpoint cannot have removed --------------------------------
+
+
+def tell(path: Path, **info: Any) -> None:
+    """Changes what a checkpoint says of its run's files."""
+    content = torch.load(path, weights_only=True)
+    content["message_hub"]["runtime_info"].update(info)
+    torch.save(content, path)
+
+
+def resume(work_dir: Path, path: Path) -> Runner:
+    options = dict(load_from=str(path), resume=True)
+    return train(work_dir, 4, checkpoint=BEST, **options, **validated([0.9]))
+
+
+@pytest.mark.parametrize("key", ["best_ckpt", "keep_ckpt_ids"])
+def test_only_own_files_of_the_template_are_removed(tmp_path: Path, key: str) -> None:
+    run = tmp_path / "run"
+    train(run, 3, checkpoint=BEST, **validated([0.1, 0.2, 0.3]))
+    precious = {
+        "outside": tmp_path / "epoch_1.pth",
+        "another name": run / "notes.pth",
+        "deeper": run / "sub" / "epoch_1.pth",
+        "another's": run / "epoch_x.pth",
+    }
+    for path in precious.values():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    (run / "epoch_1.pth").symlink_to(precious["outside"])
+    shutil.copy(run / "epoch_3.pth", tmp_path / "kept.pth")
+    for given in (*precious.values(), run / "epoch_1.pth", "../epoch_1.pth", "."):
+        path = run / "epoch_3.pth"
+        shutil.copy(tmp_path / "kept.pth", path)
+        ids = [str(given), "../epoch_1", "x", "sub/epoch_1", 1, {}, None, 2, 3]
+        tell(path, **{key: str(given) if key == "best_ckpt" else ids})
+        resume(run, path)
+        assert (run / "epoch_1.pth").is_symlink()
+        assert all(p.read_text() == "mine" for p in precious.values())
+        assert "epoch_4.pth" in names(run)
+
+
+def test_a_copied_run_leaves_the_original_alone(tmp_path: Path) -> None:
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    train(first, 3, checkpoint=BEST, **validated([0.1, 0.2, 0.3]))
+    before = names(first)
+    shutil.copytree(first, copy)
+    resume(copy, copy / "epoch_3.pth")
+    assert names(first) == before
+    # Its own copies are its own: the better one replaces the best of the copy.
+    assert names(copy) == {"epoch_3.pth", "epoch_4.pth", "best_score_epoch_4.pth"}
+
+
+@pytest.mark.parametrize("ids", [7, "epoch", {"a": 1}, None])
+def test_nonsense_about_kept_files_stops_no_run(tmp_path: Path, ids: Any) -> None:
+    train(tmp_path, 3, checkpoint=BEST, **validated([0.1, 0.2, 0.3]))
+    tell(tmp_path / "epoch_3.pth", keep_ckpt_ids=ids)
+    resume(tmp_path, tmp_path / "epoch_3.pth")
+    assert "epoch_4.pth" in names(tmp_path)
+
+
+@pytest.mark.parametrize("template", ["{:05d}.pth", "at {} of [x].pth"])
+def test_templates_of_one_s_own(tmp_path: Path, template: str) -> None:
+    options = dict(interval=1, max_keep_ckpts=1, filename_tmpl=template)
+    train(tmp_path, 3, checkpoint=options)
+    assert names(tmp_path) == {template.format(3)}

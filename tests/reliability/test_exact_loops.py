@@ -105,3 +105,21 @@ def test_steps_draw_from_their_own_seed() -> None:
             assert values[0] == values[1]
             draws.add(values[0])
     assert len(draws) == 16
+
+
+@pytest.mark.parametrize("loop", ["ExactEpochLoop", "ExactIterLoop"])
+def test_no_workers_is_enough_to_say(tmp_path: Path, loop: str) -> None:
+    runner = build(tmp_path / "run", loop, checkpoint=None)
+    runner._train_dataloader.update(persistent_workers=True, prefetch_factor=2)
+    assert len(run(runner)) == (9 if loop == "ExactEpochLoop" else 3)
+
+
+def test_fewer_images_than_a_batch(tmp_path: Path) -> None:
+    """Refused where an epoch would hold no batch; a stream crosses epochs."""
+    options = dict(batch_size=16, images=14)
+    with pytest.raises(ValueError, match=r"14 images.*16 \(1 p.*batch_size=14 or less"):
+        run(build(tmp_path / "refused", **options))
+    run(build(tmp_path / "short", **options, drop_last=False))
+    run(build(tmp_path / "fits", batch_size=14, images=14))
+    seen = run(build(tmp_path / "stream", "ExactIterLoop", **options))
+    assert [len(batch) for _, _, batch in seen] == [16, 16, 16]

@@ -7,6 +7,7 @@ import math
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from exact_runs import (
 )
 from mmengine.config import Config
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from tiny import tiny_config
@@ -36,7 +37,7 @@ from saim_mm.reliability.finite_guard import (
 )
 from saim_mm.reliability.finite_guard_hook import FiniteGuardHook, NotFiniteError
 from saim_mm.reliability.replay import replay
-from saim_mm.weights.resume import ResumeCandidate
+from saim_mm.weights.resume import ResumeCandidate, find_newest, why_not_finite
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,7 +96,13 @@ def poisoned_run(images: str, work_dir: str, options: dict[str, Any]) -> dict[st
     options = {"accumulation": 1, "length": 1, **options}
     poison = {k: options.pop(k) for k in ("where", "at", "rank") if k in options}
     guard = options.pop("guard", {})
+    hooks = {k: options.pop(k) for k in ("average", "checkpoint") if k in options}
     cfg = run_config(images, Path(work_dir), **options)
+    cfg.custom_hooks += [hooks["average"]] if "average" in hooks else []
+    if "checkpoint" in hooks:
+        cfg.default_hooks.checkpoint = dict(
+            type="SafeCheckpointHook", interval=1, by_epoch=False, **hooks["checkpoint"]
+        )
     if guard is not None:
         cfg.default_hooks.finite_guard = dict(type="FiniteGuardHook", **guard)
     if poison:
@@ -107,6 +114,8 @@ def poisoned_run(images: str, work_dir: str, options: dict[str, Any]) -> dict[st
     for hook in runner.hooks:
         if isinstance(hook, Poison):
             run["weights"] = hook.weights
+        if isinstance(hook, EMAHook):
+            run["averaged"] = hook.ema_model.module.state_dict()
         if isinstance(hook, FiniteGuardHook):
             run["counts"] = (hook.skipped, hook.in_a_row, hook.rolled_back)
     return run
@@ -183,6 +192,7 @@ def test_goes_back_to_the_checkpoint_once(images: str, tmp_path: Path) -> None:
     assert run["weights"][5].isfinite().all()
     assert not torch.equal(run["weights"][5], run["weights"][4])
     saved = torch.load(tmp_path / "iter_2.pth", weights_only=False)
+    assert len(saved["finite_guard"].pop("run")) == 32
     assert saved["finite_guard"] == dict(skipped=0, in_a_row=0, rolled_back=False)
 
 
@@ -195,7 +205,7 @@ def test_all_ranks_go_back_to_what_the_first_one_finds(
     monkeypatch.setattr(
         finite_guard_hook,
         "find_newest",
-        lambda folder: find(folder) if get_rank() == 0 else ResumeCandidate(),
+        lambda *args: find(*args) if get_rank() == 0 else ResumeCandidate(),
     )
     options = dict(where="gradient", at=[2, 3], guard=dict(patience=2), ranks=2)
     options["points"] = ["iter_2"]
@@ -222,6 +232,81 @@ def test_ends_where_going_back_does_not_help(
         poisoned_run(images, str(tmp_path), options)
     assert "2 steps in a row" in str(error.value)
     assert str(tmp_path / "not_finite") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind", ["ExponentialMovingAverage", "StochasticWeightAverage"]
+)
+def test_goes_back_to_the_weights_and_not_to_their_average(
+    kind: str, images: str, tmp_path: Path
+) -> None:
+    """A checkpoint has the averaged ones in the model's place."""
+    options = dict(where="gradient", at=[3, 4, 5], guard=dict(patience=3))
+    average = dict(type="EMAHook", ema_type=kind)
+    run = poisoned_run(
+        images, str(tmp_path), dict(average=average, points=["iter_2"], **options)
+    )
+    assert run["counts"] == (3, 0, True)
+    assert torch.equal(run["weights"][5], run["weights"][1])
+    assert not torch.equal(run["weights"][4], run["weights"][1])
+    content = torch.load(tmp_path / "iter_2.pth", weights_only=False)
+    saved, raw = content["state_dict"], content["ema_state_dict"]
+    name = "neck.layers.0.attn.proj.weight"
+    assert torch.equal(run["state"]["model"][name], raw[f"module.{name}"])
+    assert not differing_bytes(
+        run["state"]["optimizer"]["state"], content["optimizer"]["state"]
+    )
+    assert not torch.equal(saved[name], raw[f"module.{name}"])
+
+
+def test_no_file_of_a_streak_replaces_a_good_one(images: str, tmp_path: Path) -> None:
+    options = dict(where="weight", at=[2], guard=dict(patience=3))
+    options["checkpoint"] = dict(max_keep_ckpts=1)
+    run = poisoned_run(images, str(tmp_path), options)
+    assert run["counts"] == (3, 0, True)
+    assert run["weights"][-1].isfinite().all()
+    # The first good one after the streak takes the place of them all.
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"iter_6.pth"}
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_resumes_is_finite_though_a_run_ended_in_a_streak(
+    keep: int, images: str, tmp_path: Path
+) -> None:
+    options = dict(where="weight", at=[3], checkpoint=dict(max_keep_ckpts=keep))
+    run = poisoned_run(images, str(tmp_path), options)
+    assert not run["weights"][-1].isfinite().all()
+    left = {path.name for path in tmp_path.glob("*.pth")}
+    assert left == {f"iter_{n}.pth" for n in range(4 - keep, 7)}
+    assert find_newest(tmp_path).path == tmp_path / "iter_6.pth"
+    model = MODELS.build(tiny_config(num_layers=2, depth=2))
+    newest = find_newest(tmp_path, lambda content: why_not_finite(content, model))
+    assert newest.path == tmp_path / "iter_3.pth"
+    assert "iter_6.pth" in newest.skipped[0] and "is not finite" in newest.skipped[0]
+
+
+@pytest.mark.parametrize("change", ["run", "older", "shape", "infinite"])
+def test_does_not_go_back_to_what_is_not_its_own(
+    change: str, images: str, tmp_path: Path
+) -> None:
+    first = dict(checkpoint=dict(max_keep_ckpts=1))
+    poisoned_run(images, str(tmp_path / "first"), first)
+    content = torch.load(tmp_path / "first/iter_6.pth", weights_only=True)
+    guard = FiniteGuardHook()
+    guard._run = content["finite_guard"]["run"]
+    model = MODELS.build(tiny_config(num_layers=2, depth=2))
+    runner: Any = SimpleNamespace(model=model)
+    assert guard._why_not_back_to(content, runner) is None
+    name = "neck.layers.0.attn.proj.weight"
+    if change == "run":
+        guard._run = "another"
+    elif change == "older":
+        del content["finite_guard"]
+    elif change == "shape":
+        content["state_dict"][name] = content["state_dict"][name][:1]
+    else:
+        content["state_dict"][name][0, 0] = math.inf
+    assert guard._why_not_back_to(content, runner) is not None
 
 
 def replay_step(monkeypatch: pytest.MonkeyPatch, *arguments: Path) -> int:

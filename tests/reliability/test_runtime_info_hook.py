@@ -25,9 +25,9 @@ class Waiting(DeferredRuntimeInfoHook):
     def _must_wait(self, value: Any) -> bool:
         return isinstance(value, Tensor)
 
-    def _hand_over(self, runner: Runner) -> None:
+    def hand_over(self, runner: Runner) -> None:
         self.read_at.append(runner.iter + 1)
-        super()._hand_over(runner)
+        super().hand_over(runner)
 
 
 class Model(nn.Module):

@@ -14,7 +14,7 @@ import torch
 
 from saim_mm.reliability.verified_backend import VerifiedBackend
 from saim_mm.weights import CheckpointError, verify_checkpoint
-from saim_mm.weights.checksum_trailer import check_archive, check_sha256
+from saim_mm.weights.checksum_trailer import check_intact, check_sha256
 
 
 def archive(size: int = 500) -> bytes:
@@ -80,10 +80,10 @@ def test_bit_rot_in_a_foreign_file_is_found(tmp_path: Path) -> None:
     place = data.index(torch.arange(500.0).numpy().tobytes()[400:480])
     data[place] ^= 64
     path.write_bytes(data)
-    check_archive_message = "CRC-32 of its record"
-    with pytest.raises(CheckpointError, match=check_archive_message):
-        check_archive(path)
-    with pytest.raises(CheckpointError, match=check_archive_message):
+    check_intact_message = "CRC-32 of its record"
+    with pytest.raises(CheckpointError, match=check_intact_message):
+        check_intact(path)
+    with pytest.raises(CheckpointError, match=check_intact_message):
         verify_checkpoint(path)
 
 

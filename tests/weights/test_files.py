@@ -17,6 +17,8 @@ from release_states import assert_same, release_state
 
 from saim_mm import checkpoint
 from saim_mm.weights import CheckpointError
+from saim_mm.weights.checksum_trailer import check_sha256
+from saim_mm.weights.safe_loader import load_from_local
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3).T, "b": torch.ones(2).bfloat16()}
 
@@ -146,3 +148,35 @@ def test_a_broken_safetensors_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"0123456789")
     with pytest.raises(CheckpointError, match="x.safetensors: truncated"):
         checkpoint.read_state_dict(tmp_path / "x.safetensors")
+
+
+def load_anyhow(path: Path, way: str) -> None:
+    if way == "read":
+        checkpoint.read_state_dict(path)
+    elif way == "verify":
+        checkpoint.verify_checkpoint(path)
+    else:
+        load_from_local(str(path))
+
+
+@pytest.mark.parametrize("way", ["read", "verify", "load_from"])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_flipped_bit_is_found_on_every_way(
+    tmp_path: Path, way: str, sealed: bool
+) -> None:
+    """Every file of ours is sealed; of others' the archive's checksums count."""
+    state = {"w": torch.ones(500), "v": torch.zeros(500)}
+    path = tmp_path / "x.pth"
+    if sealed:
+        checkpoint.write_state_dict(path, state)
+        assert check_sha256(path)
+    else:
+        torch.save({"state_dict": state}, path)
+    load_anyhow(path, way)
+    data = path.read_bytes()
+    for value in (b"\x00\x00\x80\x3f" * 20, b"\0" * 200):
+        flipped = bytearray(data)
+        flipped[data.index(value) + 42] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="x.pth: damaged"):
+            load_anyhow(path, way)

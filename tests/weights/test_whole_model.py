@@ -14,7 +14,8 @@ from mmpretrain.registry import MODELS
 from tiny import tiny_backbone, tiny_saim
 from torch import Tensor, nn
 
-from saim_mm.weights import CheckpointError, write_state_dict
+from saim_mm.weights import CheckpointError, read_state_dict, write_state_dict
+from saim_mm.weights.safe_loader import load_from_local
 from saim_mm.weights.whole_model import (
     CompleteLoadHook,
     check_complete,
@@ -96,6 +97,20 @@ def test_a_resumed_model_needs_no_pretrained_file(file: str | None) -> None:
     assert forget_pretrained(model) == ["backbone"]
     model.init_weights()
     assert forget_pretrained(model) == []
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_wrappers_put_before_all_keys_goes(tmp_path: Path, wrapper: str) -> None:
+    model, path = classifier(), tmp_path / "x.pth"
+    state = {key: value + 1 for key, value in model.state_dict().items()}
+    wrapped = {f"{wrapper}{key}": value for key, value in state.items()}
+    check_complete(model, wrapped, "x.pth")
+    write_state_dict(path, wrapped)
+    assert read_state_dict(path).keys() == state.keys()
+    assert load_from_local(str(path))["state_dict"].keys() == state.keys()
+    # What precedes some keys only is part of the model.
+    write_state_dict(path, {**wrapped, "head.x": torch.zeros(1)})
+    assert f"{wrapper}head.fc.bias" in read_state_dict(path)
 
 
 class AverageOfTwo(BaseTTAModel):

@@ -1,4 +1,5 @@
 # Table 6. The cosine ends where train_cfg.max_epochs says: Runner fills in its `end`.
+# A run too short for the warm-up has one of half its length: docs/reliable_training.md.
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     loss_scale="dynamic",

@@ -1,5 +1,5 @@
 # ViTDet's schedule, in iterations as its authors give it: 100 epochs of 118,000 images,
-# with steps at 8/9 and 26/27 of them.
+# with steps at 8/9 and 26/27 of whatever max_iters says (here 163,889 and 177,546).
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     loss_scale="dynamic",
@@ -13,9 +13,9 @@ auto_scale_lr = dict(base_batch_size=64)
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=250),
     dict(
-        type="MultiStepLR",
+        type="MultiStepShareLR",
         by_epoch=False,
-        milestones=[163889, 177546],
+        milestones=[8 / 9, 26 / 27],
         gamma=0.1,
     ),
 ]
