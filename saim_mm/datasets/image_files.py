@@ -14,8 +14,7 @@ from typing import BinaryIO
 from mmengine.logging import print_log
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff",
-    ".ppm", ".pgm",
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
 )  # fmt: skip
 _WARNING = logging.WARNING
 
@@ -101,7 +100,10 @@ def describe_left_out(others: Counter[str]) -> str:
 def warn_of_left_out(folder: str, images: int, others: Counter[str]) -> None:
     """Logs what :func:`list_images` left out, if it did."""
     if others:
-        text = f"{folder!r}: {images} images; {describe_left_out(others)}"
+        text = (
+            f"{folder!r}: {images} images; {describe_left_out(others)}. To use images "
+            "among them, rename them or name their suffixes in the dataset's extensions"
+        )
         print_log(text, "current", _WARNING)
 
 

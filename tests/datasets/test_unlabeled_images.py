@@ -53,16 +53,16 @@ def test_what_is_left_out_is_said(
         image_files, "print_log", lambda text, *_, **__: logged.append(text)
     )
     for index in range(3):
-        write(tmp_path / f"{index}.avif")
+        write(tmp_path / f"{index}.jfif")
         write(tmp_path / f"IMG{index}")
         write(tmp_path / f"frame.{index:04d}")
-    for kept in ("a.JFIF", "b.jpe"):
+    for kept in ("a.JPG", "b.jpeg"):
         write(tmp_path / kept)
     write(tmp_path / os.fsdecode(b"c.\xff\n"))
-    assert names(UnlabeledImages(str(tmp_path))) == ["a.JFIF", "b.jpe"]
+    assert names(UnlabeledImages(str(tmp_path))) == ["a.JPG", "b.jpeg"]
     (line,) = logged
     assert "2 images; 10 left out" in line and "\n" not in line
-    for part in ("3 .avif", "3 without a suffix", "4 of other suffixes"):
+    for part in ("3 .jfif", "3 without a suffix", "4 of other suffixes"):
         assert part in line
     logged.clear()
     everything = UnlabeledImages(str(tmp_path), pipeline=LOAD, extensions=[""])
