@@ -171,6 +171,17 @@ def test_loader_that_returns_none_means_broken(tmp_path: Path) -> None:
     assert "LoadImageFromFile returned None" in dataset.describe_broken(1)
 
 
+def test_the_loader_may_come_after_seed_sample(tmp_path: Path) -> None:
+    """As in other pipelines; a broken image is replaced and named all the same."""
+    folder_with_broken(tmp_path, 3, {1})
+    dataset = UnlabeledImages(str(tmp_path), pipeline=[dict(type="SeedSample"), *LOAD])
+    plain = UnlabeledImages(str(tmp_path), pipeline=LOAD)
+    dataset.max_broken_share = plain.max_broken_share = 0.5
+    for index in range(3):
+        assert width(dataset[index]) == width(plain[index])
+    assert dataset.broken_indices() == plain.broken_indices() == [1]
+
+
 def test_no_pipeline_gives_the_paths(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", b"")
     assert UnlabeledImages(str(tmp_path))[0] == dict(

@@ -443,6 +443,20 @@ def test_replaced_image_keeps_the_order_that_was_asked_for() -> None:
     assert asked != _loss(model, images, data_samples=_drawn([5]))
 
 
+def test_query_ranks_follow_from_the_first_sample() -> None:
+    """By a stream of their own: otherwise they would hang on the order's numbers."""
+    model = tiny_saim(query_share=0.5)
+    images = tiny_images(model, 3)
+    plan = model.plan(images, _drawn([4, 0, 9]))
+    first = [SampleIndex(4, 0, 0)]
+    key = keys_of(first, Stream.QUERY_STEPS, CPU)
+    assert torch.equal(plan.query_ranks, model.order_sampler.draw_ranks(CPU, key=key))
+    again = model.plan(images, _drawn([4, 8, 7]))
+    assert torch.equal(again.query_ranks, plan.query_ranks)
+    draws = [model.plan(images, _drawn([i, 0, 9])).query_ranks for i in range(20)]
+    assert len({tuple(ranks.tolist()) for ranks in draws}) > 5
+
+
 def test_query_steps_follow_from_the_first_sample() -> None:
     model = tiny_saim(query_share=0.5)
     images = tiny_images(model, 3)
