@@ -1,6 +1,6 @@
 """Floating-point operations of a SAIM model, in closed form, and what GPUs can do.
 
-Symbols: N patches, K of them predicted, L = 1 + N content tokens, D channels.
+Everything follows from the plans that can be drawn; of several, the mean counts.
 
 One multiply-add is two operations. Only matrix products and convolutions count, and
 attention counts whole, though a causal kernel skips half of it: that is what others
@@ -12,12 +12,14 @@ second, uncompiled model, and the head's autocast cannot run on the meta device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import torch
 from torch import nn
 
-from ..models import SAIM
+from ..models import SAIM, Plan
 from ..models.layers import AttentionBlock
+from ..models.order import Scope
 from ..models.saim_head import GaussianBlur
 
 #: Dense 16-bit matrix products in TFLOP/s, from the makers' data sheets. The first
@@ -98,19 +100,55 @@ def saim_flops(model: SAIM) -> Flops:
 
     Args:
         model: Any SAIM model; its weights may be on the meta device.
+
+    Returns:
+        Whole numbers; the mean over the model's scopes, if it has several.
     """
-    patches = model.order_sampler.num_patches
-    tokens = 1 + patches
-    # Without decoder the encoder's own output predicts, at every patch.
-    asked = max(1, round(model.order_sampler.query_share * patches))
-    content = sum(_layer(x, tokens, tokens) for x in model.backbone.layers)
+    scopes = model.order_sampler.scopes
+    total = sum(scope.weight for scope in scopes)
+    each = [(scope.weight, scope_flops(model, scope)) for scope in scopes]
+    names = [field.name for field in fields(Flops)]
+    return Flops(
+        **{
+            name: round(sum(weight * getattr(x, name) for weight, x in each) / total)
+            for name in names
+        }
+    )
+
+
+def scope_flops(model: SAIM, scope: Scope) -> Flops:
+    """As :func:`saim_flops`, for one of the model's scopes."""
+    family, start = model.order_sampler, scope.allowed.start
+    order = torch.arange(family.num_patches, device="cpu")[None]
+    ranks: range | torch.Tensor = scope.allowed
+    if scope.asked < len(scope.allowed):
+        ranks = torch.arange(start, start + scope.asked, device="cpu")
+    plan = family.plan_of(order, ranks, scope.read, scope.prefix, start)
+    return _plan_flops(model, plan, scope.asked)
+
+
+def _plan_flops(model: SAIM, plan: Plan, asked: int) -> Flops:
+    tokens, memory = plan.extra_tokens + plan.num_read, plan.memory_tokens
+    embedding = model.backbone.patch_embed.projection.weight.numel()
     to_pixels = _linears(model.head.projector.to_pixels)
     return Flops(
-        embedding=2 * patches * model.backbone.patch_embed.projection.weight.numel(),
-        content=content,
-        query=sum(_layer(x, asked, patches) for x in _decoder(model)),
+        embedding=2 * plan.num_read * embedding,
+        content=sum(
+            _layer(x, tokens, tokens, tokens**2 + plan.content_mask.prefix**2)
+            for x in model.backbone.layers
+        ),
+        query=sum(
+            # Under a causal mask as many rows are scored as there are columns.
+            _layer(
+                x,
+                asked,
+                memory,
+                (memory if plan.memory_mask.is_causal else asked) * memory,
+            )
+            for x in _decoder(model)
+        ),
         projector=2 * asked * to_pixels
-        + sum(_layer(x, asked, asked) for x in model.head.projector.layers),
+        + sum(_layer(x, asked, asked, asked**2) for x in model.head.projector.layers),
         target=_blur(model),
     )
 
@@ -123,13 +161,12 @@ def _decoder(model: SAIM) -> list[AttentionBlock]:
     return list(model.backbone.layers[stride - 1 :: stride])
 
 
-def _layer(layer: AttentionBlock, attending: int, attended: int) -> int:
+def _layer(layer: AttentionBlock, attending: int, attended: int, scores: int) -> int:
     """Attention of some tokens to others, and the feed-forward network."""
     width = layer.attn.embed_dims
     query_key_value = (attending + 2 * attended) * width**2
-    scores_and_sum = 2 * attending * attended * width
     rest = attending * (width**2 + _linears(layer.ffn))
-    return 2 * (query_key_value + scores_and_sum + rest)
+    return 2 * (query_key_value + 2 * scores * width + rest)
 
 
 def _linears(module: nn.Module) -> int:

@@ -4,6 +4,7 @@ from .baselines.simmim_vit import SimMIMViT
 from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 from .order import OrderSampler, PatchOrder, Plan
+from .reading import CutReading, FixedReading, PrefixReading, StrataReading
 from .saim import SAIM
 from .saim_head import SAIMHead
 from .saim_neck import SAIMNeck
@@ -11,14 +12,18 @@ from .saim_vit import SAIMViT
 
 __all__ = [
     "SAIM",
+    "CutReading",
+    "FixedReading",
     "FourLayerPyramid",
     "OrderSampler",
     "PatchOrder",
     "Plan",
+    "PrefixReading",
     "SAIMHead",
     "SAIMNeck",
     "SAIMViT",
     "SimMIMViT",
     "SimpleFeaturePyramid",
+    "StrataReading",
     "SyncBNOrBN",
 ]

@@ -43,6 +43,8 @@ class SAIM(BaseSelfSupervisor):
             (0, 1], drawn anew each time. The queries of a layer do not see each other,
             so the loss stays an unbiased estimate, at a cost that falls with the share.
             1 is the paper.
+        reading: How much of an order is read and what is asked for, one of
+            :mod:`saim_mm.models.reading`; by default all is read (the paper).
         data_preprocessor: By default mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg: Initialisation config.
 
@@ -60,6 +62,7 @@ class SAIM(BaseSelfSupervisor):
         order: OrderKind = "stochastic",
         segment_size: tuple[int, int] | None = None,
         query_share: float = 1.0,
+        reading: dict[str, Any] | None = None,
         data_preprocessor: ModuleConfig | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -97,9 +100,10 @@ class SAIM(BaseSelfSupervisor):
             segment_size,
             query_share,
             backbone.num_extra_tokens,
+            None if reading is None else MODELS.build(reading),
         )
         _check_depth(self.neck.depth, backbone.num_layers, order)
-        _check_query_share(query_share, self.neck.depth, self.head)
+        _check_scopes(self.order_sampler, self.neck.depth, self.head)
         # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
         backbone.pos_embed.requires_grad_(False)
 
@@ -253,11 +257,6 @@ def _check_backbone(backbone: BaseModule) -> None:
             f"SAIM needs a SAIMViT backbone, not {type(backbone).__name__}; set "
             "backbone=dict(type='SAIMViT', ...)."
         )
-    if not backbone.with_cls_token:
-        raise ValueError(
-            "SAIM needs with_cls_token=True: the class token is what the first patch "
-            "of an order is predicted from."
-        )
     if backbone.final_norm or backbone.out_type == "avg_featmap":
         raise ValueError(
             f"SAIMViT has final_norm={backbone.final_norm} and out_type="
@@ -291,11 +290,21 @@ def _check_depth(depth: int, num_layers: int, order: OrderKind) -> None:
         )
 
 
-def _check_query_share(share: float, depth: int, head: BaseModule) -> None:
-    """Refuses a share that would change the loss."""
-    if share < 1 and (depth == 0 or len(head.projector.layers)):
+def _check_scopes(family: OrderSampler, depth: int, head: BaseModule) -> None:
+    """Refuses to ask for what has no context, or for a part that changes the loss."""
+    scopes, total = family.scopes, family.num_patches
+    if not family.extra_tokens and any(not scope.allowed.start for scope in scopes):
         raise ValueError(
-            f"query_share={share} needs a decoder and a projector whose queries do not "
-            "see each other; set neck.depth>=1 and projector='mlp' or 'linear', or "
+            "SAIM needs with_cls_token=True: the class token is what the first patch "
+            "of an order is predicted from, unless a reading asks after a prefix."
+        )
+    # A subset of ranks needs queries; the encoder's own tokens are all there.
+    drawn = any(scope.asked < len(scope.allowed) for scope in scopes)
+    part = any(scope.asked < total for scope in scopes)
+    if (drawn and depth == 0) or (part and len(head.projector.layers)):
+        raise ValueError(
+            f"query_share={scopes[0].asked / total:g}, or a reading that asks for a "
+            "part, needs a decoder and a projector whose queries do not see each "
+            "other; set neck.depth>=1 and projector='mlp' or 'linear', or "
             "query_share=1."
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import ModuleList
 from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
@@ -17,6 +18,7 @@ from ..weights.position import fit_position_embedding
 from .dense.windows import RelativePositionBias, Windows
 from .layers import AttentionBlock, init_like_official
 from .order import Plan, sort_tokens
+from .saim_head import patchify
 
 
 class Content(NamedTuple):
@@ -172,7 +174,7 @@ class SAIMViT(VisionTransformer):
         if plan is None:
             dense = self.window_size or self.rel_pos_bias_global
             return self._forward_windowed(x) if dense else super().forward(x)
-        x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, plan.read)))
+        x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, plan)))
         embeddings, states = x, []
         for layer in self.layers:
             # By position: MMEngine's activation checkpointing passes no keywords.
@@ -194,21 +196,37 @@ class SAIMViT(VisionTransformer):
         outs = []
         for i, layer in enumerate(self.layers):
             if windows is None or i in self.global_attn_indexes:
-                x = layer(x, None, None, False, overall)
+                x = layer(x, None, None, False, 0, overall)
             else:
-                x = layer(x, None, None, False, within, windows)
+                x = layer(x, None, None, False, 0, within, windows)
             if self.final_norm and i == self.num_layers - 1:
                 x = self.ln1(x)
             if i in self.out_indices:
                 outs.append(self._format_output(x, grid))
         return tuple(outs)
 
-    def _embed_sorted(self, x: Tensor, read: Tensor) -> Tensor:
-        """Class token, then what is read, embedded and sorted: (B, 1 + R, D)."""
-        patches, _ = self.patch_embed(x)
-        cls = self.cls_token + self.pos_embed[:, :1]
-        patches = sort_tokens(patches + self.pos_embed[:, 1:], read)
+    def _embed_sorted(self, x: Tensor, plan: Plan) -> Tensor:
+        """Class token, then what is read, embedded and sorted: (B, E + R, D)."""
+        extra = self.num_extra_tokens
+        positions = self.pos_embed[:, extra:]
+        if plan.num_read < positions.shape[1]:
+            patches = self._embed_patches(x, plan.read)
+            patches = patches + sort_tokens(positions, plan.read)
+        else:
+            patches = sort_tokens(self.patch_embed(x)[0] + positions, plan.read)
+        if not extra:
+            return patches
+        cls = self.cls_token + self.pos_embed[:, :extra]
         return torch.cat([cls.expand(len(x), -1, -1), patches], dim=1)
+
+    def _embed_patches(self, x: Tensor, read: Tensor) -> Tensor:
+        """``patch_embed`` of some patches only: (B, R, D), sorted."""
+        projection = self.patch_embed.projection
+        pixels = sort_tokens(patchify(x, projection.kernel_size), read)
+        weight = projection.weight.permute(0, 2, 3, 1).flatten(1)
+        patches = F.linear(pixels, weight, projection.bias)
+        norm = self.patch_embed.norm
+        return patches if norm is None else norm(patches)
 
 
 def _bias(table: RelativePositionBias | None, grid: tuple[int, int]) -> Tensor | None:

@@ -55,6 +55,7 @@ def tiny_config(
     norm_pix: bool = True,
     smoothing: dict[str, Any] | None = SMOOTHING,
     query_share: float = 1.0,
+    reading: dict[str, Any] | None = None,
     **backbone: Any,
 ) -> dict[str, Any]:
     """Config of a small ``SAIM``: 2 x 3 patches, 4 layers, 16 channels.
@@ -69,6 +70,7 @@ def tiny_config(
         norm_pix: As for ``SAIMHead``.
         smoothing: As for ``SAIMHead``.
         query_share: As for ``SAIM``.
+        reading: As for ``SAIM``.
         **backbone: As for :func:`tiny_backbone`.
 
     Returns:
@@ -88,6 +90,7 @@ def tiny_config(
         order=order,
         segment_size=segment_size,
         query_share=query_share,
+        reading=reading,
     )
 
 
