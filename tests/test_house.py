@@ -35,6 +35,7 @@ METHOD_NEEDS = {"torch", "mmengine", "mmcv", "mmpretrain", "utils", "weights"}
 METHOD = (
     "saim", "order", "reading", "layers", "saim_vit", "saim_neck", "saim_head"
 )  # fmt: skip
+STANDARD = {"__future__", "collections", "dataclasses", "inspect", "math", "typing"}
 SOURCES = [
     path
     for folder in ("saim_mm", "projects", "tools", "benchmarks")
@@ -116,7 +117,7 @@ def test_the_method_needs_little(name: str) -> None:
     for number, imported in imports(path):
         top = imported.split(".")[0]
         needed = room_of(imported) if top == "saim_mm" else top
-        standard = top in ("__future__", "collections", "dataclasses", "math", "typing")
+        standard = top in STANDARD
         assert standard or needed in allowed, f"{path}:{number} imports {imported}"
 
 

@@ -128,6 +128,7 @@ def scope_flops(model: SAIM, scope: Scope) -> Flops:
 
 
 def _plan_flops(model: SAIM, plan: Plan, asked: int) -> Flops:
+    mix = model.neck.mix
     tokens, memory = plan.extra_tokens + plan.num_read, plan.memory_tokens
     embedding = model.backbone.patch_embed.projection.weight.numel()
     to_pixels = _linears(model.head.projector.to_pixels)
@@ -146,7 +147,8 @@ def _plan_flops(model: SAIM, plan: Plan, asked: int) -> Flops:
                 (memory if plan.memory_mask.is_causal else asked) * memory,
             )
             for x in _decoder(model)
-        ),
+        )
+        + (0 if mix is None else 2 * mix.numel() * memory * model.backbone.embed_dims),
         projector=2 * asked * to_pixels
         + sum(_layer(x, asked, asked, asked**2) for x in model.head.projector.layers),
         target=_blur(model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..registry import register
 from ..utils.sample_keys import sample_indices
 from .order import OrderKind, OrderSampler, Plan, unsort_tokens
+from .saim_neck import SAIMNeck
 from .saim_vit import SAIMViT
 
 ModuleConfig: TypeAlias = "dict[str, Any] | BaseModule"
@@ -83,6 +85,7 @@ class SAIM(BaseSelfSupervisor):
                 embed_dims=width,
                 num_heads=heads,
                 feedforward_channels=hidden,
+                num_encoder_layers=backbone.num_layers,
             ),
             head=_fit(
                 head,
@@ -102,7 +105,7 @@ class SAIM(BaseSelfSupervisor):
             backbone.num_extra_tokens,
             None if reading is None else MODELS.build(reading),
         )
-        _check_depth(self.neck.depth, backbone.num_layers, order)
+        _check_depth(self.neck, backbone.num_layers, order)
         _check_scopes(self.order_sampler, self.neck.depth, self.head)
         # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
         backbone.pos_embed.requires_grad_(False)
@@ -239,6 +242,13 @@ def _fit(config: ModuleConfig, **sizes: Any) -> ModuleConfig:
     """The config of a part, with the sizes that follow from the backbone."""
     if not isinstance(config, dict):
         return config
+    kind = config.get("type")
+    part = MODELS.get(kind) if isinstance(kind, str) else kind
+    if part is not None:
+        # What a rival's part does not need, it need not take.
+        takes = signature(part).parameters
+        if all(p.kind is not p.VAR_KEYWORD for p in takes.values()):
+            sizes = {name: size for name, size in sizes.items() if name in takes}
     for name, size in sizes.items():
         given = config.get(name, size)
         # A config may write (rows, columns) as a list, or as one number for both.
@@ -275,13 +285,15 @@ def _check_backbone(backbone: BaseModule) -> None:
         )
 
 
-def _check_depth(depth: int, num_layers: int, order: OrderKind) -> None:
+def _check_depth(neck: SAIMNeck, num_layers: int, order: OrderKind) -> None:
     """Refuses a decoder that does not fit the encoder or the order."""
-    if depth and num_layers % depth:
+    depth, paired = neck.depth, neck.memory == "aligned" or neck.tied_decoder
+    if depth and paired and num_layers % depth:
         divisors = [d for d in range(1, num_layers + 1) if num_layers % d == 0]
         raise ValueError(
             f"SAIMNeck depth={depth} does not divide the encoder's {num_layers} "
-            f"layers; choose one of {divisors}, or 0 for no decoder."
+            f"layers; choose one of {divisors}, or 0 for no decoder, or memory='last' "
+            "or 'mix', which any depth can read."
         )
     if depth == 0 and order != "raster":
         raise ValueError(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
 
+import torch
 from mmengine.model import BaseModule, ModuleList
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import build_norm_layer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..registry import register
 from .layers import AttentionBlock, init_like_official
 from .order import Plan
 from .saim_vit import Content
+
+Memory = Literal["aligned", "last", "mix"]
 
 
 @register("model")
@@ -34,6 +38,11 @@ class SAIMNeck(BaseModule):
         embed_dims: Number of channels D.
         num_heads: Number of attention heads.
         feedforward_channels: Hidden channels of the feed-forward network.
+        num_encoder_layers: M; needed where the memory is a mix.
+        memory: What each query layer reads: ``aligned``, the output of the encoder
+            layer beside it (the paper); ``last``, that of the last one; ``mix``, a
+            learnt sum of all (RandSAC, CrossMAE). Only where aligned must d divide M.
+        mix_input: Whether what goes into the first encoder layer is mixed in too.
         tied_decoder: Whether the query stream runs through the encoder's own layers
             instead of layers of its own ("shared weight", "coupled" in Table 3).
         norm_cfg: Norm of the layers and of the final norm before the head.
@@ -41,7 +50,8 @@ class SAIMNeck(BaseModule):
         coupled: The old name of ``tied_decoder``; it goes with version 0.3.
 
     Raises:
-        ValueError: If the depth is negative, or 0 and tied, or both names are given.
+        ValueError: If the depth is negative, or 0 and tied, or both names are given,
+            or the memory is unknown or has no use.
     """
 
     def __init__(
@@ -50,6 +60,9 @@ class SAIMNeck(BaseModule):
         embed_dims: int = 768,
         num_heads: int = 12,
         feedforward_channels: int = 3072,
+        num_encoder_layers: int = 12,
+        memory: Memory = "aligned",
+        mix_input: bool = False,
         tied_decoder: bool | None = None,
         norm_cfg: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
@@ -67,8 +80,14 @@ class SAIMNeck(BaseModule):
                 f"SAIMNeck depth={depth} with tied_decoder={tied}; depth must be at "
                 "least 0 (no decoder), and at least 1 for a tied decoder."
             )
+        _check_memory(memory, mix_input, depth)
         norm_cfg = norm_cfg or dict(type="LN", eps=1e-6)
         self.depth = depth
+        self.memory = memory
+        self.mix: nn.Parameter | None = None
+        if memory == "mix":
+            self.mix = nn.Parameter(torch.empty(depth, num_encoder_layers + mix_input))
+            self._init_mix()
         self.tied_decoder = tied
         own_layers = 0 if tied else depth
         self.layers = ModuleList(
@@ -86,6 +105,11 @@ class SAIMNeck(BaseModule):
         super().init_weights()
         if not self.init_cfg:
             init_like_official(self)
+            self._init_mix()
+
+    def _init_mix(self) -> None:
+        if self.mix is not None:
+            nn.init.normal_(self.mix, std=self.mix.shape[1] ** -0.5)
 
     def forward(
         self, content: Content, plan: Plan, encoder_layers: ModuleList
@@ -100,17 +124,46 @@ class SAIMNeck(BaseModule):
         Returns:
             Normed queries (B, K, D), sorted; each describes the patch it asks for.
         """
-        states = content.states
         if self.depth == 0:
-            return self.norm(states[-1][:, plan.before_asked])
-        stride = len(states) // self.depth
-        tied = encoder_layers[stride - 1 :: stride]
+            return self.norm(content.states[-1][:, plan.before_asked])
+        layers = self.layers
+        if self.tied_decoder:
+            stride = len(encoder_layers) // self.depth
+            layers = encoder_layers[stride - 1 :: stride]
         queries = content.positions
-        for layer, state in zip(
-            tied if self.tied_decoder else self.layers,
-            states[stride - 1 :: stride],
-            strict=True,
-        ):
-            memory = state[:, : plan.memory_tokens]
+        memories = self._memories(content, plan.memory_tokens)
+        for layer, memory in zip(layers, memories, strict=True):
             queries = layer(queries, memory, *plan.memory_mask)
         return self.norm(queries)
+
+    def _memories(self, content: Content, tokens: int) -> Iterator[Tensor]:
+        """What each of the d layers reads, (B, S, D)."""
+        states = content.states
+        if self.mix is not None:
+            inputs = self.mix.shape[1] - len(states)
+            maps = [content.embeddings][:inputs] + [*states]
+            stacked = torch.stack([each[:, :tokens] for each in maps])
+            for weights in self.mix:
+                yield torch.tensordot(weights, stacked, dims=1)
+            return
+        stride = len(states) // self.depth
+        last = states[-1:] * self.depth
+        for state in last if self.memory == "last" else states[stride - 1 :: stride]:
+            yield state[:, :tokens]
+
+
+def _check_memory(memory: str, mix_input: bool, depth: int) -> None:
+    if memory not in get_args(Memory):
+        raise ValueError(
+            f"SAIMNeck memory={memory!r} is unknown; choose one of {get_args(Memory)}."
+        )
+    if memory != "aligned" and depth == 0:
+        raise ValueError(
+            f"SAIMNeck memory={memory!r} with depth=0: without query layers nobody "
+            "reads it; drop it or set depth>=1."
+        )
+    if mix_input and memory != "mix":
+        raise ValueError(
+            f"SAIMNeck mix_input=True with memory={memory!r}: nothing is mixed; set "
+            "memory='mix' or drop it."
+        )

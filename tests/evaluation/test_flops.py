@@ -28,6 +28,8 @@ OPTIONS: list[dict[str, Any]] = [
     dict(projector="transformer"),
     dict(smoothing=None),
     dict(image_size=(32, 16), patch_size=(8, 4), channels=2),
+    dict(neck=dict(memory="last"), depth=3),
+    dict(neck=dict(memory="mix", mix_input=True), depth=3),
     dict(reading=dict(type="FixedReading", read=2, asked=3)),
     dict(
         reading=dict(type="FixedReading", read=4, asks="after", content="all"), depth=2

@@ -56,6 +56,8 @@ def tiny_config(
     smoothing: dict[str, Any] | None = SMOOTHING,
     query_share: float = 1.0,
     reading: dict[str, Any] | None = None,
+    neck: dict[str, Any] | None = None,
+    head: dict[str, Any] | None = None,
     **backbone: Any,
 ) -> dict[str, Any]:
     """Config of a small ``SAIM``: 2 x 3 patches, 4 layers, 16 channels.
@@ -71,6 +73,8 @@ def tiny_config(
         smoothing: As for ``SAIMHead``.
         query_share: As for ``SAIM``.
         reading: As for ``SAIM``.
+        neck: What else the config of the neck has.
+        head: What else the config of the head has.
         **backbone: As for :func:`tiny_backbone`.
 
     Returns:
@@ -79,14 +83,15 @@ def tiny_config(
     return dict(
         type="SAIM",
         backbone=tiny_backbone(**backbone),
-        neck=dict(type="SAIMNeck", depth=depth, tied_decoder=tied_decoder),
-        head=dict(
-            type="SAIMHead",
-            projector=projector,
-            loss=loss,
-            norm_pix=norm_pix,
-            smoothing=smoothing,
-        ),
+        neck={
+            **dict(type="SAIMNeck", depth=depth, tied_decoder=tied_decoder),
+            **(neck or {}),
+        },
+        head={
+            **dict(type="SAIMHead", projector=projector, loss=loss),
+            **dict(norm_pix=norm_pix, smoothing=smoothing),
+            **(head or {}),
+        },
         order=order,
         segment_size=segment_size,
         query_share=query_share,
