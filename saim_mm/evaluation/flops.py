@@ -17,10 +17,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from ..models import SAIM, Plan
+from ..models import NEPA, SAIM, CrossMAENeck, Plan, RandSACNeck
 from ..models.layers import AttentionBlock
 from ..models.order import Scope
-from ..models.saim_head import GaussianBlur
+from ..models.saim_head import GaussianBlur, Projector
 
 #: Dense 16-bit matrix products in TFLOP/s, from the makers' data sheets. The first
 #: entry counts whose words are all in the device's name.
@@ -66,7 +66,7 @@ class Flops:
         content: The content stream, that is the encoder.
         query: The query stream, that is the decoder.
         projector: Queries to pixels.
-        target: Smoothing of the image.
+        target: Smoothing of the image, or embedding it.
     """
 
     embedding: int
@@ -128,31 +128,44 @@ def scope_flops(model: SAIM, scope: Scope) -> Flops:
 
 
 def _plan_flops(model: SAIM, plan: Plan, asked: int) -> Flops:
-    mix = model.neck.mix
-    tokens, memory = plan.extra_tokens + plan.num_read, plan.memory_tokens
+    tokens = plan.extra_tokens + plan.num_read
     embedding = model.backbone.patch_embed.projection.weight.numel()
-    to_pixels = _linears(model.head.projector.to_pixels)
     return Flops(
         embedding=2 * plan.num_read * embedding,
         content=sum(
             _layer(x, tokens, tokens, tokens**2 + plan.content_mask.prefix**2)
             for x in model.backbone.layers
         ),
-        query=sum(
-            # Under a causal mask as many rows are scored as there are columns.
-            _layer(
-                x,
-                asked,
-                memory,
-                (memory if plan.memory_mask.is_causal else asked) * memory,
-            )
-            for x in _decoder(model)
-        )
-        + (0 if mix is None else 2 * mix.numel() * memory * model.backbone.embed_dims),
-        projector=2 * asked * to_pixels
-        + sum(_layer(x, asked, asked, asked**2) for x in model.head.projector.layers),
-        target=_blur(model),
+        query=_query_flops(model, plan, asked),
+        projector=_projector_flops(model.head.projector, asked),
+        target=_target(model, embedding),
     )
+
+
+def _query_flops(model: SAIM, plan: Plan, asked: int) -> int:
+    neck, memory = model.neck, plan.memory_tokens
+    mix = getattr(neck, "mix", None)
+    mixing = mix.weight.numel() * memory * model.backbone.embed_dims if mix else 0
+    if isinstance(neck, CrossMAENeck):
+        each = [
+            memory * _linears(x.kv)
+            + asked * (_linears(x) - _linears(x.kv))
+            + 2 * asked * memory * neck.out_dims
+            for x in neck.layers
+        ]
+        return 2 * (mixing + sum(each))
+    # Under a causal mask as many rows are scored as there are columns.
+    scores = (memory if plan.memory_mask.is_causal else asked) * memory
+    layers = sum(_layer(x, asked, memory, scores) for x in _decoder(model))
+    if isinstance(neck, RandSACNeck):
+        layers += sum(_attention(x, asked, asked, asked**2) for x in neck.self_layers)
+    return 2 * mixing + layers
+
+
+def _projector_flops(projector: Projector, asked: int) -> int:
+    rows = asked // getattr(projector, "length", 1)
+    layers = sum(_layer(x, asked, asked, asked**2) for x in projector.layers)
+    return layers + 2 * rows * _linears(projector.to_pixels)
 
 
 def _decoder(model: SAIM) -> list[AttentionBlock]:
@@ -165,10 +178,16 @@ def _decoder(model: SAIM) -> list[AttentionBlock]:
 
 def _layer(layer: AttentionBlock, attending: int, attended: int, scores: int) -> int:
     """Attention of some tokens to others, and the feed-forward network."""
+    attention = _attention(layer, attending, attended, scores)
+    return attention + 2 * attending * _linears(layer.ffn)
+
+
+def _attention(
+    layer: AttentionBlock, attending: int, attended: int, scores: int
+) -> int:
     width = layer.attn.embed_dims
-    query_key_value = (attending + 2 * attended) * width**2
-    rest = attending * (width**2 + _linears(layer.ffn))
-    return 2 * (query_key_value + 2 * scores * width + rest)
+    products = (2 * attending + 2 * attended) * width**2
+    return 2 * (products + 2 * scores * width)
 
 
 def _linears(module: nn.Module) -> int:
@@ -180,8 +199,10 @@ def _linears(module: nn.Module) -> int:
     )
 
 
-def _blur(model: SAIM) -> int:
-    """A column and a row of taps at every value of the image."""
+def _target(model: SAIM, embedding: int) -> int:
+    """Embedding all patches, or a column and a row of taps at every value."""
+    if isinstance(model, NEPA):
+        return 2 * model.order_sampler.num_patches * embedding
     if not isinstance(model.head.blur, GaussianBlur):
         return 0
     height, width = model.backbone.img_size

@@ -1,24 +1,36 @@
 """The method: order -> content stream -> query stream -> head."""
 
+from .baselines.aim import AIMHead, AIMNeck, PrefixReading
+from .baselines.crossmae import CrossMAENeck
+from .baselines.nepa import NEPA, EmbeddingHead
+from .baselines.randsac import RandSACNeck
 from .baselines.simmim_vit import SimMIMViT
+from .baselines.xtra import BlockHead
 from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 from .order import OrderSampler, PatchOrder, Plan
-from .reading import CutReading, FixedReading, PrefixReading, StrataReading
+from .reading import CutReading, FixedReading, StrataReading
 from .saim import SAIM
 from .saim_head import SAIMHead
 from .saim_neck import SAIMNeck
 from .saim_vit import SAIMViT
 
 __all__ = [
+    "NEPA",
     "SAIM",
+    "AIMHead",
+    "AIMNeck",
+    "BlockHead",
+    "CrossMAENeck",
     "CutReading",
+    "EmbeddingHead",
     "FixedReading",
     "FourLayerPyramid",
     "OrderSampler",
     "PatchOrder",
     "Plan",
     "PrefixReading",
+    "RandSACNeck",
     "SAIMHead",
     "SAIMNeck",
     "SAIMViT",

@@ -34,6 +34,7 @@ from ..utils.sample_keys import keys_of, step_key
 from ..utils.splitmix64 import hash_keys
 
 OrderKind = Literal["stochastic", "raster", "segments"]
+SegmentOrder = Literal["random", "raster", "hierarchical"]
 
 
 class Mask(NamedTuple):
@@ -186,9 +187,9 @@ class OrderSampler(nn.Module):
 
     * ``stochastic`` (the paper): every patch is its own segment, uniformly shuffled.
     * ``raster`` (iGPT, ViT-iGPT): every patch is its own segment, row by row.
-    * ``segments`` (RandSAC): rectangular segments, uniformly shuffled. The patches of a
-      segment see each other in the content stream, and are predicted from earlier
-      segments only.
+    * ``segments`` (RandSAC): rectangular segments, uniformly shuffled, or row by row
+      (XTRA), or group by group, shuffled within each. The patches of a segment see each
+      other in the content stream, and are predicted from earlier segments only.
 
     Args:
         kind: The member of the family.
@@ -197,6 +198,9 @@ class OrderSampler(nn.Module):
         query_share: Share of the ranks that a drawn plan asks for, in (0, 1].
         extra_tokens: E, the tokens in front of the patches.
         reading: What drawn plans read and ask; by default all is read.
+        segment_order: Sequence of the segments: ``random``, ``raster`` or
+            ``hierarchical``, rectangular groups of segments at random.
+        group_size: Rows and columns of a group, in segments; for ``hierarchical`` only.
 
     Raises:
         ValueError: If the kind is unknown, the segments do not tile the grid, the share
@@ -204,6 +208,7 @@ class OrderSampler(nn.Module):
     """
 
     patches_of_segment: Tensor  # (segments, L): raster indices of a segment's patches
+    group_of_segment: Tensor  # (segments,): its group; of the hierarchical order only
 
     def __init__(
         self,
@@ -213,6 +218,8 @@ class OrderSampler(nn.Module):
         query_share: float = 1.0,
         extra_tokens: int = 1,
         reading: Reading | None = None,
+        segment_order: SegmentOrder = "random",
+        group_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if kind not in get_args(OrderKind):
@@ -231,6 +238,7 @@ class OrderSampler(nn.Module):
             )
         segment_size = _check_segment_size(kind, grid, segment_size)
         self.kind = kind
+        self.segment_order = segment_order
         self.num_patches = grid[0] * grid[1]
         self.segment_length = segment_size[0] * segment_size[1]
         self.extra_tokens = extra_tokens
@@ -241,6 +249,12 @@ class OrderSampler(nn.Module):
         patches = tiles.reshape(-1, self.segment_length)
         self.register_buffer("patches_of_segment", patches, persistent=False)
 
+        groups = _groups(kind, segment_order, grid, segment_size, group_size)
+        self.register_buffer("group_of_segment", groups, persistent=False)
+        self.num_groups = 0
+        if group_size is not None:
+            self.num_groups = len(groups) // (group_size[0] * group_size[1])
+
         everything = range(self.num_patches)
         share = max(1, round(query_share * self.num_patches))
         self.scopes = [Scope(self.num_patches, everything, share)]
@@ -250,7 +264,7 @@ class OrderSampler(nn.Module):
     @property
     def exchangeable(self) -> bool:
         """Whether every patch that is left is equally likely to come next."""
-        return self.kind != "raster"
+        return self.kind != "raster" and self.segment_order == "random"
 
     def plan(
         self,
@@ -428,17 +442,27 @@ class OrderSampler(nn.Module):
             Order (B, N), long.
         """
         num_segments = len(self.patches_of_segment)
-        if self.kind == "raster":
+        count = num_segments + self.num_groups
+        if self.kind == "raster" or self.segment_order == "raster":
             segments = torch.arange(num_segments, device=device)
             segments = segments.expand(batch_size, num_segments)
         elif keys is not None:
-            segments = hash_keys(keys, num_segments).argsort(dim=1, stable=True)
+            segments = self._sort_segments(hash_keys(keys, count), stable=True)
         else:
             if generator is None:
                 generator = _step_generator(device)
-            r = torch.rand(batch_size, num_segments, device=device, generator=generator)
-            segments = r.argsort(dim=1)
+            r = torch.rand(batch_size, count, device=device, generator=generator)
+            segments = self._sort_segments(r)
         return self.patches_of_segment[segments].flatten(1)
+
+    def _sort_segments(self, r: Tensor, stable: bool = False) -> Tensor:
+        """Random numbers (B, segments + groups) -> sequence of segments."""
+        if not self.num_groups:
+            return r.argsort(dim=1, stable=stable)
+        count = len(self.group_of_segment)
+        within = r[:, :count].argsort(dim=1, stable=True).argsort(dim=1)
+        group = r[:, count:].argsort(dim=1, stable=True).argsort(dim=1)
+        return (group[:, self.group_of_segment] * count + within).argsort(dim=1)
 
     def draw_ranks(
         self,
@@ -529,7 +553,10 @@ def _memory_tokens(extra: int, read: int, total: int) -> int:
 
 
 def _check_segment_size(
-    kind: OrderKind, grid: tuple[int, int], segment_size: tuple[int, int] | None
+    kind: OrderKind,
+    grid: tuple[int, int],
+    segment_size: tuple[int, int] | None,
+    name: str = "segment_size",
 ) -> tuple[int, int]:
     if kind != "segments":
         if segment_size is not None:
@@ -546,10 +573,43 @@ def _check_segment_size(
     rows, columns = segment_size
     if rows < 1 or columns < 1 or grid[0] % rows or grid[1] % columns:
         raise ValueError(
-            f"segment_size={tuple(segment_size)} does not tile the patch grid {grid}; "
+            f"{name}={tuple(segment_size)} does not tile the "
+            f"{'patch' if name == 'segment_size' else 'segment'} grid {grid}; "
             f"rows must divide {grid[0]} and columns {grid[1]}."
         )
     return (rows, columns)
+
+
+def _groups(
+    kind: OrderKind,
+    segment_order: SegmentOrder,
+    grid: tuple[int, int],
+    segment_size: tuple[int, int],
+    group_size: tuple[int, int] | None,
+) -> Tensor:
+    """The group of each segment, (segments,); empty if the order has none."""
+    if segment_order not in get_args(SegmentOrder):
+        raise ValueError(
+            f"segment_order={segment_order!r} is unknown; choose one of "
+            f"{get_args(SegmentOrder)}."
+        )
+    if segment_order != "random" and kind != "segments":
+        raise ValueError(
+            f"segment_order={segment_order!r} has no meaning with order={kind!r}; drop "
+            "it or set order='segments'."
+        )
+    if (segment_order == "hierarchical") != (group_size is not None):
+        raise ValueError(
+            f"group_size={group_size} with segment_order={segment_order!r}: a "
+            "'hierarchical' order needs group_size=(rows, columns) in segments, and "
+            "no other has one."
+        )
+    if group_size is None:
+        return torch.empty(0, dtype=torch.long)
+    segments = (grid[0] // segment_size[0], grid[1] // segment_size[1])
+    rows, columns = _check_segment_size("segments", segments, group_size, "group_size")
+    row, column = torch.meshgrid(*map(torch.arange, segments), indexing="ij")
+    return (row // rows * (segments[1] // columns) + column // columns).flatten()
 
 
 def _step_generator(device: torch.device) -> torch.Generator:

@@ -19,8 +19,8 @@ read is equally likely to come next, its mean is f(M) whatever t is. Hence
   weight on small contexts, as in MAE. With M = N: L.
 * Any K of the ranks that may be asked for, uniform or stratified: the mean over all of
   them, unbiased.
-* :class:`PrefixReading`, and ``content="all"``: the encoder sees otherwise, so each f
-  is another function.
+* ``content="all"``, and a prefix that sees itself (``PrefixReading``): the encoder sees
+  otherwise, so each f is another function.
 
 Gradients are unbiased where the loss is. Adam is not linear in them, so a reading may
 want another learning rate.
@@ -62,8 +62,8 @@ class FixedReading:
         content: Content = "causal",
         stratified: bool = False,
     ) -> None:
-        _check_choice("content", content, get_args(Content))
-        _check_choice("asks", asks, ("all", "after"))
+        check_choice("content", content, get_args(Content))
+        check_choice("asks", asks, ("all", "after"))
         if content == "all" and asks == "all":
             raise ValueError(
                 "content='all' with asks='all': what is read sees all that is read, so "
@@ -77,7 +77,7 @@ class FixedReading:
         total, read = family.num_patches, self.read
         if read < total:
             _check_exchangeable(self, family)
-        _check_whole_segments("read", read, range(total + 1 - self.after), family)
+        check_whole_segments("read", read, range(total + 1 - self.after), family)
         allowed = range(read if self.after else 0, total)
         asked = len(allowed) if self.asked is None else self.asked
         if not 1 <= asked <= len(allowed) or (self.stratified and len(allowed) % asked):
@@ -102,7 +102,7 @@ class CutReading:
     """
 
     def __init__(self, asked: int, content: Content = "causal") -> None:
-        _check_choice("content", content, get_args(Content))
+        check_choice("content", content, get_args(Content))
         if asked < 1:
             raise ValueError(f"asked={asked} must be at least 1.")
         self.asked, self.sees_all = asked, content == "all"
@@ -155,58 +155,8 @@ class StrataReading:
         ]
 
 
-@register("model")
-class PrefixReading:
-    """A whole order that begins with a prefix that sees itself; asked after it.
-
-    In raster order that is AIM. What is learnt has seen attention without a mask, with
-    which an encoder is used later.
-
-    Args:
-        prefix: P, or ``uniform`` for one drawn anew each step, between a segment and
-            all but one.
-        weight: What all steps together weigh alike: ``steps``, whatever they ask for,
-            or ``patches``, so that a prefix is drawn in proportion to what follows it.
-            AIM draws a prefix for each image and takes the mean over the patches of the
-            batch: in the mean over many images that is ``patches``.
-        asked: K, how many patches are asked for; by default all after the prefix.
-
-    Raises:
-        ValueError: If an option is none; when used, if P is not of whole segments.
-    """
-
-    def __init__(
-        self,
-        prefix: int | Literal["uniform"] = "uniform",
-        weight: Literal["steps", "patches"] = "steps",
-        asked: int | None = None,
-    ) -> None:
-        _check_choice("weight", weight, ("steps", "patches"))
-        if asked is not None and asked < 1:
-            raise ValueError(f"asked={asked} must be at least 1.")
-        self.prefix, self.asked = prefix, asked
-        self.by_patches = weight == "patches"
-
-    def scopes(self, family: OrderSampler) -> list[Scope]:
-        """One for each prefix."""
-        total, length = family.num_patches, family.segment_length
-        prefixes = range(length, total, length)
-        if self.prefix != "uniform":
-            _check_whole_segments("prefix", self.prefix, prefixes, family)
-            prefixes = range(self.prefix, self.prefix + 1)
-        return [
-            Scope(
-                read=total,
-                allowed=range(prefix, total),
-                asked=min(self.asked or total, total - prefix),
-                prefix=prefix,
-                weight=total - prefix if self.by_patches else 1,
-            )
-            for prefix in prefixes
-        ]
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuses an option that is none."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {choices}.")
 
@@ -220,9 +170,10 @@ def _check_exchangeable(reading: object, family: OrderSampler) -> None:
         )
 
 
-def _check_whole_segments(
+def check_whole_segments(
     name: str, value: int, allowed: range, family: OrderSampler
 ) -> None:
+    """Refuses a number of patches that cuts a segment in two, or is out of range."""
     length = family.segment_length
     if not isinstance(value, int) or value not in allowed or value % length:
         raise ValueError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..registry import register
 from ..utils.sample_keys import sample_indices
-from .order import OrderKind, OrderSampler, Plan, unsort_tokens
+from .order import OrderKind, OrderSampler, Plan, SegmentOrder, unsort_tokens
 from .saim_neck import SAIMNeck
 from .saim_vit import SAIMViT
 
@@ -45,10 +45,12 @@ class SAIM(BaseSelfSupervisor):
             (0, 1], drawn anew each time. The queries of a layer do not see each other,
             so the loss stays an unbiased estimate, at a cost that falls with the share.
             1 is the paper.
-        reading: How much of an order is read and what is asked for, one of
-            :mod:`saim_mm.models.reading`; by default all is read (the paper).
         data_preprocessor: By default mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg: Initialisation config.
+        reading: How much of an order is read and what is asked for, such as a
+            :class:`CutReading`; by default all is read (the paper).
+        segment_order: As for :class:`OrderSampler`; for ``segments`` only.
+        group_size: As for :class:`OrderSampler`; for ``hierarchical`` only.
 
     Raises:
         ValueError: If the parts do not fit each other.
@@ -64,9 +66,11 @@ class SAIM(BaseSelfSupervisor):
         order: OrderKind = "stochastic",
         segment_size: tuple[int, int] | None = None,
         query_share: float = 1.0,
-        reading: dict[str, Any] | None = None,
         data_preprocessor: ModuleConfig | None = None,
         init_cfg: dict[str, Any] | None = None,
+        reading: dict[str, Any] | None = None,
+        segment_order: SegmentOrder = "random",
+        group_size: tuple[int, int] | None = None,
     ) -> None:
         if isinstance(backbone, dict):
             backbone = MODELS.build(backbone)
@@ -78,19 +82,24 @@ class SAIM(BaseSelfSupervisor):
             # Named with its scope, so that any default scope finds it.
             default = "mmpretrain.SelfSupDataPreprocessor"
             data_preprocessor = {"type": default, **(data_preprocessor or {})}
+        neck = _fit(
+            neck,
+            embed_dims=width,
+            num_heads=heads,
+            feedforward_channels=hidden,
+            num_encoder_layers=backbone.num_layers,
+            patch_resolution=tuple(backbone.patch_resolution),
+        )
+        if isinstance(neck, dict):
+            neck = MODELS.build(neck)
         super().__init__(
             backbone=backbone,
-            neck=_fit(
-                neck,
-                embed_dims=width,
-                num_heads=heads,
-                feedforward_channels=hidden,
-                num_encoder_layers=backbone.num_layers,
-            ),
+            neck=neck,
             head=_fit(
                 head,
-                embed_dims=width,
+                embed_dims=getattr(neck, "out_dims", width),
                 num_heads=heads,
+                segment_size=segment_size and tuple(to_2tuple(segment_size)),
                 patch_size=tuple(projection.kernel_size),
                 in_channels=projection.in_channels,
             ),
@@ -104,9 +113,11 @@ class SAIM(BaseSelfSupervisor):
             query_share,
             backbone.num_extra_tokens,
             None if reading is None else MODELS.build(reading),
+            segment_order,
+            group_size,
         )
         _check_depth(self.neck, backbone.num_layers, order)
-        _check_scopes(self.order_sampler, self.neck.depth, self.head)
+        _check_scopes(self.order_sampler, self.neck, self.head)
         # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
         backbone.pos_embed.requires_grad_(False)
 
@@ -242,13 +253,8 @@ def _fit(config: ModuleConfig, **sizes: Any) -> ModuleConfig:
     """The config of a part, with the sizes that follow from the backbone."""
     if not isinstance(config, dict):
         return config
-    kind = config.get("type")
-    part = MODELS.get(kind) if isinstance(kind, str) else kind
-    if part is not None:
-        # What a rival's part does not need, it need not take.
-        takes = signature(part).parameters
-        if all(p.kind is not p.VAR_KEYWORD for p in takes.values()):
-            sizes = {name: size for name, size in sizes.items() if name in takes}
+    takes = _keywords_of(config.get("type"))
+    sizes = {name: size for name, size in sizes.items() if name in takes}
     for name, size in sizes.items():
         given = config.get(name, size)
         # A config may write (rows, columns) as a list, or as one number for both.
@@ -258,6 +264,18 @@ def _fit(config: ModuleConfig, **sizes: Any) -> ModuleConfig:
                 f"{size!r}; leave it out and it follows from the backbone."
             )
     return {**config, **sizes}
+
+
+def _keywords_of(kind: str | type | None) -> set[str]:
+    """What a part can be given; one with ``**kwargs`` hands them on to its base."""
+    part = MODELS.get(kind) if isinstance(kind, str) else kind
+    names: set[str] = set()
+    for base in getattr(part, "__mro__", ()):
+        parameters = signature(base.__init__).parameters
+        names |= set(parameters)
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names
 
 
 def _check_backbone(backbone: BaseModule) -> None:
@@ -302,7 +320,7 @@ def _check_depth(neck: SAIMNeck, num_layers: int, order: OrderKind) -> None:
         )
 
 
-def _check_scopes(family: OrderSampler, depth: int, head: BaseModule) -> None:
+def _check_scopes(family: OrderSampler, neck: SAIMNeck, head: BaseModule) -> None:
     """Refuses to ask for what has no context, or for a part that changes the loss."""
     scopes, total = family.scopes, family.num_patches
     if not family.extra_tokens and any(not scope.allowed.start for scope in scopes):
@@ -312,11 +330,11 @@ def _check_scopes(family: OrderSampler, depth: int, head: BaseModule) -> None:
         )
     # A subset of ranks needs queries; the encoder's own tokens are all there.
     drawn = any(scope.asked < len(scope.allowed) for scope in scopes)
-    part = any(scope.asked < total for scope in scopes)
-    if (drawn and depth == 0) or (part and len(head.projector.layers)):
+    part = drawn or any(scope.read < total for scope in scopes)
+    if (drawn and neck.depth == 0) or (part and (neck.joint or head.projector.joint)):
         raise ValueError(
             f"query_share={scopes[0].asked / total:g}, or a reading that asks for a "
             "part, needs a decoder and a projector whose queries do not see each "
-            "other; set neck.depth>=1 and projector='mlp' or 'linear', or "
+            "other; set neck.depth>=1, a SAIMNeck, and projector='mlp' or 'linear', or "
             "query_share=1."
         )

@@ -38,21 +38,23 @@ class SAIMNeck(BaseModule):
         embed_dims: Number of channels D.
         num_heads: Number of attention heads.
         feedforward_channels: Hidden channels of the feed-forward network.
-        num_encoder_layers: M; needed where the memory is a mix.
-        memory: What each query layer reads: ``aligned``, the output of the encoder
-            layer beside it (the paper); ``last``, that of the last one; ``mix``, a
-            learnt sum of all (RandSAC, CrossMAE). Only where aligned must d divide M.
-        mix_input: Whether what goes into the first encoder layer is mixed in too.
         tied_decoder: Whether the query stream runs through the encoder's own layers
             instead of layers of its own ("shared weight", "coupled" in Table 3).
         norm_cfg: Norm of the layers and of the final norm before the head.
         init_cfg: Initialisation config; by default as in the release.
         coupled: The old name of ``tied_decoder``; it goes with version 0.3.
+        num_encoder_layers: M; needed where the memory is a mix.
+        memory: What each query layer reads: ``aligned``, the output of the encoder
+            layer beside it (the paper); ``last``, that of the last one; ``mix``, a
+            learnt sum of all (RandSAC, CrossMAE). Only where aligned must d divide M.
+        mix_input: Whether what goes into the first encoder layer is mixed in too.
 
     Raises:
         ValueError: If the depth is negative, or 0 and tied, or both names are given,
             or the memory is unknown or has no use.
     """
+
+    joint = False  # queries do not see each other
 
     def __init__(
         self,
@@ -60,13 +62,13 @@ class SAIMNeck(BaseModule):
         embed_dims: int = 768,
         num_heads: int = 12,
         feedforward_channels: int = 3072,
-        num_encoder_layers: int = 12,
-        memory: Memory = "aligned",
-        mix_input: bool = False,
         tied_decoder: bool | None = None,
         norm_cfg: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
         coupled: bool | None = None,
+        num_encoder_layers: int = 12,
+        memory: Memory = "aligned",
+        mix_input: bool = False,
     ) -> None:
         super().__init__(init_cfg)
         if tied_decoder is not None and coupled is not None:
@@ -84,11 +86,11 @@ class SAIMNeck(BaseModule):
         norm_cfg = norm_cfg or dict(type="LN", eps=1e-6)
         self.depth = depth
         self.memory = memory
-        self.mix: nn.Parameter | None = None
+        self.mix: LayerMix | None = None
         if memory == "mix":
-            self.mix = nn.Parameter(torch.empty(depth, num_encoder_layers + mix_input))
-            self._init_mix()
+            self.mix = LayerMix(depth, num_encoder_layers, mix_input)
         self.tied_decoder = tied
+        self.out_dims = embed_dims
         own_layers = 0 if tied else depth
         self.layers = ModuleList(
             AttentionBlock(
@@ -105,11 +107,8 @@ class SAIMNeck(BaseModule):
         super().init_weights()
         if not self.init_cfg:
             init_like_official(self)
-            self._init_mix()
-
-    def _init_mix(self) -> None:
-        if self.mix is not None:
-            nn.init.normal_(self.mix, std=self.mix.shape[1] ** -0.5)
+            if self.mix is not None:
+                self.mix.reset_parameters()
 
     def forward(
         self, content: Content, plan: Plan, encoder_layers: ModuleList
@@ -140,16 +139,40 @@ class SAIMNeck(BaseModule):
         """What each of the d layers reads, (B, S, D)."""
         states = content.states
         if self.mix is not None:
-            inputs = self.mix.shape[1] - len(states)
-            maps = [content.embeddings][:inputs] + [*states]
-            stacked = torch.stack([each[:, :tokens] for each in maps])
-            for weights in self.mix:
-                yield torch.tensordot(weights, stacked, dims=1)
-            return
+            return self.mix(content, tokens)
         stride = len(states) // self.depth
-        last = states[-1:] * self.depth
-        for state in last if self.memory == "last" else states[stride - 1 :: stride]:
-            yield state[:, :tokens]
+        read = states[-1:] * self.depth
+        if self.memory == "aligned":
+            read = states[stride - 1 :: stride]
+        return (state[:, :tokens] for state in read)
+
+
+class LayerMix(nn.Module):
+    """Sums of the encoder's layers with learnt weights, one for each query layer.
+
+    The weights start with variance 1/n for n summands (CrossMAE).
+
+    Args:
+        depth: Number of query layers d.
+        num_encoder_layers: Number of encoder layers M.
+        mix_input: Whether the input of the first one is a summand too.
+    """
+
+    def __init__(self, depth: int, num_encoder_layers: int, mix_input: bool) -> None:
+        super().__init__()
+        self.mix_input = mix_input
+        self.weight = nn.Parameter(torch.empty(depth, num_encoder_layers + mix_input))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights anew."""
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+
+    def forward(self, content: Content, tokens: int) -> Iterator[Tensor]:
+        """The d sums, (B, S, D) each, of the first S tokens."""
+        maps = [content.embeddings, *content.states][not self.mix_input :]
+        stacked = torch.stack([each[:, :tokens] for each in maps])
+        return (torch.tensordot(weights, stacked, dims=1) for weights in self.weight)
 
 
 def _check_memory(memory: str, mix_input: bool, depth: int) -> None:

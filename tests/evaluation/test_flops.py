@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
-from tiny import tiny_images, tiny_saim
+from tiny import tiny_config, tiny_images, tiny_saim
 from torch.utils.flop_counter import FlopCounterMode
 
 from saim_mm.evaluation.flops import known_peak_tflops, saim_flops
@@ -28,6 +28,22 @@ OPTIONS: list[dict[str, Any]] = [
     dict(projector="transformer"),
     dict(smoothing=None),
     dict(image_size=(32, 16), patch_size=(8, 4), channels=2),
+    dict(
+        order="raster",
+        neck=dict(_delete_=True, type="AIMNeck"),
+        head=dict(_delete_=True, type="AIMHead", num_blocks=2, width=24),
+        reading=dict(type="PrefixReading", prefix=2),
+    ),
+    dict(
+        order="segments",
+        segment_size=(1, 3),
+        neck=dict(type="RandSACNeck"),
+        head=dict(_delete_=True, type="BlockHead", width=32),
+    ),
+    dict(
+        neck=dict(_delete_=True, type="CrossMAENeck", width=24, decoder_heads=2),
+        reading=dict(type="FixedReading", read=2, asks="after", content="all"),
+    ),
     dict(neck=dict(memory="last"), depth=3),
     dict(neck=dict(memory="mix", mix_input=True), depth=3),
     dict(reading=dict(type="FixedReading", read=2, asked=3)),
@@ -71,6 +87,16 @@ def test_closed_form_is_what_torch_counts(options: dict[str, Any]) -> None:
     model.order_sampler.scopes = scopes
     assert saim_flops(model).forward == pytest.approx(means[0], rel=0.01)
     assert saim_flops(model).step == pytest.approx(means[1], rel=0.01)
+
+
+@pytest.mark.parametrize("options", [dict(), dict(depth=0, order="raster")], ids=str)
+def test_nepa_embeds_its_targets(options: dict[str, Any]) -> None:
+    config = tiny_config(**options)
+    config.update(type="NEPA", head=dict(type="EmbeddingHead"))
+    model = MODELS.build(config)
+    flops = saim_flops(model)
+    for ours, theirs in zip((flops.forward, flops.step), counted(model), strict=True):
+        assert ours == pytest.approx(theirs, rel=0.01)
 
 
 def of_config(name: str, **options: Any) -> tuple[float, float]:
