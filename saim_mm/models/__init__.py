@@ -4,6 +4,7 @@ from .baselines.aim import AIMHead, AIMNeck, PrefixReading
 from .baselines.crossmae import CrossMAENeck
 from .baselines.nepa import NEPA, EmbeddingHead
 from .baselines.randsac import RandSACNeck
+from .baselines.rotary_vit import RotaryViT
 from .baselines.simmim_vit import SimMIMViT
 from .baselines.xtra import BlockHead
 from .dense.sync_bn import SyncBNOrBN
@@ -31,6 +32,7 @@ __all__ = [
     "Plan",
     "PrefixReading",
     "RandSACNeck",
+    "RotaryViT",
     "SAIMHead",
     "SAIMNeck",
     "SAIMViT",
