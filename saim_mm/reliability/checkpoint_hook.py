@@ -23,9 +23,8 @@ from mmengine.runner import Runner
 from ..registry import register
 from ..utils.atomic_file import remove_parts, write_atomically
 from ..weights.files import read_torch
-from ..weights.resume import resume_from_newest, why_not_finite
+from ..weights.resume import GUARD_KEY, resume_from_newest, why_not_finite
 from ..weights.safe_loader import install_safe_loader
-from .finite_guard_hook import STATE_KEY
 from .verified_backend import VerifiedBackend
 from .weights_only_codec import decode, encode
 
@@ -317,5 +316,5 @@ class SafeCheckpointHook(CheckpointHook):
 
 def _is_good(runner: Runner, checkpoint: dict[str, Any]) -> bool:
     """Whether its weights are finite, and no steps were being left out."""
-    left_out = checkpoint.get(STATE_KEY, {}).get("in_a_row", 0)
+    left_out = checkpoint.get(GUARD_KEY, {}).get("in_a_row", 0)
     return not left_out and why_not_finite(checkpoint, runner.model) is None

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import (
-    broadcast_object_list,
-    get_rank,
-    get_world_size,
-    is_main_process,
-)
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
@@ -24,15 +19,14 @@ from ..registry import register
 from ..utils.atomic_file import write_json
 from ..utils.model_state import unwrap_model
 from ..weights.files import write_sealed
-from ..weights.resume import find_newest, why_not_finite
+from ..weights.resume import GUARD_KEY, find_newest_of, why_not_finite
 from ..weights.safe_loader import load_from_local
 from .exact_loops import exact_sampler_of
 from .finite_guard import AsyncFlag, FiniteGuard
 from .sharding import load_whole, whole_state
 
-#: Folder in the work dir, and what a checkpoint has of the hook.
+#: Folder in the work dir.
 FOLDER = "not_finite"
-STATE_KEY = "finite_guard"
 #: Steps after which the answer of a GPU is read; it is long there by then. A fixed
 #: number, so that all processes read it at the same step.
 _LAG = 2
@@ -99,7 +93,7 @@ class FiniteGuardHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """A resumed run goes on counting."""
-        state = checkpoint.get(STATE_KEY, {})
+        state = checkpoint.get(GUARD_KEY, {})
         self.skipped = state.get("skipped", 0)
         self.in_a_row = state.get("in_a_row", 0)
         self.rolled_back = state.get("rolled_back", False)
@@ -114,7 +108,7 @@ class FiniteGuardHook(Hook):
             assert step.finite is not None
             finite = step.finite.read()
             skipped, in_a_row = (skipped, 0) if finite else (skipped + 1, in_a_row + 1)
-        checkpoint[STATE_KEY] = dict(
+        checkpoint[GUARD_KEY] = dict(
             skipped=skipped,
             in_a_row=in_a_row,
             rolled_back=self.rolled_back,
@@ -192,17 +186,12 @@ class FiniteGuardHook(Hook):
         )
         if self.rolled_back:
             raise NotFiniteError(f"{summary}. Going back to a checkpoint did not help")
-        # One process looks: on a network disk, others may see an older folder, and
-        # nothing would bring weights together again that once differ.
-        found: list[Any] = [None]
-        if is_main_process():
-            found[0] = find_newest(
-                runner.work_dir, lambda content: self._why_not_back_to(content, runner)
-            )
-        broadcast_object_list(found)
-        newest = found[0].path
+        found = find_newest_of(
+            runner, lambda content: self._why_not_back_to(content, runner)
+        )
+        newest = found.path
         if newest is None:
-            reasons = "".join(f"; {reason}" for reason in found[0].skipped)
+            reasons = "".join(f"; {reason}" for reason in found.skipped)
             raise NotFiniteError(
                 f"{summary}. There is no checkpoint to go back to{reasons}"
             )
@@ -215,7 +204,7 @@ class FiniteGuardHook(Hook):
 
     def _why_not_back_to(self, content: dict[str, Any], runner: Runner) -> str | None:
         """Why a checkpoint is none to go back to: another run's, or not healthy."""
-        state = content.get(STATE_KEY, {})
+        state = content.get(GUARD_KEY, {})
         if state.get("run") != self._run:
             return "it is another run's"
         if state.get("in_a_row"):

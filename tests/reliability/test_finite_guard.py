@@ -29,7 +29,6 @@ from tiny import tiny_config
 from torch import nn
 
 from saim_mm.models import SAIM
-from saim_mm.reliability import finite_guard_hook
 from saim_mm.reliability.finite_guard import (
     FiniteGuard,
     all_finite,
@@ -37,6 +36,7 @@ from saim_mm.reliability.finite_guard import (
 )
 from saim_mm.reliability.finite_guard_hook import FiniteGuardHook, NotFiniteError
 from saim_mm.reliability.replay import replay
+from saim_mm.weights import resume
 from saim_mm.weights.resume import ResumeCandidate, find_newest, why_not_finite
 
 ROOT = Path(__file__).parents[2]
@@ -201,9 +201,9 @@ def test_all_ranks_go_back_to_what_the_first_one_finds(
     images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a network disk the second one may not see the checkpoint yet."""
-    find = finite_guard_hook.find_newest
+    find = resume.find_newest
     monkeypatch.setattr(
-        finite_guard_hook,
+        resume,
         "find_newest",
         lambda *args: find(*args) if get_rank() == 0 else ResumeCandidate(),
     )
