@@ -8,14 +8,14 @@ import io
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
@@ -104,6 +104,7 @@ class SafeCheckpointHook(CheckpointHook):
         steps = [s for s in known if re.fullmatch(_STEP, str(s))]
         hub.update_info("keep_ckpt_ids", list(steps))
         super().before_train(runner)
+        runner.save_checkpoint = _failing_on_all(runner.save_checkpoint)
         self._find_best_here(runner)
         if self.max_keep_ckpts > 0:
             self._remove_outdated(runner, steps[: -self.max_keep_ckpts])
@@ -260,11 +261,12 @@ class SafeCheckpointHook(CheckpointHook):
         stop = self.on_write_error == "stop" or last
         folder = Path(self.out_dir)
         free = f"{shutil.disk_usage(folder).free >> 20} MiB" if folder.is_dir() else "?"
-        runner.logger.error(
-            f"checkpoint not written: {error} (free in {folder}: {free}). The last "
-            f"good one is {self.last_ckpt}. "
-            + ("The run stops." if stop else "The run goes on and will try again.")
-        )
+        if is_main_process():
+            runner.logger.error(
+                f"checkpoint not written: {error} (free in {folder}: {free}). The last "
+                f"good one is {self.last_ckpt}. "
+                + ("The run stops." if stop else "The run goes on and will try again.")
+            )
         if stop:
             raise error
 
@@ -318,3 +320,25 @@ def _is_good(runner: Runner, checkpoint: dict[str, Any]) -> bool:
     """Whether its weights are finite, and no steps were being left out."""
     left_out = checkpoint.get(GUARD_KEY, {}).get("in_a_row", 0)
     return not left_out and why_not_finite(checkpoint, runner.model) is None
+
+
+def _failing_on_all(save: Callable[..., None]) -> Callable[..., None]:
+    """Makes what the first process's save raises be raised by all.
+
+    It alone writes. The others must not take for saved what is not, nor go on to a
+    collective where it will not come.
+    """
+
+    def told(*args: Any, **options: Any) -> None:
+        outcome: list[Exception | None] = [None]
+        try:
+            save(*args, **options)
+        except Exception as error:
+            if not is_main_process():
+                raise
+            outcome[0] = error
+        broadcast_object_list(outcome)
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    return told
