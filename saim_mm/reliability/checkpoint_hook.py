@@ -25,6 +25,7 @@ from ..utils.atomic_file import remove_parts, write_atomically
 from ..weights.files import read_torch
 from ..weights.resume import GUARD_KEY, resume_from_newest, why_not_finite
 from ..weights.safe_loader import install_safe_loader
+from .expendable import attempt, let_logs_fail
 from .verified_backend import VerifiedBackend
 from .weights_only_codec import decode, encode
 
@@ -52,7 +53,7 @@ class SafeCheckpointHook(CheckpointHook):
     * Nothing is removed but regular files of ``filename_tmpl`` in the run's own folder,
       whatever a checkpoint says.
     * If the disk is full or read-only the log says so, everything good stays, and the
-      run goes on or stops.
+      run goes on or stops. Logs, scalars, pictures and ``last_checkpoint`` may fail.
     * All that is written loads with ``weights_only=True``.
     * ``resume=True`` without ``load_from`` goes on from the newest file that verifies,
       and the log names those that do not.
@@ -93,6 +94,7 @@ class SafeCheckpointHook(CheckpointHook):
     def before_run(self, runner: Runner) -> None:
         """Makes loading safe; chooses what to go on from, before the runner would."""
         install_safe_loader()
+        let_logs_fail(runner)
         if runner._resume and runner._load_from is None:
             resume_from_newest(runner)
 
@@ -181,7 +183,7 @@ class SafeCheckpointHook(CheckpointHook):
                 by_epoch=self.by_epoch,
                 backend_args=self.backend_args,
             )
-            self._point_to_last(runner)
+        self._point_to_last(runner)
         self._remove_outdated(runner, outdated)
 
     def _register(self, runner: Runner, step: int | str) -> list[int | str]:
@@ -208,7 +210,11 @@ class SafeCheckpointHook(CheckpointHook):
     def _point_to_last(self, runner: Runner) -> None:
         text = str(self.last_ckpt).encode()
         pointer = Path(runner.work_dir) / "last_checkpoint"
-        write_atomically(pointer, lambda file: file.write(text))
+        attempt(
+            runner.logger,
+            pointer,
+            lambda: write_atomically(pointer, lambda file: file.write(text)),
+        )
 
     @master_only
     def _remove(self, runner: Runner, paths: set[str]) -> None:
