@@ -20,6 +20,7 @@ from torch import distributed
 from ..registry import register
 from ..utils.worker_signals import SIGNALS, end_workers, shield_loop
 from .checkpoint_hook import SafeCheckpointHook
+from .process_signals import SecondSigterm, follow_torchrun
 
 #: Exit codes: ended by a signal, and everything is saved (EX_TEMPFAIL of sysexits.h:
 #: run the same command again); or it could not be saved (EX_IOERR).
@@ -72,13 +73,17 @@ class _Agreement:
 
 @register("hook")
 class PreemptionHook(Hook):
-    """Saves and ends the run when it gets SIGTERM, SIGINT (Ctrl-C) or SIGUSR1.
+    """Saves and ends the run on SIGTERM, SIGINT (Ctrl-C), SIGHUP or SIGUSR1.
 
     The step under way is finished, with all iterations that it accumulates; then the
     run is saved by :class:`SafeCheckpointHook` and ends with exit code 75, or 74 if it
     could not be saved. In several processes it is enough that one gets the signal: all
     stop at the same step, one later. During validation the run ends too, and that
-    validation is not repeated. A second Ctrl-C ends the run at once.
+    validation is not repeated. A second Ctrl-C, or a second SIGTERM after two seconds,
+    ends the run at once.
+
+    Where torchrun is killed its processes end as by a signal (on Linux). A SIGHUP that
+    is ignored, as under ``nohup``, stays ignored.
 
     Data workers leave these signals to their parent, and do not outlive it.
 
@@ -99,6 +104,7 @@ class PreemptionHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Makes the data workers leave signals to this process."""
+        follow_torchrun()
         if not isinstance(runner._train_loop, BaseLoop):  # a test
             return
         self._saver = _find_saver(runner)
@@ -118,7 +124,9 @@ class PreemptionHook(Hook):
         self._received, self._interrupts = None, 0
         self._process = os.getpid()
         self._run = type(runner.train_loop).run.__code__
-        self._previous = {s: signal.signal(s, self._receive) for s in SIGNALS}
+        heard = [s for s in SIGNALS if not _is_ignored_hangup(s)]
+        self._previous = {s: signal.signal(s, self._receive) for s in heard}
+        self._second_sigterm = SecondSigterm()
 
     def after_train_iter(
         self,
@@ -167,15 +175,15 @@ class PreemptionHook(Hook):
             end_workers()
             raise KeyboardInterrupt
         if self._received is None and is_main_process():
-            text = (
-                f"\n{signal.Signals(number).name}: finishing the step, then saving.\n"
-            )
-            os.write(2, text.encode())
+            name = signal.Signals(number).name
+            _say(f"\n{name}: finishing the step, then saving.\n")
         self._received = signal.Signals(number)
 
     def _stop_listening(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous and os.getpid() == self._process:
+            self._second_sigterm.close()
         self._previous = {}
 
     def _stop_if_agreed(self, runner: Runner, iteration: int) -> None:
@@ -216,6 +224,20 @@ def _find_saver(runner: Runner) -> SafeCheckpointHook | None:
             "'SafeCheckpointHook'."
         )
     return None
+
+
+def _is_ignored_hangup(number: signal.Signals) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+
+
+def _say(text: str) -> None:
+    """Writes to a terminal, which may be gone: then whatever is said goes nowhere."""
+    try:
+        os.write(2, text.encode())
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
 
 
 def _is_running(code: CodeType, frame: FrameType | None) -> bool:
