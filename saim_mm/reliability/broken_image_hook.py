@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +79,7 @@ class BrokenImageHook(Hook):
         if runner.iter:
             self._restore(runner)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Checks every ``interval`` iterations."""
         if self.every_n_train_iters(runner, self.interval):
             self._check(runner)

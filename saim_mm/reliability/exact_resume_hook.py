@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.dist import get_rank, is_main_process
@@ -118,22 +118,11 @@ class ExactResumeHook(Hook):
             self._resume(runner, self._loop)
         self._seed = self._loop.sampler.seed
 
-    def before_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Seeds the generators of this process."""
         seed_training_step(self._seed, get_rank(), runner.iter)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Counts the iteration, before any hook writes a checkpoint."""
         self._iteration = runner.iter + 1
         if self._loop is not None:

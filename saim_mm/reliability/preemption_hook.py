@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from types import CodeType, FrameType
 from typing import Any
 
@@ -25,8 +24,6 @@ from .process_signals import SecondSigterm, follow_torchrun
 #: Exit codes: ended by a signal, and everything is saved (EX_TEMPFAIL of sysexits.h:
 #: run the same command again); or it could not be saved (EX_IOERR).
 EXIT_PREEMPTED, EXIT_NOT_SAVED = 75, 74
-
-Batch = dict | tuple | list | None
 
 
 class _Agreement:
@@ -128,13 +125,7 @@ class PreemptionHook(Hook):
         self._previous = {s: signal.signal(s, self._receive) for s in heard}
         self._second_sigterm = SecondSigterm()
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch = None,
-        outputs: dict | Sequence | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Ends the run if it has to, after the optimiser's step."""
         if self._saver is not None and _step_is_complete(runner):
             self._stop_if_agreed(runner, runner.iter + 1)
@@ -145,13 +136,7 @@ class PreemptionHook(Hook):
             length = len(runner.val_loop.dataloader)
             self._in_step = self._agreement.are_equal(length)
 
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch = None,
-        outputs: Sequence | None = None,
-    ) -> None:
+    def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Ends the run during a validation, too, where processes validate in step."""
         if self._previous and self._in_step and _step_is_complete(runner):
             self._stop_if_agreed(runner, runner.iter)

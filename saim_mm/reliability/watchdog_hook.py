@@ -6,8 +6,8 @@ import atexit
 import os
 import socket
 import threading
-from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 from mmengine.hooks import Hook
@@ -69,23 +69,12 @@ class WatchdogHook(Hook):
         if store is not None:
             self._start(runner, store)
 
-    def before_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Notes that a batch has come."""
         if self._watch is not None:
             self._watch.position += 1
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Notes that a step is made."""
         if self._watch is not None:
             self._watch.position += 1

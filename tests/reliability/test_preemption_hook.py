@@ -459,7 +459,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     )  # fmt: skip
     os.close(theirs)
     log = b""
-    while b"[ 5/10]" not in log:
+    while b"[ 5/20]" not in log:
         log += os.read(ours, 4096)
     os.close(ours)
     assert run.wait(60) == EXIT_PREEMPTED
