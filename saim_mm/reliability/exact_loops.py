@@ -116,11 +116,9 @@ class _ExactData:
     def resume_at(self, position: DataPosition, pending_microbatches: int = 0) -> None:
         """Makes the next epoch, or the stream, begin at a position.
 
-        Args:
-            position: Where the run was.
-            pending_microbatches: Its last iterations, of which the gradients were
-                accumulated and no optimiser step was made. They are computed once more,
-                which needs no room in a checkpoint and no exchange between processes.
+        The last ``pending_microbatches`` before it, of which no optimiser step was
+        made, are computed once more: that needs no room in a checkpoint and no
+        exchange between processes.
         """
         self._from = position
         self._pending_microbatches = pending_microbatches
@@ -169,11 +167,7 @@ class _ExactData:
 
 
 def _check_epoch(loader: DataLoader, sampler: ExactSampler) -> None:
-    """Refuses an epoch without an iteration.
-
-    Raises:
-        ValueError: If there are fewer images than a batch takes.
-    """
+    """Refuses an epoch without an iteration."""
     if len(loader):
         return
     images, processes = len(sampler.dataset), sampler.world_size

@@ -182,13 +182,12 @@ class PreemptionHook(Hook):
             runner.logger.error(f"the run could not be saved: {error}")
             saved = False
         reason = self._received.name if self._received else "a signal to another rank"
-        if saved:
-            end = (
-                f"saved {self._saver.last_ckpt}; the same command with --resume goes on"
-            )
-        else:
-            end = f"NOT saved; the last good checkpoint is {self._saver.last_ckpt}"
-        runner.logger.info(f"{reason}: {end}")
+        last = self._saver.last_ckpt
+        runner.logger.info(
+            f"{reason}: saved {last}; the same command with --resume goes on"
+            if saved
+            else f"{reason}: NOT saved; the last good checkpoint is {last}"
+        )
         runner.call_hook("after_run")
         for number in SIGNALS:  # while the process winds up
             signal.signal(number, signal.SIG_IGN)
@@ -199,16 +198,14 @@ class PreemptionHook(Hook):
 def _find_saver(runner: Runner) -> SafeCheckpointHook | None:
     """The hook that saves; none if the run is not to be saved at all."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    for hook in hooks:
-        if isinstance(hook, SafeCheckpointHook):
-            return hook
-    if hooks:
+    safe = next((hook for hook in hooks if isinstance(hook, SafeCheckpointHook)), None)
+    if hooks and safe is None:
         raise ValueError(
             "PreemptionHook saves through SafeCheckpointHook, and this run has "
             f"{type(hooks[0]).__name__}; set default_hooks.checkpoint.type="
             "'SafeCheckpointHook'."
         )
-    return None
+    return safe
 
 
 def _is_ignored_hangup(number: signal.Signals) -> bool:
