@@ -103,7 +103,7 @@ def load_encoder(
     notes = _take_decoder_norm(encoder, state, own)
     missing, unused = _compare(encoder, own, path)
     beside = [key for key in state if not key.startswith(prefix)]
-    _refuse(path, "is not part of an encoder", _not_allowed(beside, [BESIDE_ENCODER]))
+    _refuse(path, "is not part of an encoder", not_allowed(beside, [BESIDE_ENCODER]))
     _check_shapes(encoder, own, path)
     _check_grid(path, grid, len(encoder["pos_embed"][0]))
     known = grid or noted_grid(getattr(state, "_metadata", None), prefix)
@@ -181,13 +181,13 @@ def _compare(
         path,
         "is missing; the model may have more layers, a class token or another option "
         "than the checkpoint",
-        _not_allowed(missing, MAY_BE_MISSING.values()),
+        not_allowed(missing, MAY_BE_MISSING.values()),
     )
     _refuse(
         path,
         "has no place in the model; the model may have fewer layers or another option "
         "than the checkpoint",
-        _not_allowed(unused, MAY_BE_UNUSED.values()),
+        not_allowed(unused, MAY_BE_UNUSED.values()),
     )
     return missing, unused
 
@@ -244,7 +244,8 @@ def _sizes(encoder: Mapping[str, Tensor]) -> str:
     return f"width {width}, patch size {tuple(patch)} and {channels} image channels"
 
 
-def _not_allowed(keys: Iterable[str], allowed: Iterable[str]) -> list[str]:
+def not_allowed(keys: Iterable[str], allowed: Iterable[str]) -> list[str]:
+    """The keys that no regular expression matches from their start."""
     pattern = re.compile("|".join(allowed))
     return [key for key in keys if not pattern.match(key)]
 
