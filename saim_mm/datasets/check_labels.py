@@ -6,12 +6,12 @@ import logging
 from typing import Any, NoReturn
 
 import mmcv
-import mmengine.fileio as fileio
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 
 from ..registry import register
+from .load_image import LoadImage
 
 #: What mmseg makes of ids that do not count.
 _IGNORED = 255
@@ -56,7 +56,7 @@ class CheckLabels(BaseTransform):
         self.ignore_index = ignore_index
         self.max_empty = max_empty
         self._empty: set[str] = set()
-        self.backend_args = backend_args
+        self._file = LoadImage(backend_args=backend_args)
         self._looked_at = 0
         self._seen: set[int] = set()  # classes of the maps so far
 
@@ -145,14 +145,13 @@ class CheckLabels(BaseTransform):
     def _load(self, path: str) -> np.ndarray:
         """Decodes as mmseg does, but keeps ids above 255."""
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            content = self._file.read(path)
+            return mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
         except FileNotFoundError:
             _fail(path, "does not exist; every image needs a label map of its name")
-        try:
-            return mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
         # Pillow raises OSError, SyntaxError, ValueError, ..., none with the name.
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}" if content else "empty file"
+            reason = f"{type(error).__name__}: {error}"
             _fail(path, f"cannot be decoded ({reason}); restore it")
 
 

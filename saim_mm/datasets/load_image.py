@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ import mmengine.fileio as fileio
 import numpy as np
 from mmcv.image.io import imread_flags
 from mmcv.transforms import LoadImageFromFile
-from mmengine.fileio import LocalBackend
+from mmengine.fileio import LocalBackend, register_backend
 from PIL import Image
 
 from ..registry import register
@@ -204,3 +205,24 @@ class LoadImage(LoadImageFromFile):
         if image is None:
             raise BrokenImageError(path, not_an_image(content))
         return image
+
+
+class CheckedImageBackend(LocalBackend):
+    """Gives other loaders the files that :class:`LoadImage` would read, and no others.
+
+    mm's inferencers find a pipeline's loader by the name ``LoadImageFromFile``; our
+    recipes say ``backend_args=dict(backend="checked_image")`` there.
+
+    Args:
+        max_pixels: As for :class:`LoadImage`.
+    """
+
+    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+        self._file = LoadImage(max_pixels=max_pixels)
+
+    def get(self, filepath: str | Path) -> bytes:
+        """As :meth:`LoadImage.read`."""
+        return self._file.read(str(filepath))
+
+
+register_backend("checked_image", CheckedImageBackend, force=True)

@@ -93,7 +93,7 @@ def show(packed: Packed, folder: Path) -> None:
         print("no image of the sample was changed")
     print(f"{manifest.images} images, {packed.bytes / 2**20:,.1f} MiB, in {folder}")
     for name in packed.empty[:10]:
-        print(f"empty or unreadable: {name}")
+        print(f"empty or unreadable: {name!r}")
     if len(packed.empty) > 10:
         print(f"and {len(packed.empty) - 10} more")
 
