@@ -16,13 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saim_mm.datasets.packing import (
-    SIDE,
-    Packed,
-    PackOptions,
-    pack_images,
-    verify_pack,
-)
+from saim_mm.datasets.packing import SIDE, Packed, PackOptions, pack_images, verify_pack
 from saim_mm.utils.command_line import one_line_errors
 
 
