@@ -47,13 +47,14 @@ def check_cost(content: bytes, max_pixels: int = MAX_PIXELS) -> None:
     if height * width > max_pixels:
         raise ValueError(
             f"{width} x {height} pixels, more than max_pixels={max_pixels}: a "
-            "decompression bomb, or raise max_pixels of the transform that loads it"
+            "decompression bomb, or raise max_pixels of the transform that loads it, "
+            "or of its backend_args"
         )
     if height * width * scans > max_pixels * _LARGEST_IMAGES:
         raise ValueError(
             f"{scans} scans of {width} x {height} pixels, more than max_pixels="
             f"{max_pixels} x {_LARGEST_IMAGES}: a decompression bomb, or raise "
-            "max_pixels of the transform that loads it"
+            "max_pixels of the transform that loads it, or of its backend_args"
         )
 
 

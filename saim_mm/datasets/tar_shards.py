@@ -115,11 +115,7 @@ def names_checksum(names: Iterable[str]) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that would lead out of the folder it is unpacked into.
-
-    Raises:
-        PackError: If it is absolute, or has an empty part, ``.`` or ``..``.
-    """
+    """Raises ``PackError`` for a name that leads out of the folder of its pack."""
     if not isinstance(name, str) or {"", ".", ".."}.intersection(name.split("/")):
         raise PackError(
             f"the member name {name!r} is refused; names must be relative, and without "
@@ -220,13 +216,8 @@ def read_index(shard: Path) -> list[Member]:
 
 def _open_tar(file: BinaryIO, mode: Literal["r:", "w:"]) -> tarfile.TarFile:
     # The names of files need not be UTF-8.
-    return tarfile.open(
-        fileobj=file,
-        mode=mode,
-        format=tarfile.GNU_FORMAT,
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
+    names: Any = dict(encoding="utf-8", errors="surrogateescape")
+    return tarfile.open(fileobj=file, mode=mode, format=tarfile.GNU_FORMAT, **names)
 
 
 def _is_count(value: Any) -> bool:

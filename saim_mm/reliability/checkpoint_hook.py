@@ -19,13 +19,14 @@ import torch
 from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from ..registry import register
 from ..utils.atomic_file import remove_parts, write_atomically
 from ..weights.files import read_torch
 from ..weights.resume import GUARD_KEY, resume_from_newest, why_not_finite
 from ..weights.safe_loader import install_safe_loader
+from ..weights.whole_model import check_backbone
 from .expendable import attempt, let_logs_fail
 from .verified_backend import VerifiedBackend
 from .weights_only_codec import decode, encode
@@ -56,6 +57,8 @@ class SafeCheckpointHook(CheckpointHook):
     * If the disk is full or read-only the log says so, everything good stays, and the
       run goes on or stops. Logs, scalars, pictures and ``last_checkpoint`` may fail.
     * All that is written loads with ``weights_only=True``.
+    * A checkpoint that is loaded for training holds the whole backbone, or the run
+      stops (:func:`saim_mm.weights.whole_model.check_backbone`).
     * ``resume=True`` without ``load_from`` goes on from the newest file that verifies,
       and the log names those that do not.
 
@@ -120,7 +123,13 @@ class SafeCheckpointHook(CheckpointHook):
         checkpoint.update(plain)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Restores what :meth:`before_save_checkpoint` replaced."""
+        """Restores what :meth:`before_save_checkpoint` replaced.
+
+        Raises:
+            CheckpointError: If a run would train a part of the backbone from scratch.
+        """
+        if isinstance(runner._train_loop, BaseLoop):  # it is to be trained
+            check_backbone(runner.model, checkpoint, str(runner._load_from))
         self._is_good = _is_good(runner, checkpoint)
         decode(checkpoint)
 
