@@ -20,7 +20,7 @@ from ..weights.load_model import load_model
 from .attention import attention_maps, attention_sheet
 from .completion import Statistics, complete
 from .completion_sheet import animation, completion_frames, completion_sheet
-from .figure import HIDDEN, save_gif, save_png, stack
+from .figure import HIDDEN, Picture, save_gif, save_png, stack
 from .image_folder import read_images
 from .mae import reconstruct_with_mae
 from .position_error import draw_position_error, position_errors
@@ -58,7 +58,7 @@ def images_for(model: SAIM, folder: str | Path, number: int | None = None) -> Te
 
 def draw_predictions(
     model: SAIM, folder: str | Path, number: int = 6, seed: int = 0
-) -> np.ndarray:
+) -> Picture:
     """Predictions beside originals of some images of a folder.
 
     Args:
@@ -66,9 +66,6 @@ def draw_predictions(
         folder: Holds images, nested or flat.
         number: At most so many, evenly spread.
         seed: Of their orders.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
     """
     images = images_for(model, folder, number)
     generator = torch.Generator(images.device).manual_seed(seed)
@@ -84,7 +81,7 @@ def draw_reconstruction(
     mae: Files | None = None,
     curve_images: int = 256,
     batch_size: int = 64,
-) -> np.ndarray:
+) -> Picture:
     """Predictions beside originals, and below them the error by visible patches.
 
     Args:
@@ -96,9 +93,6 @@ def draw_reconstruction(
         curve_images: Images that the error is averaged over; of a smaller folder
             several orders of each.
         batch_size: Images per forward of the error.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
 
     Raises:
         ValueError: If ``mae`` is of another model, or for images of another size.
@@ -146,7 +140,7 @@ def draw_attention(
     folder: str | Path,
     points: Sequence[tuple[float, float]],
     number: int = 6,
-) -> np.ndarray:
+) -> Picture:
     """What points of images attend to in each of some models.
 
     Args:
@@ -155,9 +149,6 @@ def draw_attention(
         folder: Holds images, nested or flat.
         points: (x, y) in shares of width and height.
         number: Images shown, at most.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
     """
     maps = {}
     for title, model in models.items():
