@@ -71,7 +71,7 @@ class SyntheticImages(BaseDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One entry per image; its pixels are made when it is asked for."""
-        return [dict(img_path=f"synthetic/{i}") for i in range(self.num_images)]
+        return [dict(img_path=f"synthetic/{i}.png") for i in range(self.num_images)]
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """The entry of an image, with its pixels (H, W, 3) uint8 under ``img``."""
