@@ -44,18 +44,17 @@ def check_cost(content: bytes, max_pixels: int = MAX_PIXELS) -> None:
         ValueError: If the image is too large, or nobody knows how large it is.
     """
     height, width, scans = _size_and_scans(content)
+    size, limit = f"{width} x {height} pixels", f"max_pixels={max_pixels}"
     if height * width > max_pixels:
-        raise ValueError(
-            f"{width} x {height} pixels, more than max_pixels={max_pixels}: a "
-            "decompression bomb, or raise max_pixels of the transform that loads it, "
-            "or of its backend_args"
-        )
-    if height * width * scans > max_pixels * _LARGEST_IMAGES:
-        raise ValueError(
-            f"{scans} scans of {width} x {height} pixels, more than max_pixels="
-            f"{max_pixels} x {_LARGEST_IMAGES}: a decompression bomb, or raise "
-            "max_pixels of the transform that loads it, or of its backend_args"
-        )
+        reason = f"{size}, more than {limit}"
+    elif height * width * scans > max_pixels * _LARGEST_IMAGES:
+        reason = f"{scans} scans of {size}, more than {limit} x {_LARGEST_IMAGES}"
+    else:
+        return
+    raise ValueError(
+        f"{reason}: a decompression bomb, or raise max_pixels of the transform that "
+        "loads it, or of its backend_args"
+    )
 
 
 def _size_and_scans(content: bytes) -> tuple[int, int, int]:
