@@ -300,10 +300,9 @@ def utilise(result: dict[str, Any], flops: int, peaks: dict[str, float | None]) 
 def compare(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """How much faster and smaller, and whether both learn the same."""
     pairs = zip(ours["losses"], other["losses"], strict=True)
+    seconds = "seconds_without_loader"
     return dict(
-        speed=round(
-            other["seconds_without_loader"] / ours["seconds_without_loader"], 3
-        ),
+        speed=round(other[seconds] / ours[seconds], 3),
         peak_memory=round(ours["peak_mib"] / other["peak_mib"], 3),
         forward_memory=round(ours["forward_mib"] / other["forward_mib"], 3),
         largest_relative_loss_difference=max(abs(a - b) / b for a, b in pairs),
@@ -320,10 +319,7 @@ def describe(record: dict[str, Any]) -> str:
         " " * 32 + "".join(f"{result['variant']:>16s}" for result in results),
         _row("images per second", [r["images_per_second"] for r in results]),
         _row("seconds per step", [r["seconds_per_step"] for r in results]),
-        *(
-            _row(f"  {k}", [r["split"][k] for r in results], 4)
-            for k in results[0]["split"]
-        ),
+        *(_row(f"  {k}", [r["split"][k] for r in results], 4) for k in _SPLIT),
         _row("MiB of a forward pass", [r["forward_mib"] for r in results], 0),
         _row("peak MiB of a step", [r["peak_mib"] for r in results], 0),
         _row("TFLOP/s", [r["tflops"] for r in results]),

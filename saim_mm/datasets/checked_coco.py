@@ -181,10 +181,8 @@ class CheckedCocoDataset(CocoDataset):
     def _check_annotation(
         self, annotation: dict[str, Any], image: dict[str, Any]
     ) -> None:
-        name, masks = (
-            f"annotation {annotation['id']}",
-            ["segmentation"] * self._with_mask,
-        )
+        name = f"annotation {annotation['id']}"
+        masks = ["segmentation"] if self._with_mask else []
         self._check_keys(name, annotation, ["bbox", "area", "category_id", *masks])
         if annotation["category_id"] not in self.coco.cats:
             self._fail(
