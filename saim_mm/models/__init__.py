@@ -1,5 +1,7 @@
 """The method: order -> content stream -> query stream -> head."""
 
+from .baselines.dino import DINOPretraining
+from .baselines.dino_head import DINOHead, DINOProjector
 from .baselines.simmim_vit import SimMIMViT
 from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
@@ -11,6 +13,9 @@ from .saim_vit import SAIMViT
 
 __all__ = [
     "SAIM",
+    "DINOHead",
+    "DINOPretraining",
+    "DINOProjector",
     "FourLayerPyramid",
     "OrderSampler",
     "PatchOrder",

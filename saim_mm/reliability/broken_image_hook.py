@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ..datasets import UnlabeledImages
 from ..registry import register
 from ..utils.atomic_file import write_json
+from .expendable import attempt
 from .inner_datasets import with_inner_datasets
 
 #: The list in the work dir, and the same one in a checkpoint.
@@ -141,10 +142,8 @@ class BrokenImageHook(Hook):
         if not is_main_process():
             return
         path = Path(runner.work_dir, QUARANTINE_FILE)
-        try:
-            write_json(path, self._entries(), indent=1)
-        except OSError as error:  # a full disk is no reason to stop training
-            runner.logger.warning(f"{path} could not be written: {error}")
+        entries = self._entries()
+        attempt(runner.logger, path, lambda: write_json(path, entries, indent=1))
 
     def _restore(self, runner: Runner) -> None:
         """Marks what the checkpoint lists, and the file, which may be newer."""

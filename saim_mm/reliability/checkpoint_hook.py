@@ -8,24 +8,25 @@ import io
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from ..registry import register
 from ..utils.atomic_file import remove_parts, write_atomically
 from ..weights.files import read_torch
-from ..weights.resume import resume_from_newest, why_not_finite
+from ..weights.resume import GUARD_KEY, resume_from_newest, why_not_finite
 from ..weights.safe_loader import install_safe_loader
-from .finite_guard_hook import STATE_KEY
+from ..weights.whole_model import check_backbone
+from .expendable import attempt, let_logs_fail
 from .verified_backend import VerifiedBackend
 from .weights_only_codec import decode, encode
 
@@ -53,8 +54,10 @@ class SafeCheckpointHook(CheckpointHook):
     * Nothing is removed but regular files of ``filename_tmpl`` in the run's own folder,
       whatever a checkpoint says.
     * If the disk is full or read-only the log says so, everything good stays, and the
-      run goes on or stops.
+      run goes on or stops. Logs, scalars, pictures and ``last_checkpoint`` may fail.
     * All that is written loads with ``weights_only=True``.
+    * A checkpoint that is loaded for training holds the whole backbone, or the run
+      stops (:func:`saim_mm.weights.whole_model.check_backbone`).
     * ``resume=True`` without ``load_from`` goes on from the newest file that verifies,
       and the log names those that do not.
 
@@ -94,6 +97,7 @@ class SafeCheckpointHook(CheckpointHook):
     def before_run(self, runner: Runner) -> None:
         """Makes loading safe; chooses what to go on from, before the runner would."""
         install_safe_loader()
+        let_logs_fail(runner)
         if runner._resume and runner._load_from is None:
             resume_from_newest(runner)
 
@@ -105,6 +109,7 @@ class SafeCheckpointHook(CheckpointHook):
         steps = [s for s in known if re.fullmatch(_STEP, str(s))]
         hub.update_info("keep_ckpt_ids", list(steps))
         super().before_train(runner)
+        runner.save_checkpoint = _failing_on_all(runner.save_checkpoint)
         self._find_best_here(runner)
         if self.max_keep_ckpts > 0:
             self._remove_outdated(runner, steps[: -self.max_keep_ckpts])
@@ -120,7 +125,13 @@ class SafeCheckpointHook(CheckpointHook):
         checkpoint.update(plain)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Restores what :meth:`before_save_checkpoint` replaced."""
+        """Restores what :meth:`before_save_checkpoint` replaced.
+
+        Raises:
+            CheckpointError: If a run would train a part of the backbone from scratch.
+        """
+        if isinstance(runner._train_loop, BaseLoop):  # it is to be trained
+            check_backbone(runner.model, checkpoint, str(runner._load_from))
         self._is_good = _is_good(runner, checkpoint)
         decode(checkpoint)
 
@@ -181,7 +192,7 @@ class SafeCheckpointHook(CheckpointHook):
                 by_epoch=self.by_epoch,
                 backend_args=self.backend_args,
             )
-            self._point_to_last(runner)
+        self._point_to_last(runner)
         self._remove_outdated(runner, outdated)
 
     def _register(self, runner: Runner, step: int | str) -> list[int | str]:
@@ -208,7 +219,11 @@ class SafeCheckpointHook(CheckpointHook):
     def _point_to_last(self, runner: Runner) -> None:
         text = str(self.last_ckpt).encode()
         pointer = Path(runner.work_dir) / "last_checkpoint"
-        write_atomically(pointer, lambda file: file.write(text))
+        attempt(
+            runner.logger,
+            pointer,
+            lambda: write_atomically(pointer, lambda file: file.write(text)),
+        )
 
     @master_only
     def _remove(self, runner: Runner, paths: set[str]) -> None:
@@ -261,11 +276,12 @@ class SafeCheckpointHook(CheckpointHook):
         stop = self.on_write_error == "stop" or last
         folder = Path(self.out_dir)
         free = f"{shutil.disk_usage(folder).free >> 20} MiB" if folder.is_dir() else "?"
-        runner.logger.error(
-            f"checkpoint not written: {error} (free in {folder}: {free}). The last "
-            f"good one is {self.last_ckpt}. "
-            + ("The run stops." if stop else "The run goes on and will try again.")
-        )
+        if is_main_process():
+            runner.logger.error(
+                f"checkpoint not written: {error} (free in {folder}: {free}). The last "
+                f"good one is {self.last_ckpt}. "
+                + ("The run stops." if stop else "The run goes on and will try again.")
+            )
         if stop:
             raise error
 
@@ -317,5 +333,27 @@ class SafeCheckpointHook(CheckpointHook):
 
 def _is_good(runner: Runner, checkpoint: dict[str, Any]) -> bool:
     """Whether its weights are finite, and no steps were being left out."""
-    left_out = checkpoint.get(STATE_KEY, {}).get("in_a_row", 0)
+    left_out = checkpoint.get(GUARD_KEY, {}).get("in_a_row", 0)
     return not left_out and why_not_finite(checkpoint, runner.model) is None
+
+
+def _failing_on_all(save: Callable[..., None]) -> Callable[..., None]:
+    """Makes what the first process's save raises be raised by all.
+
+    It alone writes. The others must not take for saved what is not, nor go on to a
+    collective where it will not come.
+    """
+
+    def told(*args: Any, **options: Any) -> None:
+        outcome: list[Exception | None] = [None]
+        try:
+            save(*args, **options)
+        except Exception as error:
+            if not is_main_process():
+                raise
+            outcome[0] = error
+        broadcast_object_list(outcome)
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    return told

@@ -69,14 +69,6 @@ class _Agreement:
         distributed.all_reduce(extremes, distributed.ReduceOp.MAX, self.group)
         return bool(extremes.sum() == 0)
 
-    def told_by_first(self, value: bool) -> bool:
-        """The first process's value; the others wait for it."""
-        if self.group is None:
-            return value
-        told = torch.tensor([value])
-        distributed.broadcast(told, 0, self.group)
-        return bool(told.item())
-
 
 @register("hook")
 class PreemptionHook(Hook):
@@ -196,8 +188,6 @@ class PreemptionHook(Hook):
         except OSError as error:
             runner.logger.error(f"the run could not be saved: {error}")
             saved = False
-        # Also keeps the others alive until the first process has saved.
-        saved = self._agreement.told_by_first(saved)
         reason = self._received.name if self._received else "a signal to another rank"
         if saved:
             end = (

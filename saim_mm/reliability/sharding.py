@@ -141,7 +141,7 @@ def whole_state(state: Any) -> Any:
 def load_whole(
     checkpoint: dict[str, Any], model: nn.Module, optim_wrapper: OptimWrapper
 ) -> None:
-    """Takes weights and optimiser from a checkpoint of the same run.
+    """Takes weights and the optimiser's state from a checkpoint of the same run.
 
     All processes must call it if the model is sharded.
 
@@ -160,7 +160,10 @@ def load_whole(
     for index, parameter in enumerate(parameters):
         if index in state:
             state[index] = _parts_like(parameter, state[index])
-    optim_wrapper.load_state_dict(checkpoint["optimizer"])
+    # Rates and the like are what the schedules have come to since.
+    own = optim_wrapper.state_dict()
+    own = {k: own[k] for k in ("param_groups", "base_param_settings") if k in own}
+    optim_wrapper.load_state_dict({**checkpoint["optimizer"], **own})
 
 
 def _parts_like(parameter: Tensor, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from .figure import new_figure, plain_axes, render
+from .run_files import read_start, readable, run_files
 
 #: What tells when a line was logged, and no more.
 _COUNTERS = frozenset({"step", "iter", "epoch"})
+_MAX_BYTES = 64 * 2**20
+_MAX_LINE = 2**20
+MAX_NAMES = 10_000
+#: matplotlib fails near the largest float.
+_MAX_DRAWN = 1e100
 
 
 class Series(NamedTuple):
@@ -20,11 +28,23 @@ class Series(NamedTuple):
 
     Attributes:
         steps: (L,), float: iterations, or epochs where a hook counts these.
-        values: (L,), float.
+        values: (L,), float; infinite for what no float can hold.
     """
 
     steps: np.ndarray
     values: np.ndarray
+
+
+class Log(NamedTuple):
+    """What a run logged.
+
+    Attributes:
+        scalars: By name; empty if nothing was logged.
+        left_out: What was not read, in words, and how often.
+    """
+
+    scalars: dict[str, Series]
+    left_out: Counter[str]
 
 
 def read_scalars(work_dir: str | Path) -> dict[str, Series]:
@@ -39,40 +59,69 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
     Returns:
         By name; empty if nothing was logged.
     """
+    return read_log(work_dir).scalars
+
+
+def read_log(work_dir: str | Path) -> Log:
+    """As :func:`read_scalars`; also says what was left out, for being odd or too much.
+
+    Args:
+        work_dir: The work dir of a run, or a ``scalars.json``.
+    """
     points: dict[str, list[tuple[float, float]]] = {}
-    for path in _scalar_files(Path(work_dir)):
-        newer: dict[str, list[tuple[float, float]]] = {}
-        for name, step, value in _read(path):
-            newer.setdefault(name, []).append((step, value))
-        for name, series in newer.items():
-            older = [p for p in points.get(name, []) if p[0] < series[0][0]]
-            points[name] = older + series
-    return {name: Series(*np.array(series).T) for name, series in points.items()}
+    left_out: Counter[str] = Counter()
+    budget = _MAX_BYTES
+    for path in reversed(_scalar_files(Path(work_dir))):
+        content, is_longer = read_start(path, budget)
+        budget -= len(content)
+        left_out[f"part of more than {_MAX_BYTES >> 20} MiB of scalars"] += is_longer
+        older: dict[str, list[tuple[float, float]]] = {}
+        for name, step, value in _parse(content, left_out):
+            if name in points or name in older or len(points) + len(older) < MAX_NAMES:
+                older.setdefault(name, []).append((step, value))
+            else:
+                left_out[f"value of a name after the first {MAX_NAMES:,}"] += 1
+        for name, series in older.items():
+            newer = points.get(name, [])
+            first = newer[0][0] if newer else math.inf
+            points[name] = [p for p in series if p[0] < first] + newer
+    scalars = {name: Series(*np.array(series).T) for name, series in points.items()}
+    return Log(scalars, +left_out)
 
 
 def _scalar_files(work_dir: Path) -> list[Path]:
     """The files of scalars, oldest first; the folders are named by date and time."""
     if work_dir.is_file():
         return [work_dir]
-    return sorted(work_dir.glob("*/vis_data/scalars.json"))
+    return run_files(work_dir, "*/vis_data/scalars.json")
 
 
-def _read(path: Path) -> Iterator[tuple[str, float, float]]:
-    """Name, step and value; what a killed run cut off is left out."""
-    for line in path.read_text().splitlines():
+def _parse(
+    content: bytes, left_out: Counter[str]
+) -> Iterator[tuple[str, float, float]]:
+    """Name, step and value; the last line may be cut off, as by a kill."""
+    *lines, last = content.decode(errors="replace").split("\n")
+    for line in (*lines, last):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if not isinstance(record, dict) or not _is_number(record.get("step")):
+            # As floats, or 10,000 digits would be an error, and 400 one later on.
+            record = json.loads(line[:_MAX_LINE], parse_int=float)
+            step = record["step"]
+            ok = isinstance(step, float) and abs(step) < 2**53  # and not NaN
+        except (ValueError, TypeError, KeyError, RecursionError):
+            ok = False
+        if not ok:
+            left_out["line without a step"] += bool(line.strip()) and line is not last
             continue
         for name, value in record.items():
-            if name not in _COUNTERS and _is_number(value):
-                yield name, float(record["step"]), float(value)
+            if name not in _COUNTERS and isinstance(value, float):
+                yield name, step, value
+            elif name not in _COUNTERS:
+                left_out["value that is no number"] += 1
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def drawable(values: np.ndarray) -> np.ndarray:
+    """The values, and gaps for those that no axis can show."""
+    return np.where(np.abs(values) < _MAX_DRAWN, values, np.nan)
 
 
 def draw_scalars(
@@ -94,8 +143,10 @@ def draw_scalars(
     for cell, name in zip(cells, names, strict=False):
         steps, values = scalars[name]
         few = len(values) < 30
-        cell.plot(steps, values, lw=1, marker="." if few else "", color="tab:blue")
-        cell.set_title(name, fontsize=8)
+        line = dict(lw=1, marker="." if few else "", color="tab:blue")
+        cell.plot(steps, drawable(values), **line)
+        title = readable(name).replace("$", r"\$")  # not a formula
+        cell.set_title(title, fontsize=8)
         cell.tick_params(labelsize=7)
         cell.yaxis.get_offset_text().set_fontsize(7)
         plain_axes(cell)
