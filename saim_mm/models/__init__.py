@@ -1,6 +1,7 @@
 """The method: order -> content stream -> query stream -> head."""
 
 from .baselines.simmim_vit import SimMIMViT
+from .dense.multi_level_vit import MultiLevelViT
 from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 from .order import OrderSampler, PatchOrder, Plan
@@ -12,6 +13,7 @@ from .saim_vit import SAIMViT
 __all__ = [
     "SAIM",
     "FourLayerPyramid",
+    "MultiLevelViT",
     "OrderSampler",
     "PatchOrder",
     "Plan",
