@@ -110,15 +110,20 @@ def _train_old(config: str, side: int) -> None:
 
 
 def _outcome(run: Callable[[], Any], seconds: float) -> str:
+    late = False
+
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"not done in {seconds:g} s")
+        nonlocal late
+        late = True
+        raise TimeoutError
 
     signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again: somebody may catch it, and try something else.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
         run()
     except Exception as error:  # whatever foreign classes raise
-        return short(error)
+        return f"not done in {seconds:g} s" if late else short(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return "ok"
