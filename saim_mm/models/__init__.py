@@ -3,6 +3,7 @@
 from .baselines.dino import DINOPretraining
 from .baselines.dino_head import DINOHead, DINOProjector
 from .baselines.simmim_vit import SimMIMViT
+from .dense.multi_level_vit import MultiLevelViT
 from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 from .order import OrderSampler, PatchOrder, Plan
@@ -17,6 +18,7 @@ __all__ = [
     "DINOPretraining",
     "DINOProjector",
     "FourLayerPyramid",
+    "MultiLevelViT",
     "OrderSampler",
     "PatchOrder",
     "Plan",
