@@ -28,6 +28,7 @@ class Stream(IntEnum):
     QUERY_STEPS = 3
     PERMUTATION = 4
     TRAINING_STEP = 5
+    SCOPE = 6
 
 
 class SampleIndex(int):

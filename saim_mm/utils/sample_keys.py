@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import MessageHub
 from torch import Tensor
 
 from .sample_index import SampleIndex, Stream
-from .splitmix64 import signed
+from .splitmix64 import mix64, signed
 
 
 def sample_indices(data_samples: Sequence[Any] | None) -> list[SampleIndex] | None:
@@ -29,3 +30,19 @@ def keys_of(
         # From pageable memory the host would wait for the GPU to catch up.
         keys = keys.pin_memory()
     return keys.to(device, non_blocking=True)
+
+
+def step_key(indices: Sequence[SampleIndex], stream: Stream) -> int:
+    """The key of a training step, 64 bits, the same on all processes.
+
+    It follows from the seed and the iteration that MMEngine's message hub knows of, so
+    a resumed run comes to the same one; outside a run, from the first sample.
+
+    Args:
+        indices: The samples' indices.
+        stream: What the key is for.
+    """
+    iteration = MessageHub.get_current_instance().get_info("iter")
+    if iteration is None:
+        return indices[0].key(stream)
+    return mix64(indices[0].seed, iteration, stream)
