@@ -2,11 +2,14 @@
 
 from .baselines.aim import AIMHead, AIMNeck, PrefixReading
 from .baselines.crossmae import CrossMAENeck
+from .baselines.dino import DINOPretraining
+from .baselines.dino_head import DINOHead, DINOProjector
 from .baselines.nepa import NEPA, EmbeddingHead
 from .baselines.randsac import RandSACNeck
 from .baselines.rotary_vit import RotaryViT
 from .baselines.simmim_vit import SimMIMViT
 from .baselines.xtra import BlockHead
+from .dense.multi_level_vit import MultiLevelViT
 from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 from .order import OrderSampler, PatchOrder, Plan
@@ -19,6 +22,9 @@ from .saim_vit import SAIMViT
 __all__ = [
     "NEPA",
     "SAIM",
+    "DINOHead",
+    "DINOPretraining",
+    "DINOProjector",
     "AIMHead",
     "AIMNeck",
     "BlockHead",
@@ -27,6 +33,7 @@ __all__ = [
     "EmbeddingHead",
     "FixedReading",
     "FourLayerPyramid",
+    "MultiLevelViT",
     "OrderSampler",
     "PatchOrder",
     "Plan",

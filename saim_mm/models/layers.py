@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import SwiGLUFFN
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .dense.windows import Windows
 
@@ -35,6 +36,9 @@ class AttentionBlock(BaseModule):
     Raises:
         ValueError: If the heads do not divide the channels.
     """
+
+    #: Whether backward runs the layer once more instead of keeping its activations.
+    with_cp = False
 
     def __init__(self, layer: TransformerEncoderLayer) -> None:
         super().__init__()
@@ -82,6 +86,21 @@ class AttentionBlock(BaseModule):
         Returns:
             (B, L, D).
         """
+        options = (x, memory, attn_mask, is_causal, attn_bias, windows)
+        if self.with_cp and torch.is_grad_enabled():
+            # Not reentrant: that would give no gradient above frozen layers.
+            return checkpoint(self._run, *options, use_reentrant=False)
+        return self._run(*options)
+
+    def _run(
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        attn_mask: Tensor | None,
+        is_causal: bool,
+        attn_bias: Tensor | None,
+        windows: Windows | None,
+    ) -> Tensor:
         tokens = self.ln1(x)
         if windows is not None:
             tokens = windows.split(tokens)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..registry import register
 from ..weights.loading import load_encoder, pretrained_config
-from ..weights.position import fit_position_embedding
+from ..weights.position import fit_position_embedding, note_grid, noted_grid
 from .dense.windows import RelativePositionBias, Windows
 from .layers import AttentionBlock, Turns, init_like_official
 from .order import Plan, sort_tokens
@@ -88,6 +88,7 @@ class SAIMViT(VisionTransformer):
         super().__init__(*args, **kwargs)
         _check_width(self.embed_dims)
         self.layers: ModuleList = ModuleList(map(AttentionBlock, self.layers))
+        self._register_state_dict_hook(note_grid)
         self.visible = visible
         self.window_size = window_size
         self.global_attn_indexes = frozenset(global_attn_indexes)
@@ -157,10 +158,11 @@ class SAIMViT(VisionTransformer):
         super().init_weights()
         self.init_cfg = config
         self._init_from_scratch()
-        load_encoder(self, pretrained["checkpoint"], pretrained.get("prefix"))
+        options = {k: pretrained[k] for k in ("prefix", "grid") if k in pretrained}
+        load_encoder(self, pretrained["checkpoint"], **options)
 
     def _prepare_pos_embed(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+        self, state_dict: dict[str, Tensor], prefix: str, metadata: Any, *args: Any
     ) -> None:
         """Load hook: fits a checkpoint's position embedding to this model."""
         name = f"{prefix}pos_embed"
@@ -171,6 +173,7 @@ class SAIMViT(VisionTransformer):
                 tuple(self.patch_resolution),
                 self.num_extra_tokens,
                 self.interpolate_mode,
+                noted_grid({"": metadata}),
             )
 
     def _init_from_scratch(self) -> None:

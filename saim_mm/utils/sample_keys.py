@@ -14,11 +14,7 @@ from .splitmix64 import mix64, signed
 
 
 def sample_indices(data_samples: Sequence[Any] | None) -> list[SampleIndex] | None:
-    """What :class:`ExactSampler` said about each sample, if it drew all of them.
-
-    Args:
-        data_samples: Packed samples; ``PackInputs`` keeps their ``sample_idx``.
-    """
+    """What :class:`ExactSampler` said about each packed sample, if it drew them all."""
     indices = [sample.get("sample_idx") for sample in data_samples or ()]
     if not indices or not all(isinstance(index, SampleIndex) for index in indices):
         return None
@@ -28,13 +24,7 @@ def sample_indices(data_samples: Sequence[Any] | None) -> list[SampleIndex] | No
 def keys_of(
     indices: Sequence[SampleIndex], stream: Stream, device: torch.device
 ) -> Tensor:
-    """The keys of some samples (B,), long.
-
-    Args:
-        indices: The samples' indices.
-        stream: What the keys are for.
-        device: Where they are needed.
-    """
+    """The keys of B samples, (B,) long, on the device where they are needed."""
     keys = torch.tensor([signed(index.key(stream)) for index in indices])
     if device.type == "cuda":
         # From pageable memory the host would wait for the GPU to catch up.
