@@ -38,6 +38,8 @@ class RotaryViT(SAIMViT):
             log-uniform between 1 over this and this; ``None`` for none.
         qk_norm: LayerNorm of each head's queries and keys before they are turned:
             ``off``, ``plain``, or ``affine``, with a learnt scale.
+        freeze_patch_embed: Whether the patch embedding stays as it is (NEPA's
+            fine-tuning).
         **kwargs: As for :class:`SAIMViT`.
 
     Raises:
@@ -54,6 +56,7 @@ class RotaryViT(SAIMViT):
         rope_theta: float = 100.0,
         rope_rescale: float | None = None,
         qk_norm: QKNorm = "off",
+        freeze_patch_embed: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -75,6 +78,7 @@ class RotaryViT(SAIMViT):
         self.register_buffer("frequencies", rope_theta**-steps, persistent=False)
         if position == "rope":
             self.pos_embed.requires_grad_(False)  # it stays zero
+        self.patch_embed.requires_grad_(not freeze_patch_embed)
         if qk_norm != "off":
             norm = dict(elementwise_affine=qk_norm == "affine", bias=False)
             for layer in self.layers:
