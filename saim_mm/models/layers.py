@@ -75,7 +75,7 @@ class AttentionBlock(BaseModule):
         Returns:
             (B, L, D).
         """
-        options = (x, memory, attn_mask, is_causal, attn_bias, windows)
+        options = (x, memory, attn_mask, is_causal, prefix, attn_bias, windows)
         if self.with_cp and torch.is_grad_enabled():
             # Not reentrant: that would give no gradient above frozen layers.
             return checkpoint(self._run, *options, use_reentrant=False)
@@ -87,6 +87,7 @@ class AttentionBlock(BaseModule):
         memory: Tensor | None,
         attn_mask: Tensor | None,
         is_causal: bool,
+        prefix: int,
         attn_bias: Tensor | None,
         windows: Windows | None,
     ) -> Tensor:
