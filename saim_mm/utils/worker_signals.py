@@ -53,13 +53,10 @@ class _ShieldedProcess(process.BaseProcess):
 
 def _follow_parent(parent: int) -> None:
     """Ends this process when its parent says so with SIGTERM, or is gone."""
+    told = (signal.SIGTERM, parent)
     while os.getppid() == parent:
         received = signal.sigtimedwait(SIGNALS, _LOOK)
-        if (
-            received is not None
-            and received.si_signo == signal.SIGTERM
-            and received.si_pid == parent
-        ):
+        if received is not None and (received.si_signo, received.si_pid) == told:
             break
     os._exit(0)
 

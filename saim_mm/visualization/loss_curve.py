@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from .figure import new_figure, plain_axes, render
+from .figure import Picture, new_figure, plain_axes, render
 from .scalars import Series, drawable, read_scalars
 
 _COLOUR = "tab:blue"
@@ -38,23 +38,22 @@ class LossCurve:
         return float(self.loss[-window:].mean())
 
 
-def read_loss_curve(work_dir: str | Path) -> LossCurve:
+def read_loss_curve(
+    work_dir: str | Path, scalars: Mapping[str, Series] | None = None
+) -> LossCurve:
     """Takes loss and learning rate out of what :func:`read_scalars` reads.
 
     Args:
         work_dir: The work dir of a run, or a ``scalars.json``.
+        scalars: What was read there, if it was.
 
     Raises:
         ValueError: If no loss was logged there.
     """
-    return loss_curve_of(read_scalars(work_dir), work_dir)
-
-
-def loss_curve_of(scalars: Mapping[str, Series], source: str | Path) -> LossCurve:
-    """As :func:`read_loss_curve`, of scalars that were read; ``source`` says where."""
+    scalars = read_scalars(work_dir) if scalars is None else scalars
     if "loss" not in scalars:
         raise ValueError(
-            f"{str(source)!r} holds no logged loss; give the work dir of a training "
+            f"{str(work_dir)!r} holds no logged loss; give the work dir of a training "
             "run with vis_backends=[dict(type='LocalVisBackend')]."
         )
     steps, loss = scalars["loss"]
@@ -86,15 +85,12 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
         return (sums[stop] - sums[start]) / (counts[stop] - counts[start])
 
 
-def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> np.ndarray:
+def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> Picture:
     """Loss above, as logged and smoothed, and the learning rate below.
 
     Args:
         curve: What was logged.
         title: Heading of the picture.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
     """
     figure = new_figure(7, 4.5)
     loss, lr = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 
 from ..utils.atomic_file import write_atomically
-from .loss_curve import draw_loss_curve, loss_curve_of
+from .loss_curve import draw_loss_curve, read_loss_curve
 from .run_files import read_start, readable, run_files
-from .scalars import Series, draw_scalars, drawable, read_log
+from .scalars import Series, draw_scalars, drawable, read_scalars
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2em auto;
@@ -61,8 +61,9 @@ def write_report(
         ValueError: If no loss was logged there.
     """
     work_dir = Path(work_dir)
-    scalars, left_out = read_log(work_dir)
-    curve = loss_curve_of(scalars, work_dir)
+    left_out: Counter[str] = Counter()
+    scalars = read_scalars(work_dir, left_out)
+    curve = read_loss_curve(work_dir, scalars)
     name = work_dir.resolve().name
     sections = [
         f"<h1>{html.escape(name)}</h1>",

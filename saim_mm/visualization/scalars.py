@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .figure import new_figure, plain_axes, render
+from .figure import Picture, new_figure, plain_axes, render
 from .run_files import read_start, readable, run_files
 
 #: What tells when a line was logged, and no more.
@@ -35,19 +35,9 @@ class Series(NamedTuple):
     values: np.ndarray
 
 
-class Log(NamedTuple):
-    """What a run logged.
-
-    Attributes:
-        scalars: By name; empty if nothing was logged.
-        left_out: What was not read, in words, and how often.
-    """
-
-    scalars: dict[str, Series]
-    left_out: Counter[str]
-
-
-def read_scalars(work_dir: str | Path) -> dict[str, Series]:
+def read_scalars(
+    work_dir: str | Path, left_out: Counter[str] | None = None
+) -> dict[str, Series]:
     """Reads the scalars that MMEngine's ``LocalVisBackend`` logged.
 
     A work dir has a folder per start of the run. The latest start counts, and of those
@@ -55,26 +45,19 @@ def read_scalars(work_dir: str | Path) -> dict[str, Series]:
 
     Args:
         work_dir: The work dir of a run, or a ``scalars.json``.
+        left_out: Filled with what was not read, being odd or too much, in words.
 
     Returns:
         By name; empty if nothing was logged.
     """
-    return read_log(work_dir).scalars
-
-
-def read_log(work_dir: str | Path) -> Log:
-    """As :func:`read_scalars`; also says what was left out, for being odd or too much.
-
-    Args:
-        work_dir: The work dir of a run, or a ``scalars.json``.
-    """
     points: dict[str, list[tuple[float, float]]] = {}
-    left_out: Counter[str] = Counter()
+    left_out = Counter() if left_out is None else left_out
     budget = _MAX_BYTES
     for path in reversed(_scalar_files(Path(work_dir))):
         content, is_longer = read_start(path, budget)
         budget -= len(content)
-        left_out[f"part of more than {_MAX_BYTES >> 20} MiB of scalars"] += is_longer
+        if is_longer:
+            left_out[f"part of more than {_MAX_BYTES >> 20} MiB of scalars"] += 1
         older: dict[str, list[tuple[float, float]]] = {}
         for name, step, value in _parse(content, left_out):
             if name in points or name in older or len(points) + len(older) < MAX_NAMES:
@@ -85,8 +68,7 @@ def read_log(work_dir: str | Path) -> Log:
             newer = points.get(name, [])
             first = newer[0][0] if newer else math.inf
             points[name] = [p for p in series if p[0] < first] + newer
-    scalars = {name: Series(*np.array(series).T) for name, series in points.items()}
-    return Log(scalars, +left_out)
+    return {name: Series(*np.array(series).T) for name, series in points.items()}
 
 
 def _scalar_files(work_dir: Path) -> list[Path]:
@@ -110,7 +92,8 @@ def _parse(
         except (ValueError, TypeError, KeyError, RecursionError):
             ok = False
         if not ok:
-            left_out["line without a step"] += bool(line.strip()) and line is not last
+            if line.strip() and line is not last:
+                left_out["line without a step"] += 1
             continue
         for name, value in record.items():
             if name not in _COUNTERS and isinstance(value, float):
@@ -126,16 +109,13 @@ def drawable(values: np.ndarray) -> np.ndarray:
 
 def draw_scalars(
     scalars: Mapping[str, Series], names: Sequence[str], columns: int = 3
-) -> np.ndarray:
+) -> Picture:
     """A small plot for each of some numbers.
 
     Args:
         scalars: Of :func:`read_scalars`.
         names: Which, at least one.
         columns: Plots beside each other.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
     """
     rows = -(-len(names) // columns)
     figure = new_figure(9, 1.9 * rows)
