@@ -83,6 +83,9 @@ def split_class_folders(
 ) -> tuple[ClassImages, ClassImages]:
     """Finds the labelled images to learn from and those to be judged on.
 
+    They are the same in every run: what is left out, and what is split off, depends on
+    the names alone.
+
     Args:
         root: Has ``train/<class>/`` and ``val/<class>/`` (or ``test``). With
             ``val_share`` it has ``<class>/``, or only ``train/<class>/``.
@@ -91,10 +94,6 @@ def split_class_folders(
         images_per_class: Use at most so many images of each class to learn from.
         val_images_per_class: Use at most so many images of each class to judge.
         crop_ratio: As for :class:`ClassImages`.
-
-    Returns:
-        Both sets. They are the same in every run: what is left out, and what is split
-        off, depends on the names alone.
 
     Raises:
         FileNotFoundError: If folders are missing; the message says which.

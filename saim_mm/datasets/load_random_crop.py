@@ -108,14 +108,21 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             )
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Loads the image at ``results["img_path"]`` into ``results``.
+        """Loads the image at ``results["img_path"]`` into ``results``, and crops it.
+
+        One that is loaded already, as before mmpretrain's ``MultiView``, is cropped.
 
         Raises:
             BrokenImageError: If the file is empty, truncated, too large, or no image.
             OSError: If the file cannot be read.
         """
-        path = results["img_path"]
-        size, pixels = self._load_crop(self.file.read(path), path)
+        if "img" in results:
+            image = results["img"]
+            size = image.shape[:2]
+            pixels = self._resize(image, self._draw_box(size))
+        else:
+            path = results["img_path"]
+            size, pixels = self._load_crop(self.file.read(path), path)
         flip = np.random.random_sample() < self.flip_prob  # as mmcv draws it
         image = (pixels.flip(-1) if flip else pixels).permute(1, 2, 0).numpy()
         results["img"] = image

@@ -159,15 +159,12 @@ def pack_images(
 def verify_pack(
     folder: Path, workers: int = 1, on_fault: Callable[[str], object] = lambda _: None
 ) -> Manifest:
-    """Reads a whole pack and compares it with its checksums.
+    """Reads a whole pack and compares it with its checksums; returns what it holds.
 
     Args:
         folder: Of the pack.
         workers: Processes.
         on_fault: Is told what is wrong with each bad tar file, as soon as it is found.
-
-    Returns:
-        What the pack holds.
 
     Raises:
         PackError: If something is wrong, or the pack is not complete.

@@ -14,9 +14,7 @@ from ..registry import register
 def without_files(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The transforms of a config's pipeline, for images that need no loader.
 
-    Args:
-        pipeline: Configs of transforms. Those that only load are left out, and
-            ``LoadRandomResizedCrop`` leaves a crop and a flip behind.
+    Those that only load are left out; of ``LoadRandomResizedCrop`` crop and flip stay.
     """
     kept: list[dict[str, Any]] = []
     for transform in pipeline:

@@ -126,12 +126,9 @@ def check_name(name: str) -> None:
 def write_tar(
     file: BinaryIO, names: Iterable[str], read: Callable[[str], bytes]
 ) -> list[Member]:
-    """Writes images into a tar file, with the same bytes whenever they are the same.
+    """Writes what ``read`` gives for each name into an open, empty file as a tar file.
 
-    Args:
-        file: An open, empty file.
-        names: Names of the members.
-        read: Returns what a member is to hold.
+    The same images make the same bytes.
 
     Returns:
         Where each of them lies.
@@ -234,7 +231,6 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
             f"{path} is not of format {FORMAT}; pack the images again with "
             "tools/dataset_converters/pack_images.py"
         )
-    missing = [key for key in keys if key not in content]
-    if missing:
+    if missing := [key for key in keys if key not in content]:
         raise PackError(f"{path} has no {', '.join(missing)}")
     return content

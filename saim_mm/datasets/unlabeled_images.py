@@ -134,8 +134,7 @@ class UnlabeledImages(BaseDataset):
         """Restores a copy; Runner copies a dataset that it is given as an object."""
         self.__dict__.update(state)
         if self._fully_initialized:
-            # A deep copy's flags are its own, but no longer in shared memory; those
-            # that reach a spawned worker are, and this does nothing.
+            # A deep copy's flags are its own, but no longer in shared memory.
             self.broken.share_memory_()
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
@@ -204,10 +203,9 @@ class UnlabeledImages(BaseDataset):
         return min(1 + seeds_first, len(self.pipeline.transforms))
 
     def _part(self, transforms: list[Callable]) -> Compose:
-        """The pipeline with some of its transforms.
+        """The pipeline with some of its transforms, of its own kind.
 
-        Of its own kind: tools that look on, such as mm's ``browse_dataset.py``, put
-        one in its place that keeps what each transform makes.
+        mm's ``browse_dataset.py`` puts one in that keeps what each transform makes.
         """
         part = copy.copy(self.pipeline)
         part.transforms = transforms

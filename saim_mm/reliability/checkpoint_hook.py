@@ -10,6 +10,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -33,9 +34,9 @@ from .weights_only_codec import decode, encode
 _ON_WRITE_ERROR = ("continue", "stop")
 #: Options of ``CheckpointHook`` for other places than a local disk.
 _REMOTE = ("backend_args", "file_client_args")
-#: What ``CheckpointHook`` keeps in itself and in the message hub about its files.
+_NOT_TAKEN = {*_REMOTE, "kwargs"}  # the latter would take misspelt ones
+#: What ``CheckpointHook`` keeps about its files.
 _ATTRIBUTES = ("last_ckpt", "keep_ckpt_ids", "best_ckpt_path", "best_ckpt_path_dict")
-_INFO = ("last_ckpt", "keep_ckpt_ids", "best_")
 #: What stands for the braces of ``filename_tmpl``: epochs or iterations, or both.
 _STEP = r"\d+(?:_iter_\d+)?"
 
@@ -80,10 +81,8 @@ class SafeCheckpointHook(CheckpointHook):
             raise ValueError(
                 f"on_write_error={on_write_error!r} must be one of {_ON_WRITE_ERROR}"
             )
-        parameters = inspect.signature(CheckpointHook.__init__).parameters.values()
-        allowed = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
-        unknown = sorted(options.keys() - (allowed - {"self", *_REMOTE}))
-        if unknown:
+        allowed = inspect.signature(CheckpointHook).parameters.keys() - _NOT_TAKEN
+        if unknown := sorted(options.keys() - allowed):
             raise ValueError(
                 f"{', '.join(unknown)}: no option of SafeCheckpointHook; it has those "
                 f"of CheckpointHook without {' and '.join(_REMOTE)}. Checkpoints that "
@@ -103,11 +102,10 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Prepares the folder; removes what a killed run left half-written."""
-        hub = runner.message_hub
-        known = hub.get_info("keep_ckpt_ids")
+        known = runner.message_hub.get_info("keep_ckpt_ids")
         known = known if isinstance(known, list) else []
         steps = [s for s in known if re.fullmatch(_STEP, str(s))]
-        hub.update_info("keep_ckpt_ids", list(steps))
+        runner.message_hub.update_info("keep_ckpt_ids", list(steps))
         super().before_train(runner)
         runner.save_checkpoint = _failing_on_all(runner.save_checkpoint)
         self._find_best_here(runner)
@@ -136,9 +134,7 @@ class SafeCheckpointHook(CheckpointHook):
         decode(checkpoint)
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> None:
-        """Saves at once, in the middle of an epoch, too.
-
-        The file counts among those that ``max_keep_ckpts`` keeps.
+        """Saves at once; the file counts among those that ``max_keep_ckpts`` keeps.
 
         Args:
             runner: The runner.
@@ -218,12 +214,12 @@ class SafeCheckpointHook(CheckpointHook):
     @master_only
     def _point_to_last(self, runner: Runner) -> None:
         text = str(self.last_ckpt).encode()
-        pointer = Path(runner.work_dir) / "last_checkpoint"
-        attempt(
-            runner.logger,
-            pointer,
-            lambda: write_atomically(pointer, lambda file: file.write(text)),
-        )
+        note = Path(runner.work_dir) / "last_checkpoint"
+
+        def write() -> None:
+            write_atomically(note, lambda file: file.write(text))
+
+        attempt(runner.logger, note, write)
 
     @master_only
     def _remove(self, runner: Runner, paths: set[str]) -> None:
@@ -236,11 +232,7 @@ class SafeCheckpointHook(CheckpointHook):
                 runner.logger.warning(f"{path} could not be removed: {error}")
 
     def _is_own(self, path: Path) -> bool:
-        """Whether it is a file that this hook writes, directly in its folder.
-
-        What a run is told of its files comes from a checkpoint, which may be a
-        stranger's.
-        """
+        """Whether this hook writes such a file: a checkpoint may name a stranger's."""
         parts = Formatter().parse(self.filename_tmpl)
         name = "".join(
             re.escape(text) + (_STEP if field is not None else "")
@@ -268,11 +260,7 @@ class SafeCheckpointHook(CheckpointHook):
             runner.message_hub.update_info(name, here(info[name]))
 
     def _report(self, runner: Runner, error: OSError, last: bool) -> None:
-        """Says that a file was not written; stops if it must.
-
-        Raises:
-            OSError: The same error, if the run is to stop.
-        """
+        """Says that a file was not written, and raises the error if it must stop."""
         stop = self.on_write_error == "stop" or last
         folder = Path(self.out_dir)
         free = f"{shutil.disk_usage(folder).free >> 20} MiB" if folder.is_dir() else "?"
@@ -314,20 +302,15 @@ class SafeCheckpointHook(CheckpointHook):
     @contextmanager
     def _rolled_back_on_error(self, runner: Runner) -> Iterator[None]:
         """Forgets a file that could not be written: what is known is as before."""
-        own = {name: getattr(self, name, None) for name in _ATTRIBUTES}
-        own["best_ckpt_path_dict"] = dict(own["best_ckpt_path_dict"] or {})
-        hub = runner.message_hub
-        info = {k: v for k, v in hub.runtime_info.items() if k.startswith(_INFO)}
+        info = runner.message_hub.runtime_info
+        own = {k: copy(v) for k, v in self.__dict__.items() if k in _ATTRIBUTES}
+        known = dict(info)
         try:
             yield
         except OSError:
-            for name, value in own.items():
-                if hasattr(self, name):
-                    setattr(self, name, value)
-            for name in [k for k in hub.runtime_info if k.startswith(_INFO)]:
-                del hub.runtime_info[name]
-            for name, value in info.items():
-                hub.update_info(name, value)
+            self.__dict__.update(own)
+            info.clear()
+            info.update(known)
             raise
 
 

@@ -103,21 +103,15 @@ class FiniteGuardHook(Hook):
         self.rolled_back = state.get("rolled_back", False)
         self._run = state.get("run", self._run)
 
-    def before_save_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the counts, with the steps whose answers are on their way."""
         skipped, in_a_row = self.skipped, self.in_a_row
         for step in self._unread:
             assert step.finite is not None
             finite = step.finite.read()
             skipped, in_a_row = (skipped, 0) if finite else (skipped + 1, in_a_row + 1)
-        checkpoint[GUARD_KEY] = dict(
-            skipped=skipped,
-            in_a_row=in_a_row,
-            rolled_back=self.rolled_back,
-            run=self._run,
-        )
+        counts = dict(skipped=skipped, in_a_row=in_a_row, rolled_back=self.rolled_back)
+        checkpoint[GUARD_KEY] = dict(**counts, run=self._run)
 
     def before_train(self, runner: Runner) -> None:
         """Begins to watch the optimiser."""
@@ -281,15 +275,11 @@ def _describe(samples: Sequence[Any]) -> list[dict[str, Any]]:
     described = []
     for sample in samples:
         index = sample.get("sample_idx")
-        entry: dict[str, Any] = {}
-        if index is not None:
-            entry["index"] = int(index)
+        entry: dict[str, Any] = {} if index is None else {"index": int(index)}
         if isinstance(index, SampleIndex):
             entry.update(seed=index.seed, epoch=index.epoch, requested=index.requested)
-        for name in ("img_path", "img_id"):
-            if sample.get(name) is not None:
-                entry[name] = sample.get(name)
-        described.append(entry)
+        files = {name: sample.get(name) for name in ("img_path", "img_id")}
+        described.append(entry | {k: v for k, v in files.items() if v is not None})
     return described
 
 

@@ -62,11 +62,7 @@ class FullyShardedModel(nn.Module):
         self._is_sharded = False
 
     def shard(self, optimizer: Optimizer) -> None:
-        """Leaves this process its part of the weights and the optimiser's state.
-
-        Args:
-            optimizer: Has the model's parameters, which are replaced.
-        """
+        """Leaves this process its part of the weights and the optimiser's state."""
         kind = torch.device(get_device()).type
         mesh = init_device_mesh(kind, (dist.get_world_size(),))
         whole = dict(self.module.named_parameters())
@@ -119,10 +115,7 @@ def own_part(tensor: Any) -> Tensor:
 
 
 def whole_state(state: Any) -> Any:
-    """Brings a state dict together; all processes must call it.
-
-    Args:
-        state: Of a model or an optimiser; nested.
+    """Brings a nested state dict together; all processes must call it.
 
     Returns:
         The same with whole tensors on the CPU instead of sharded ones; on processes
@@ -143,12 +136,7 @@ def load_whole(
 ) -> None:
     """Takes weights and the optimiser's state from a checkpoint of the same run.
 
-    All processes must call it if the model is sharded.
-
-    Args:
-        checkpoint: Has ``state_dict`` and ``optimizer``, both whole.
-        model: Without a wrapper.
-        optim_wrapper: Has one optimiser.
+    All processes must call it if the model, which has no wrapper here, is sharded.
     """
     # Not by load_state_dict: what models do to weights of others knows no parts.
     with torch.no_grad():

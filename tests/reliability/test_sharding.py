@@ -26,6 +26,7 @@ from saim_mm.reliability import FullyShardedModel, sharding
 from saim_mm.reliability.finite_guard import FiniteGuard, all_finite
 from saim_mm.reliability.preemption_hook import EXIT_NOT_SAVED, EXIT_PREEMPTED
 from saim_mm.reliability.sharding import is_sharded, own_part, whole_state
+from saim_mm.weights import CheckpointError
 
 RANKS = 2
 needs_fully_shard = pytest.mark.skipif(
@@ -304,6 +305,29 @@ def test_all_ranks_learn_that_a_save_failed(
     assert ends == [end, end]
     left = {path.name for path in tmp_path.glob("*.pth")}
     assert left == {"iter_3.pth"} | ({"iter_6.pth"} if end == EXIT_PREEMPTED else set())
+
+
+@HOOKS.register_module(force=True)
+class Unplain(Hook):
+    """Puts into a checkpoint what cannot be stored; only the first rank sees it."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint["extra"] = object()
+
+
+def refused_checkpoint(cfg: Config) -> list[str]:
+    with pytest.raises(CheckpointError) as error:
+        train(cfg)
+    return [str(error.value)]
+
+
+def test_all_ranks_end_where_a_checkpoint_is_refused(
+    images: str, tmp_path: Path
+) -> None:
+    cfg = config(images, tmp_path, False)
+    cfg.custom_hooks.append(dict(type="Unplain"))
+    (first,), (second,) = on_ranks(RANKS, tmp_path, refused_checkpoint, cfg)
+    assert first == second and first.startswith("extra: a builtins.object")
 
 
 @needs_fully_shard

