@@ -110,13 +110,7 @@ class PictureHook(Hook):
             preprocessor = unwrap_model(runner.model).data_preprocessor
             self._shown = preprocessor(batch, False)["inputs"]
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Draws, if it is time and there is time."""
         if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
             return
