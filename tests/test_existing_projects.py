@@ -29,7 +29,9 @@ pytest.importorskip("mmseg")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "existing_projects.md"
 RECIPES = {
     block.split("\n", 1)[0].removeprefix("# recipe: "): block
-    for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    for block in re.findall(
+        r"```python\n(# recipe: .*?)```", DOCUMENT.read_text(), re.DOTALL
+    )
 }
 WIDTH, LAYERS = 64, 12
 SIZE = (64, 96)

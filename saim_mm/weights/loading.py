@@ -29,7 +29,7 @@ MAY_BE_UNUSED = {
     "mask token, of masked image modelling": r"mask_token$",
 }
 #: What may lie beside the encoder in a checkpoint of a whole model.
-BESIDE_ENCODER = r"neck\.|data_preprocessor\.|\w*head\.|momentum_encoder\."
+BESIDE_ENCODER = r"neck\.|data_preprocessor\.|\w*head\.|momentum_encoder\.|student\."
 _SHOWN = 8
 
 

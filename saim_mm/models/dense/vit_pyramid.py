@@ -6,6 +6,7 @@ of h x w patches, D channels.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ...registry import register
 
-_LAYER_NORM = dict(type="mmpretrain.LN2d", eps=1e-6)
+LAYER_NORM = dict(type="mmpretrain.LN2d", eps=1e-6)
 _GROUP_NORM = dict(type="GN", num_groups=32)
 
 
@@ -43,7 +44,7 @@ class FourLayerPyramid(BaseModule):
         super().__init__(init_cfg)
         d = embed_dims
         self.scales = ModuleList(
-            [_up4(d, d, d, norm_cfg), _up2(d, d), *_same_and_half()]
+            [upsample([d, d, d], norm_cfg), _up2(d, d), *_same_and_half()]
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -84,7 +85,7 @@ class SimpleFeaturePyramid(BaseModule):
         self,
         embed_dims: int,
         out_channels: int = 256,
-        norm_cfg: dict[str, Any] = _LAYER_NORM,
+        norm_cfg: dict[str, Any] = LAYER_NORM,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -96,7 +97,11 @@ class SimpleFeaturePyramid(BaseModule):
         d = embed_dims
         widths = (d // 4, d // 2, d, d)
         self.scales = ModuleList(
-            [_up4(d, d // 2, d // 4, norm_cfg), _up2(d, d // 2), *_same_and_half()]
+            [
+                upsample([d, d // 2, d // 4], norm_cfg),
+                _up2(d, d // 2),
+                *_same_and_half(),
+            ]
         )
         self.outputs = ModuleList(
             nn.Sequential(
@@ -139,9 +144,19 @@ def _up2(width: int, out: int) -> nn.Module:
     return nn.ConvTranspose2d(width, out, kernel_size=2, stride=2)
 
 
-def _up4(width: int, middle: int, out: int, norm_cfg: dict[str, Any]) -> nn.Module:
-    norm = build_norm_layer(norm_cfg, middle)[1]
-    return nn.Sequential(_up2(width, middle), norm, nn.GELU(), _up2(middle, out))
+def upsample(widths: Sequence[int], norm_cfg: dict[str, Any]) -> nn.Sequential:
+    """Learnt upsampling: twice up from each width to the next.
+
+    Args:
+        widths: Channels before the first step, and after each.
+        norm_cfg: Norm between two steps, which GELU follows.
+    """
+    steps: list[nn.Module] = []
+    for width, out in itertools.pairwise(widths):
+        if steps:
+            steps += [build_norm_layer(norm_cfg, width)[1], nn.GELU()]
+        steps.append(_up2(width, out))
+    return nn.Sequential(*steps)
 
 
 def _same_and_half() -> tuple[nn.Module, nn.Module]:

@@ -1,0 +1,1 @@
+"""What the command ``saim-mm`` can do, as functions: a file a verb."""

@@ -1,0 +1,207 @@
+#!/usr/bin/env python
+"""Which configs of the installed mmdet, mmseg and mmpretrain take the encoder."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+
+from saim_mm.api._outputs import outputs_of, short, without_weights
+from saim_mm.api._trial import train_one_step
+from saim_mm.api.adapt import adapt, config_path
+from saim_mm.utils.atomic_file import write_json
+from saim_mm.utils.command_line import one_line_errors
+
+#: Classification is the only task of mmpretrain whose labels can be made up.
+_CLASSIFIER = "ImageClassifier"
+#: Of the images, in pixels.
+_SIDES = dict(mmdet=128, mmseg=128, mmpretrain=224)
+#: ``new`` and ``old``: whether it trains with the encoder, and as it is.
+Record = dict[str, str]
+
+
+def configs_of(package: str) -> Iterator[str]:
+    """Configs of an installed package but for mere parents, as ``PACKAGE::PATH``."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"{package} is not installed.")
+    root = Path(spec.origin).parent / ".mim" / "configs"
+    for path in sorted(root.rglob("*.py")):
+        if "_base_" not in path.parts:
+            yield f"{package}::{path.relative_to(root)}"
+
+
+def group_of(config: str, known: dict[str, str]) -> str | None:
+    """What decides whether a config takes an encoder, or ``None`` if out of scope.
+
+    Args:
+        config: As :func:`configs_of` gives it.
+        known: What backbones give, by their settings; it is added to.
+    """
+    try:
+        cfg = Config.fromfile(config_path(config))
+    except Exception as error:  # a config is a program
+        return f"unreadable: {short(error)}"
+    model = cfg.get("model") or {}
+    backbone = model.get("backbone")
+    if not isinstance(backbone, dict):
+        return None
+    if config.startswith("mmpretrain") and model.get("type") != _CLASSIFIER:
+        return None
+    settings = json.dumps(without_weights(backbone), default=str, sort_keys=True)
+    if settings not in known:
+        try:
+            with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+                known[settings] = str(outputs_of(backbone, 3))
+        except (ValueError, TimeoutError) as error:
+            known[settings] = str(error)
+    parts = [model.type, backbone.type, known[settings], *_types(model)]
+    return " | ".join(map(str, parts))
+
+
+def _types(part: Any, inside: bool = False) -> Iterator[str]:
+    """Types of necks and heads, wherever they stand."""
+    if isinstance(part, dict):
+        if inside and part.get("type"):
+            yield str(part.type)
+        for name, value in part.items():
+            if str(name) != "backbone":
+                yield from _types(value, str(name).endswith(("head", "neck")))
+    elif isinstance(part, (list, tuple)):
+        for value in part:
+            yield from _types(value, inside)
+
+
+def try_new(config: str, encoder: str, seconds: float = 120) -> str:
+    """Trains a config with the encoder for one step: ``"ok"`` or why not."""
+    side = _SIDES[config.partition("::")[0]]
+    run = partial(adapt, config_path(config), encoder, num_heads=2)
+    return _outcome(partial(run, image_size=(side, side)), seconds)
+
+
+def try_old(config: str, seconds: float = 120) -> str:
+    """Trains a config for one step as it is, on larger images if need be."""
+    side = _SIDES[config.partition("::")[0]]
+    outcome = ""
+    for larger in (side, 2 * side):
+        outcome = _outcome(partial(_train_old, config, larger), seconds)
+        if outcome == "ok":
+            break
+    return outcome
+
+
+def _train_old(config: str, side: int) -> None:
+    cfg = Config.fromfile(config_path(config))
+    cfg.model = without_weights(cfg.model)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        train_one_step(cfg, (side, side), "cpu", init_weights=False)
+
+
+def _outcome(run: Callable[[], Any], seconds: float) -> str:
+    late = False
+
+    def stop(*_: Any) -> None:
+        nonlocal late
+        late = True
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, stop)
+    # Again and again: somebody may catch it, and try something else.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        run()
+    except Exception as error:  # whatever foreign classes raise
+        return f"not done in {seconds:g} s" if late else short(error)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return "ok"
+
+
+def groups_of(package: str, path: Path) -> dict[str, list[str]]:
+    """Configs by group, large groups first; kept in a file, as it takes minutes."""
+    if path.exists():
+        return json.loads(path.read_text())
+    known: dict[str, str] = {}
+    groups: dict[str, list[str]] = {}
+    for config in configs_of(package):
+        group = group_of(config, known)
+        if group is not None:
+            groups.setdefault(group, []).append(config)
+    ordered = dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+    write_json(path, ordered, indent=1)
+    return ordered
+
+
+def summary(groups: dict[str, list[str]], records: dict[str, Record]) -> str:
+    """Percentages of configs, and each failure with its reason."""
+
+    def count(old: str | None, new: str | None) -> int:
+        """Configs with such outcomes; ``None`` is any, but tried."""
+        return sum(
+            len(configs)
+            for group, configs in groups.items()
+            for record in [records.get(group, {})]
+            if all(
+                name in record and (record[name] == "ok" or wanted is None)
+                for name, wanted in (("old", old), ("new", new))
+            )
+        )
+
+    able, taken = count("ok", None), count("ok", "ok")
+    lines = [
+        f"{sum(map(len, groups.values()))} configs in {len(groups)} groups; "
+        f"{count(None, None)} tried both ways.",
+        f"{able} train as they are, and {taken} of them with the encoder: "
+        f"{100 * taken / max(able, 1):.1f} %.",
+    ]
+    for group, record in records.items():
+        if set(record.values()) != {"ok"}:
+            lines.append(f"{len(groups[group]):4d} {groups[group][0]}")
+            lines += [f"       {name}: {why}" for name, why in record.items()]
+    return "\n".join(lines)
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tries a config of each group, resumes where it stopped, prints the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("package", choices=sorted(_SIDES))
+    parser.add_argument("encoder", help="checkpoint of a small encoder with two heads")
+    parser.add_argument("folder", type=Path, help="where the results are kept")
+    parser.add_argument("--seconds", type=float, default=120, help="limit of a try")
+    args = parser.parse_args(argv)
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    groups = groups_of(args.package, args.folder / f"{args.package}_groups.json")
+    path = args.folder / f"{args.package}.json"
+    records: dict[str, Record] = json.loads(path.read_text()) if path.exists() else {}
+
+    def note(name: str, group: str, outcome: str) -> None:
+        records.setdefault(group, {})[name] = outcome
+        write_json(path, records, indent=1)
+        print(groups[group][0], name, outcome, flush=True)
+
+    for group, configs in groups.items():
+        if "new" not in records.get(group, {}):
+            note("new", group, try_new(configs[0], args.encoder, args.seconds))
+    # Failures first: of those that do well it only confirms the percentage.
+    for group in sorted(groups, key=lambda group: records[group]["new"] == "ok"):
+        if "old" not in records[group]:
+            note("old", group, try_old(groups[group][0], args.seconds))
+    print(summary(groups, records))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
