@@ -297,12 +297,10 @@ def check_config(
         options: Dotted keys that override the config, with their values.
         samples: How many samples are loaded.
     """
-    from mmengine.config import Config
-
     try:
         from saim_mm import launch
 
-        cfg = Config.fromfile(path)
+        cfg = launch.load_config(path)
         cfg.merge_from_dict(options)
         batch = launch.effective_batch(cfg, processes)
     except Exception as error:
