@@ -1,0 +1,7 @@
+"""What people do with the package, a function each; ``saim-mm`` has them as verbs."""
+
+from .convert import convert
+from .doctor import doctor
+from .report import report
+
+__all__ = ["convert", "doctor", "report"]
