@@ -40,7 +40,8 @@ def child_blocks(
     model: Block = dict(backbone=dict(_delete_=True, **backbone, init_cfg=init_cfg))
     if cfg.model.get("pretrained"):
         model["pretrained"] = None
-    imports = list(cfg.get("custom_imports", {}).get("imports", []))
+    imports = cfg.get("custom_imports", {}).get("imports") or []
+    imports = [imports] if isinstance(imports, str) else imports
     blocks: Block = dict(
         custom_imports=dict(
             imports=[*dict.fromkeys([*imports, "saim_mm"])], allow_failed_imports=False

@@ -77,7 +77,7 @@ def without_weights(config: Any) -> Any:
 def short(error: Exception) -> str:
     """The first line of an error, with its class."""
     text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text[:200]}"
+    return f"{type(error).__name__}: {text[:400]}"
 
 
 def _built_for(backbone: ConfigDict) -> int | None:

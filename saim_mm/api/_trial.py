@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
@@ -31,6 +32,7 @@ class Trial:
     Attributes:
         loss: Sum of the losses.
         parameters: Number of parameters that learn.
+        unreached: Names of those that got no gradient.
         memory: Most bytes held: by tensors on a GPU, by the whole process without
             one (0 on Windows).
         seconds: From preprocessing to the optimiser's step.
@@ -39,6 +41,7 @@ class Trial:
 
     loss: float
     parameters: int
+    unreached: tuple[str, ...]
     memory: int
     seconds: float
     device: str
@@ -74,13 +77,18 @@ def train_one_step(
             wrapper_cfg.pop(name, None)
     wrapper = build_optim_wrapper(model, wrapper_cfg)
     batch = _batch(cfg, size)
+    _start_counting()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    loss = _step(model, wrapper, batch)
+    loss = _backward(model, wrapper, batch)
+    learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    unreached = tuple(name for name, p in learnt.items() if p.grad is None)
+    wrapper.step()
     return Trial(
         loss=loss,
-        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=sum(p.numel() for p in learnt.values()),
+        unreached=unreached,
         memory=_peak_memory(device),
         seconds=time.perf_counter() - start,
         device=device,
@@ -99,16 +107,24 @@ def _small(cfg: Config, size: tuple[int, int]) -> ConfigDict:
     return options
 
 
-def _step(model: BaseModel, wrapper: Any, batch: dict[str, Any]) -> float:
-    """The loss, after a step in which every gradient is finite."""
+def _backward(model: BaseModel, wrapper: Any, batch: dict[str, Any]) -> float:
+    """The loss, after the gradients were computed."""
     with wrapper.optim_context(model):
         data = model.data_preprocessor(batch, True)
         losses = model(**data, mode="loss")
     loss, _ = model.parse_losses(losses)
-    wrapper.update_params(loss)
     if not torch.isfinite(loss):
-        raise ValueError(f"the loss of the first step is {loss.item()}.")
+        raise ValueError(f"the loss is {loss.item()}.")
+    wrapper.backward(wrapper.scale_loss(loss))
     return float(loss.item())
+
+
+def _start_counting() -> None:
+    """What some losses ask for, which a run counts."""
+    hub = MessageHub.get_current_instance()
+    for name in ("iter", "epoch"):
+        if hub.get_info(name) is None:
+            hub.update_info(name, 0)
 
 
 def _peak_memory(device: str) -> int:

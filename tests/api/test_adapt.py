@@ -49,11 +49,13 @@ def backbone_of(config: str) -> ConfigDict:
 CHANGED = {
     RETINANET: (
         Outputs((256, 512, 1024, 2048), (4, 8, 16, 32)),
-        {"_base_", "custom_imports", "model", "optim_wrapper"},
+        {"_base_", "custom_imports", "model", "optim_wrapper"}
+        | {"find_unused_parameters"},  # its neck starts at the second level
     ),
     FCN: (
         Outputs((64, 128, 256, 512), (4, 8, 8, 8)),
-        {"_base_", "custom_imports", "model", "optim_wrapper", "param_scheduler"},
+        {"_base_", "custom_imports", "model", "optim_wrapper", "param_scheduler"}
+        | {"find_unused_parameters"},  # its heads read two of four levels
     ),
     RESNET: (
         Outputs((512,), (32,)),
@@ -117,6 +119,16 @@ def test_the_trial_is_a_step_of_the_child(encoder: Path, tmp_path: Path) -> None
     assert done.trial.loss == pytest.approx(6.91, abs=0.5)
     assert done.trial.memory > 4 * trained
     assert done.trial.device == "cpu"
+    assert done.trial.unreached == ()
+
+
+def test_levels_that_no_head_reads_are_told(encoder: Path) -> None:
+    """Data parallelism stops where a parameter gets no gradient."""
+    done = adapt(FCN, encoder, num_heads=2, image_size=SIZE)
+    levels = {name.split(".")[2] for name in done.trial.unreached}
+    assert levels == {"0", "1"}
+    assert all(name.startswith("backbone.levels.") for name in done.trial.unreached)
+    assert "find_unused_parameters = True\n" in done.text
 
 
 def test_the_optimizer_says_what_it_was(encoder: Path) -> None:
@@ -152,7 +164,7 @@ def test_paths_and_imports_of_the_parent_stay(encoder: Path, tmp_path: Path) -> 
     """The name of a parent is kept where MMEngine knows it; imports are added to."""
     (tmp_path / "parent.py").write_text(
         f"_base_ = {RESNET!r}\n"
-        "custom_imports = dict(imports=['json.tool'], allow_failed_imports=False)\n"
+        "custom_imports = dict(imports='json.tool', allow_failed_imports=False)\n"
         "load_from = 'old_model.pth'\n"
     )
     done = adapt(tmp_path / "parent.py", encoder, num_heads=2, image_size=SIZE)

@@ -90,7 +90,7 @@ def test_it_resumes_and_counts(
     (tmp_path / "mmseg_groups.json").write_text(json.dumps(groups))
     done = dict(b=dict(new="ValueError: no", old="ok"), c=dict(new="ok", old="no net"))
     (tmp_path / "mmseg.json").write_text(json.dumps(done))
-    monkeypatch.setitem(adapt_sweep._SIDES, "mmseg", 64)
+    monkeypatch.setitem(adapt_sweep._SIDES, "mmseg", (64,))
     assert adapt_sweep.main(["mmseg", encoder, str(tmp_path)]) == 0
     records = json.loads((tmp_path / "mmseg.json").read_text())
     assert records == {**done, "a": dict(new="ok", old="ok")}

@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,8 @@ from saim_mm.utils.command_line import one_line_errors
 
 #: Classification is the only task of mmpretrain whose labels can be made up.
 _CLASSIFIER = "ImageClassifier"
-#: Of the images, in pixels.
-_SIDES = dict(mmdet=128, mmseg=128, mmpretrain=224)
+#: Sides of the images that are tried, in pixels.
+_SIDES = dict(mmdet=(128, 256), mmseg=(128, 512), mmpretrain=(224,))
 #: ``new`` and ``old``: whether it trains with the encoder, and as it is.
 Record = dict[str, str]
 
@@ -86,17 +87,23 @@ def _types(part: Any, inside: bool = False) -> Iterator[str]:
 
 def try_new(config: str, encoder: str, seconds: float = 120) -> str:
     """Trains a config with the encoder for one step: ``"ok"`` or why not."""
-    side = _SIDES[config.partition("::")[0]]
-    run = partial(adapt, config_path(config), encoder, num_heads=2)
-    return _outcome(partial(run, image_size=(side, side)), seconds)
+
+    def run(side: int) -> None:
+        adapt(config_path(config), encoder, num_heads=2, image_size=(side, side))
+
+    return _on_some_size(run, config, seconds)
 
 
 def try_old(config: str, seconds: float = 120) -> str:
-    """Trains a config for one step as it is, on larger images if need be."""
-    side = _SIDES[config.partition("::")[0]]
+    """Trains a config for one step as it is: ``"ok"`` or why not."""
+    return _on_some_size(partial(_train_old, config), config, seconds)
+
+
+def _on_some_size(run: Callable[[int], None], config: str, seconds: float) -> str:
+    """On the smallest images that do; a head may pool or choose among many places."""
     outcome = ""
-    for larger in (side, 2 * side):
-        outcome = _outcome(partial(_train_old, config, larger), seconds)
+    for side in _SIDES[config.partition("::")[0]]:
+        outcome = _outcome(partial(run, side), seconds)
         if outcome == "ok":
             break
     return outcome
@@ -183,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=120, help="limit of a try")
     args = parser.parse_args(argv)
     MMLogger.get_current_instance().setLevel(logging.ERROR)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # some heads would ask for a language model
     groups = groups_of(args.package, args.folder / f"{args.package}_groups.json")
     path = args.folder / f"{args.package}.json"
     records: dict[str, Record] = json.loads(path.read_text()) if path.exists() else {}
