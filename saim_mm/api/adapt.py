@@ -17,8 +17,9 @@ from ..utils.atomic_file import write_atomically
 from ..utils.command_line import default_device
 from ..weights import CheckpointError
 from ._child import child_blocks, child_text
+from ._made_up import SCOPES
 from ._outputs import Outputs, outputs_of, short, without_weights
-from ._trial import SCOPES, Trial, train_one_step
+from ._trial import Trial, train_one_step
 
 
 @dataclass(frozen=True)
