@@ -5,9 +5,7 @@ Both see the same made-up images of the config's size.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -52,14 +50,16 @@ def made_up_batch(cfg: Config, batch_size: int) -> dict[str, list]:
     )
 
 
-def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser("benchmarks classifier", description=__doc__)
-    parser.add_argument("config", help="config of a classifier with SAIMViT")
-    return variants.parse_args(arguments, parser, is_classifier)
-
-
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Compares the variants; returns the record."""
-    packages = ["torch", "mmengine", "mmcv", "mmpretrain"]
-    return variants.measure(args, VARIANTS, made_up_batch, packages)
+parse_args = partial(
+    variants.parse_args,
+    name="classifier",
+    about=__doc__,
+    config="config of a classifier with SAIMViT",
+    fits=is_classifier,
+)
+measure = partial(
+    variants.measure,
+    variants=VARIANTS,
+    make_batch=made_up_batch,
+    packages=("torch", "mmengine", "mmcv", "mmpretrain"),
+)

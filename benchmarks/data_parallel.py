@@ -123,21 +123,16 @@ def step_in_turn(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
             losses[name].append(loss)
             if number >= args.warm_up:
                 seconds[name].append(taken)
-    first = next(iter(trials))
-    return {
-        name: dict(
+    first, results = next(iter(seconds.values())), {}
+    for name, trial in trials.items():
+        ratios = [a / b for a, b in zip(seconds[name], first, strict=True)]
+        results[name] = dict(
             seconds_per_step=round(statistics.median(seconds[name]), 5),
-            times_the_first=round(
-                statistics.median(
-                    a / b for a, b in zip(seconds[name], seconds[first], strict=True)
-                ),
-                3,
-            ),
-            mib_per_process=round(own_mib(*trials[name]), 1),
+            times_the_first=round(statistics.median(ratios), 3),
+            mib_per_process=round(own_mib(*trial), 1),
             losses=losses[name],
         )
-        for name in trials
-    }
+    return results
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -5,9 +5,7 @@ All see the same made-up images of the config's size.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -95,16 +93,16 @@ def made_up_batch(cfg: Config, batch_size: int) -> dict[str, list]:
     return dict(inputs=inputs, data_samples=samples)
 
 
-def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser("benchmarks detector", description=__doc__)
-    parser.add_argument(
-        "config", help="config of a detector with SAIMViT, FourLayerPyramid and FPN"
-    )
-    return variants.parse_args(arguments, parser, is_detector)
-
-
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Compares the variants; returns the record."""
-    packages = ["torch", "mmengine", "mmcv", "mmdet", "mmpretrain"]
-    return variants.measure(args, VARIANTS, made_up_batch, packages)
+parse_args = partial(
+    variants.parse_args,
+    name="detector",
+    about=__doc__,
+    config="config of a detector with SAIMViT, FourLayerPyramid and FPN",
+    fits=is_detector,
+)
+measure = partial(
+    variants.measure,
+    variants=VARIANTS,
+    make_batch=made_up_batch,
+    packages=("torch", "mmengine", "mmcv", "mmdet", "mmpretrain"),
+)

@@ -13,7 +13,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -43,13 +43,11 @@ OURS = [dict(type="LoadRandomResizedCrop", **CROP, flip_prob=0.5), PACK]
 #: Of ImageNet's mean and deviation, in RGB.
 NORMALISE = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 #: Kinds of packs, and the options that make them.
-PACKS = {
-    "packed": PackOptions(),
-    "packed, short side 320": PackOptions(short_side=320),
-    "packed, uncompressed": PackOptions(uncompressed=True),
-    "packed, uncompressed, short side 320": PackOptions(
-        uncompressed=True, short_side=320
-    ),
+PACKS: dict[str, dict[str, Any]] = {
+    "packed": {},
+    "packed, short side 320": dict(short_side=320),
+    "packed, uncompressed": dict(uncompressed=True),
+    "packed, uncompressed, short side 320": dict(uncompressed=True, short_side=320),
 }
 #: What the sample photographs are enlarged to: height, and JPEG quality.
 SAMPLE_HEIGHT, SAMPLE_QUALITY = 375, 95
@@ -96,10 +94,10 @@ def chosen(dataset: UnlabeledImages, count: int) -> list[str]:
 
 
 def make_pack(
-    folder: Path, names: Path, pack: Path, options: PackOptions
+    folder: Path, names: Path, pack: Path, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Packs the listed images of a folder; what its pack.json says, and its size."""
-    manifest = pack_images(folder, pack, options, str(names)).manifest
+    manifest = pack_images(folder, pack, PackOptions(**options), str(names)).manifest
     size = sum(path.stat().st_size for path in pack.glob("*.tar"))
     return dict(kilobytes=round(size / manifest.images / 1e3, 1), psnr=manifest.psnr)
 
@@ -125,9 +123,7 @@ def torchvision_pipeline(paths: list[str], floats: bool) -> Load:
     """Loads as the scripts of MAE and DeiT do, or ends in bytes as ours does."""
     tv = torchvision_transforms
     bicubic = tv.InterpolationMode.BICUBIC
-    crop = tv.RandomResizedCrop(
-        SIDE, scale=CROP["crop_ratio_range"], interpolation=bicubic
-    )
+    crop = tv.RandomResizedCrop(SIDE, CROP["crop_ratio_range"], interpolation=bicubic)
     last = [tv.ToTensor(), tv.Normalize(**NORMALISE)] if floats else [tv.PILToTensor()]
     transform = tv.Compose([crop, tv.RandomHorizontalFlip(), *last])
 
@@ -138,18 +134,9 @@ def torchvision_pipeline(paths: list[str], floats: bool) -> Load:
     return load
 
 
-def without_simplejpeg(load: Load) -> Load:
-    """Loads as where simplejpeg is not installed."""
-
-    def patched(i: int) -> Any:
-        with mock.patch.object(load_random_crop, "simplejpeg", None):
-            return load(i)
-
-    return patched
-
-
 def pipelines(paths: list[str], packs: dict[str, list[str]]) -> dict[str, Load]:
     """Everything that is compared; ours is measured against each."""
+    without_simplejpeg = mock.patch.object(load_random_crop, "simplejpeg", None)
     return {
         "ours": mm_pipeline(paths, *OURS),
         "ours, decoded by OpenCV": without_simplejpeg(mm_pipeline(paths, *OURS)),
@@ -240,24 +227,8 @@ def psnr_against_slow(paths: list[str]) -> dict[str, float]:
             images.append(load(i)["inputs"].numpy().astype(int))
         found.append(psnr(*images))
         largest = max(largest, int(np.abs(images[0] - images[1]).max()))
-    return dict(
-        mean=round(float(np.mean(found)), 2),
-        least=round(float(min(found)), 2),
-        largest_difference=largest,
-    )
-
-
-class Repeated:
-    """A sampler that goes through a dataset several times."""
-
-    def __init__(self, size: int, times: int) -> None:
-        self.indices = list(range(size)) * times
-
-    def __iter__(self) -> Iterable[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
+    mean, least = round(statistics.mean(found), 2), round(min(found), 2)
+    return dict(mean=mean, least=least, largest_difference=largest)
 
 
 def loader_figures(
@@ -294,7 +265,7 @@ def run_loader(
     loader = DataLoader(
         dataset,
         batch_size=64,
-        sampler=Repeated(len(dataset), times),
+        sampler=list(range(len(dataset))) * times,
         num_workers=workers,
         collate_fn=default_collate,
         worker_init_fn=_one_thread,
@@ -368,14 +339,11 @@ def describe(record: dict[str, Any]) -> str:
     for kind in ("pipelines", "decoders"):
         for name, row in record[kind].items():
             ratio = f"{row['times_ours']:8.2f}" if "times_ours" in row else ""
-            lines.append(
-                f"{name:44s}{row['images_per_cpu_second']:14.0f}"
-                f"{row['milliseconds']:8.2f}{ratio}"
-            )
+            speed = f"{row['images_per_cpu_second']:14.0f}{row['milliseconds']:8.2f}"
+            lines.append(f"{name:44s}{speed}{ratio}")
         lines.append("")
-    lines.append(
-        f"PSNR of ours against Pillow's filter: {record['psnr_against_pillow']}"
-    )
+    psnr_text = f"{record['psnr_against_pillow']}"
+    lines.append(f"PSNR of ours against Pillow's filter: {psnr_text}")
     for kind, pack in record["packs"].items():
         lines.append(f"{kind}: {pack['kilobytes']} kB an image, PSNR {pack['psnr']}")
     if "data_loader" in record:

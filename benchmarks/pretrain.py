@@ -10,7 +10,7 @@ import argparse
 import copy
 import itertools
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -44,43 +44,38 @@ from .clock import (
 from .trial import Trial, training_loss
 
 _PARTS = ("forward", "backward", "optimiser")
-_DTYPES = ("float32", "bfloat16", "float16")
+_SPLIT = ("loader", *_PARTS)
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("benchmarks pretrain", description=__doc__)
-    parser.add_argument("config", help="config file of a SAIM pretraining")
-    parser.add_argument("--out", help="write the figures to this .json file")
-    parser.add_argument(
-        "--batch", type=int, help="images per step; by default the config's"
-    )
-    parser.add_argument("--steps", type=int, default=50, help="steps that are timed")
-    parser.add_argument("--warm-up", type=int, default=10, help="steps before them")
-    parser.add_argument(
+    add = parser.add_argument
+    add("config", help="config file of a SAIM pretraining")
+    add("--out", help="write the figures to this .json file")
+    add("--batch", type=int, help="images per step; by default the config's")
+    add("--steps", type=int, default=50, help="steps that are timed")
+    add("--warm-up", type=int, default=10, help="steps before them")
+    add(
         "--data",
         choices=["none", "synthetic", "config"],
         default="synthetic",
         help="one batch on the device for all steps; made-up images through the "
         "config's loader and transforms (default); the config's own images",
     )
-    parser.add_argument(
+    add(
         "--dtype",
-        choices=_DTYPES,
+        choices=("float32", "bfloat16", "float16"),
         help="float32, or autocast; by default what the config does on this machine",
     )
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile every AttentionBlock"
-    )
-    parser.add_argument(
+    add("--compile", action="store_true", help="torch.compile every AttentionBlock")
+    add(
         "--against",
         choices=["reference", "eager"],
         help="step in turn with the slow saim_mm.parity.reference, or with the same "
         "model without --compile and activation checkpointing",
     )
-    parser.add_argument(
-        "--peak-tflops", type=float, help="peak of the device, for the MFU"
-    )
+    add("--peak-tflops", type=float, help="peak of the device, for the MFU")
     launch.add_cfg_options(parser, "--set")
     args = parser.parse_args(arguments)
     if min(args.steps, args.warm_up, args.batch or 1) < 1:
@@ -204,12 +199,7 @@ def batches(cfg: Config, args: argparse.Namespace, device: torch.device) -> Iter
             f"The {len(loader.dataset)} images of the config do not fill one batch of "
             f"{args.batch}; lower --batch or set train_dataloader.dataset."
         )
-    return _endless(loader)
-
-
-def _endless(loader: Iterable) -> Iterator:
-    while True:
-        yield from loader
+    return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
 def step_in_turn(
@@ -290,15 +280,11 @@ def _times(
 
 def peaks(args: argparse.Namespace, device: torch.device) -> dict[str, float | None]:
     """Peaks in TFLOP/s that the speed can be held against, by their source."""
-    sheet = None
+    found = {"given": args.peak_tflops, "data sheet": None}
     if device.type == "cuda" and args.dtype != "float32":
-        sheet = known_peak_tflops(torch.cuda.get_device_name(device))
+        found["data sheet"] = known_peak_tflops(torch.cuda.get_device_name(device))
     product = measured_peak(device, getattr(torch, args.dtype))
-    return {
-        "given": args.peak_tflops,
-        "data sheet": sheet,
-        "measured product": round(product, 3),
-    }
+    return {**found, "measured product": round(product, 3)}
 
 
 def utilise(result: dict[str, Any], flops: int, peaks: dict[str, float | None]) -> None:
@@ -314,10 +300,9 @@ def utilise(result: dict[str, Any], flops: int, peaks: dict[str, float | None]) 
 def compare(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """How much faster and smaller, and whether both learn the same."""
     pairs = zip(ours["losses"], other["losses"], strict=True)
+    seconds = "seconds_without_loader"
     return dict(
-        speed=round(
-            other["seconds_without_loader"] / ours["seconds_without_loader"], 3
-        ),
+        speed=round(other[seconds] / ours[seconds], 3),
         peak_memory=round(ours["peak_mib"] / other["peak_mib"], 3),
         forward_memory=round(ours["forward_mib"] / other["forward_mib"], 3),
         largest_relative_loss_difference=max(abs(a - b) / b for a, b in pairs),
@@ -334,12 +319,11 @@ def describe(record: dict[str, Any]) -> str:
         " " * 32 + "".join(f"{result['variant']:>16s}" for result in results),
         _row("images per second", [r["images_per_second"] for r in results]),
         _row("seconds per step", [r["seconds_per_step"] for r in results]),
+        *(_row(f"  {k}", [r["split"][k] for r in results], 4) for k in _SPLIT),
+        _row("MiB of a forward pass", [r["forward_mib"] for r in results], 0),
+        _row("peak MiB of a step", [r["peak_mib"] for r in results], 0),
+        _row("TFLOP/s", [r["tflops"] for r in results]),
     ]
-    for part in results[0]["split"]:
-        lines.append(_row(f"  {part}", [r["split"][part] for r in results], 4))
-    lines.append(_row("MiB of a forward pass", [r["forward_mib"] for r in results], 0))
-    lines.append(_row("peak MiB of a step", [r["peak_mib"] for r in results], 0))
-    lines.append(_row("TFLOP/s", [r["tflops"] for r in results]))
     for source in record["peak_tflops"]:
         lines.append(_row(f"MFU, peak {source}", [r["mfu"][source] for r in results]))
     if record["compile"]:

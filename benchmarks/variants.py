@@ -35,17 +35,23 @@ def as_configured(model: ConfigDict) -> None:
 
 def parse_args(
     arguments: Sequence[str],
-    parser: argparse.ArgumentParser,
+    name: str,
+    about: str,
+    config: str,
     fits: Callable[[ConfigDict], bool],
 ) -> argparse.Namespace:
     """The command line of a benchmark that compares variants.
 
     Args:
         arguments: What stands behind the benchmark's name.
-        parser: Knows the config.
+        name: The benchmark's.
+        about: What it does.
+        config: What kind of config is asked for.
         fits: Tells whether the variants know what to change in a config's model.
     """
+    parser = argparse.ArgumentParser(f"benchmarks {name}", description=about)
     add = parser.add_argument
+    add("config", help=config)
     add("--out", help="write the figures to this .json file")
     add("--batch-size", type=int, default=1, help="images per step")
     add("--steps", type=int, default=10, help="steps that are timed")

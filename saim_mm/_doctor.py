@@ -79,30 +79,24 @@ def doctor(
             f"processes={processes} and samples={samples} must be at least 1; 1 and 64 "
             "are the defaults"
         )
-    return _examine(config, processes, samples, Path(work_dir), cfg_options)
 
+    def examine() -> Findings:
+        is_broken = False
+        for check in (check_python, check_stack, check_combinations):
+            for finding in check():
+                is_broken |= finding.state == "error"
+                yield finding
+        if is_broken:
+            return
+        yield from check_extras()
+        yield from check_devices()
+        yield from check_registry()
+        yield from check_space(Path(work_dir).absolute())
+        if config is not None:
+            options = _parse_options(cfg_options)
+            yield from check_config(str(config), processes, options, samples)
 
-def _examine(
-    config: str | Path | None,
-    processes: int,
-    samples: int,
-    work_dir: Path,
-    cfg_options: Sequence[str],
-) -> Findings:
-    is_broken = False
-    for check in (check_python, check_stack, check_combinations):
-        for finding in check():
-            is_broken |= finding.state == "error"
-            yield finding
-    if is_broken:
-        return
-    yield from check_extras()
-    yield from check_devices()
-    yield from check_registry()
-    yield from check_space(work_dir.absolute())
-    if config is not None:
-        options = _parse_options(cfg_options)
-        yield from check_config(str(config), processes, options, samples)
+    return examine()
 
 
 def check_python() -> Findings:
@@ -149,12 +143,10 @@ def _check_lines() -> Findings:
     for module, names in _stack.LINES.items():
         both = [name for name in names if installed(name)]
         if len(both) > 1:
-            yield Finding(
-                "error",
-                f"{' and '.join(both)} are both installed and overwrite each other's "
-                f"files; both are imported as {module}",
-                f"pip uninstall -y {' '.join(both)}, then install one of them",
-            )
+            text = f"{' and '.join(both)} are both installed and overwrite each other's"
+            text += f" files; both are imported as {module}"
+            remedy = f"pip uninstall -y {' '.join(both)}, then install one of them"
+            yield Finding("error", text, remedy)
 
 
 def _check_torch() -> Findings:
@@ -168,12 +160,9 @@ def _check_torch() -> Findings:
         text = f"torchvision {found} does not belong to torch {torch}"
         yield Finding("error", text, vision.install)
     if _stack.parse(torch) < _stack.FIRST_TORCH_WITH_NUMPY_2 and not _fits(numpy):
-        yield Finding(
-            "error",
-            f"torch {torch} was built for numpy 1, and numpy {installed('numpy')} is "
-            "installed",
-            numpy.install,
-        )
+        found = f"numpy {installed('numpy')} is installed"
+        text = f"torch {torch} was built for numpy 1, and {found}"
+        yield Finding("error", text, numpy.install)
 
 
 def _fits(part: _stack.Part) -> bool:
@@ -213,11 +202,8 @@ def check_extras() -> Findings:
         except Exception as error:
             yield Finding("error", f"{module} does not import: {error}")
     if importlib.util.find_spec("simplejpeg") is None:
-        yield Finding(
-            "warning",
-            "simplejpeg is missing: JPEGs load more slowly",
-            "pip install simplejpeg",
-        )
+        text = "simplejpeg is missing: JPEGs load more slowly"
+        yield Finding("warning", text, "pip install simplejpeg")
 
 
 def check_devices() -> Findings:
@@ -225,14 +211,12 @@ def check_devices() -> Findings:
     import torch
 
     if not torch.cuda.is_available():
-        built = torch.version.cuda
-        yield Finding(
-            "warning",
-            f"no GPU that torch can use (torch was built for CUDA {built})"
-            if built
-            else "no GPU: this torch was built for CPUs only",
-            "nvidia-smi shows whether there is a driver, and which CUDA it can do",
-        )
+        text = "no GPU: this torch was built for CPUs only"
+        if torch.version.cuda:
+            built = f"torch was built for CUDA {torch.version.cuda}"
+            text = f"no GPU that torch can use ({built})"
+        remedy = "nvidia-smi shows whether there is a driver, and which CUDA it can do"
+        yield Finding("warning", text, remedy)
         return
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
@@ -257,14 +241,11 @@ def check_registry() -> Findings:
             continue
         with DefaultScope.overwrite_default_scope(scope):
             found = MODELS.get("SAIMViT")
-        if found is None:
-            yield Finding(
-                "error",
-                f"scope {scope} does not find SAIMViT",
-                "custom_imports = dict(imports=['saim_mm']) must be in the config",
-            )
-        else:
+        if found is not None:
             yield Finding("ok", f"scope {scope} finds SAIMViT")
+            continue
+        remedy = "custom_imports = dict(imports=['saim_mm']) must be in the config"
+        yield Finding("error", f"scope {scope} does not find SAIMViT", remedy)
 
 
 def check_space(work_dir: Path) -> Findings:
@@ -289,14 +270,7 @@ def check_space(work_dir: Path) -> Findings:
 def check_config(
     path: str, processes: int, options: dict[str, Any], samples: int
 ) -> Findings:
-    """The batch and rate of a config, and some of its images.
-
-    Args:
-        path: The config.
-        processes: Number of processes that will train it.
-        options: Dotted keys that override the config, with their values.
-        samples: How many samples are loaded.
-    """
+    """The batch and rate of a config, and some of its images; see :func:`doctor`."""
     from mmengine.config import Config
 
     try:
@@ -327,11 +301,8 @@ def _check_data(cfg: Any, step_size: int, samples: int) -> Findings:
     yield Finding("ok", f"training data: {size} samples of {type(dataset).__name__}")
     yield from _check_left_out(dataset)
     if size < step_size:
-        yield Finding(
-            "error",
-            f"{size} samples are fewer than one step's {step_size}",
-            "lower train_dataloader.batch_size",
-        )
+        text = f"{size} samples are fewer than one step's {step_size}"
+        yield Finding("error", text, "lower train_dataloader.batch_size")
     yield from check_samples(dataset, samples)
 
 
@@ -349,12 +320,9 @@ def _check_left_out(dataset: Any) -> Findings:
             continue
         others = list_images(folder, tuple(extensions))[1]
         if others:
-            yield Finding(
-                "warning",
-                f"{folder!r}: {describe_left_out(others)}",
-                "if images are among them, name their suffixes in extensions of "
-                "the dataset ([''] is every file), or convert them",
-            )
+            remedy = "if images are among them, name their suffixes in extensions of "
+            remedy += "the dataset ([''] is every file), or convert them"
+            yield Finding("warning", f"{folder!r}: {describe_left_out(others)}", remedy)
 
 
 def check_samples(dataset: Any, samples: int) -> Findings:

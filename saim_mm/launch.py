@@ -143,7 +143,7 @@ def fit_to_machine(cfg: Config) -> list[str]:
         _fuse_adamw(cfg)
         return []
     changes = []
-    if without_amp(cfg):
+    if wrapper_without_amp(cfg.get("optim_wrapper") or {}):
         changes.append("No CUDA: training in float32 instead of mixed precision.")
     for name in _DATALOADERS:
         if cfg.get(name):
@@ -153,17 +153,12 @@ def fit_to_machine(cfg: Config) -> list[str]:
     return changes
 
 
-def without_amp(cfg: Config) -> bool:
-    """Takes mixed precision out of a config, in place.
+def wrapper_without_amp(wrapper: dict[str, Any]) -> bool:
+    """Takes mixed precision out of an optimiser wrapper's config, in place.
 
     Returns:
         Whether it was there.
     """
-    return wrapper_without_amp(cfg.get("optim_wrapper") or {})
-
-
-def wrapper_without_amp(wrapper: dict[str, Any]) -> bool:
-    """As :func:`without_amp`, of an optimiser wrapper's config."""
     if wrapper.get("type") != "AmpOptimWrapper":
         return False
     wrapper["type"] = "OptimWrapper"

@@ -19,6 +19,7 @@ from mmpretrain.registry import MODELS
 
 import saim_mm  # noqa: F401  (registers the models)
 from saim_mm.datasets import without_files
+from saim_mm.evaluation import FeatureExtractor
 from saim_mm.models import SAIM, SAIMViT
 from saim_mm.weights import load_encoder
 
@@ -29,13 +30,14 @@ PRETRAIN = sorted(
     for path in (ROOT / folder).glob("*.py")
     if "deit" not in path.stem
 )
-LABELLED = sorted((ROOT / "baselines/benchmarks").glob("*.py")) + [
+KNN = sorted((ROOT / "baselines/benchmarks").glob("*knn*.py"))
+LABELLED = sorted(set((ROOT / "baselines/benchmarks").glob("*.py")) - set(KNN)) + [
     ROOT / "baselines/deit_vit-b_300e_in1k.py"
 ]
 #: What loads an encoder into SAIM's own fine-tuning.
 PLAIN_VIT = ("mae_vit-b_1600e_in1k", "simmim_vit-b_1600e_in1k",
              "mocov3_vit-b_300e_in1k", "vit-igpt_vit-b_300e_in1k",
-             "randsac_vit-b_1600e_in1k")  # fmt: skip
+             "randsac_vit-b_1600e_in1k", "dino_vit-b_400e_in1k")  # fmt: skip
 ARCH = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
 
 #: Paper's row: order, decoder's own layers, coupled, smoothing, loss, normalised, head.
@@ -138,6 +140,10 @@ def shrink_model(model: dict[str, Any], size: int, patch: int) -> None:
         model["neck"].update(in_channels=32, hid_channels=32, out_channels=16)
         model["head"]["predictor"].update(in_channels=16, hid_channels=32,
                                           out_channels=16)  # fmt: skip
+    elif model["type"] == "DINOPretraining":
+        model["neck"].update(in_channels=32, hidden_channels=32,
+                             bottleneck_channels=8, out_channels=16)  # fmt: skip
+        model["head"].update(out_channels=16)
     if "target_generator" in model:
         model["target_generator"] = dict(
             type="DALL-E", n_hid=4, n_blk_per_group=1, vocab_size=16
@@ -167,6 +173,8 @@ def shrink_pipeline(
         if step["type"] == "SeedSample":
             continue
         step = {**step, **sizes.get(step["type"], {})}
+        if step.get("crop_ratio_range") == (0.05, 0.25):  # DINO's small crops
+            step["scale"] = size // 2
         if step["type"] == "MultiView":
             step["transforms"] = [
                 shrink_pipeline(view, size, patch) for view in step["transforms"]
@@ -196,7 +204,7 @@ def shrunk(path: Path) -> Config:
 def step(cfg: Config, model: torch.nn.Module) -> dict[str, float]:
     """One optimisation step on made-up photographs; returns the losses."""
     wrapper = dict(cfg.optim_wrapper, type="OptimWrapper")
-    wrapper.pop("loss_scale")
+    wrapper.pop("loss_scale", None)
     optim_wrapper = build_optim_wrapper(model, wrapper)
     pipeline = Compose(cfg.small_pipeline)
     batch = default_collate([pipeline(image) for image in photographs(4)])
@@ -214,8 +222,9 @@ def build_and_step(cfg: Config) -> torch.nn.Module:
     assert losses and all(math.isfinite(value) for value in losses.values())
     # Every layer of the encoder learns, the first one too.
     after = dict(model.named_parameters())
+    trained = "student.backbone" if hasattr(model, "student") else "backbone"
     for layer in range(ARCH["num_layers"]):
-        name = f"backbone.layers.{layer}.attn.qkv.weight"
+        name = f"{trained}.layers.{layer}.attn.qkv.weight"
         assert not torch.equal(before[name], after[name]), name
     return model
 
@@ -318,6 +327,8 @@ def test_index_page_names_every_config_and_no_other() -> None:
         ("cae_vit-b_800e_in1k", 2048, 1.5e-3, 800),
         ("mocov3_vit-b_300e_in1k", 4096, 2.4e-3, 300),
         ("randsac_vit-b_1600e_in1k", 2048, 1.6e-3, 1600),
+        ("dino_vit-b_400e_in1k", 1024, 3e-3, 400),
+        ("dino_vit-s_800e_in1k", 1024, 2e-3, 800),
     ],
 )
 def test_schedules_of_the_rivals(
@@ -328,5 +339,27 @@ def test_schedules_of_the_rivals(
     assert cfg.auto_scale_lr.base_batch_size == batch
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate)
     assert cfg.train_cfg.max_epochs == epochs
-    warmup, cosine = cfg.param_scheduler
+    warmup, cosine, *_ = cfg.param_scheduler
     assert warmup["end"] == cosine["begin"] < epochs
+
+
+@pytest.mark.parametrize("path", KNN, ids=lambda path: path.stem)
+def test_knn_reads_the_teacher_after_its_norm(path: Path, tmp_path: Path) -> None:
+    """The token that DINO's projection reads, of a shrunk pretraining checkpoint."""
+    cfg = shrunk(ROOT / "baselines/dino_vit-b_400e_in1k.py")
+    trained = build_and_step(cfg)
+    torch.save(dict(state_dict=trained.state_dict()), tmp_path / "epoch_1.pth")
+    cfg = load(path)
+    cfg.model.backbone.update(arch=ARCH, img_size=32, patch_size=8)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor})
+    load_encoder(model.backbone, tmp_path / "epoch_1.pth")
+    options = {key: cfg.test_cfg[key] for key in ("pool", "final_norm")}
+    extractor = FeatureExtractor(
+        model.backbone, model.data_preprocessor, **options, mixed_precision=False
+    )
+    images = torch.rand(2, 3, 32, 32) * 255
+    found = extractor.extract_tensors(images, torch.zeros(2)).vectors
+    trained.eval()
+    normalised = model.data_preprocessor(dict(inputs=images))["inputs"]
+    torch.testing.assert_close(found, trained.backbone(normalised)[-1])

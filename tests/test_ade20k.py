@@ -119,7 +119,7 @@ def evaluate_and_draw(
     folder = checkpoint.parent / "show"
     cfg = small_recipe(root)
     cfg.update(work_dir=str(checkpoint.parent), load_from=str(checkpoint))
-    cfg.visualizer.save_dir = str(folder)
+    cfg.visualizer.update(name="pictures", save_dir=str(folder))
     cfg.default_hooks.visualization.draw = True
     metrics = Runner.from_cfg(cfg).test()
     return metrics, sorted(folder.rglob("*.png"))

@@ -34,7 +34,7 @@ def load(name: str) -> Config:
 def float32_wrapper(model: torch.nn.Module, cfg: Config):
     wrapper = cfg.optim_wrapper
     wrapper.type = "OptimWrapper"
-    wrapper.pop("loss_scale")
+    wrapper.pop("loss_scale", None)
     return build_optim_wrapper(model, wrapper)
 
 

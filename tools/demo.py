@@ -17,11 +17,13 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import io
 import logging
 import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from mmengine.config import Config
@@ -145,13 +147,14 @@ def run(args: argparse.Namespace, sources: list[Path], run_dir: Path) -> None:
     """Collects, trains, writes the results and says where they are."""
     photos = run_dir / "photographs"
     collect_photos(sources, photos)
-    runner = Runner.from_cfg(load_config(args, run_dir, photos))
+    with redirect_stdout(io.StringIO()):  # the log is in its file
+        runner = Runner.from_cfg(load_config(args, run_dir, photos))
+    for handler in runner.logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setStream(sys.stdout)
+            handler.setLevel(logging.WARNING)
     line = ProgressLine(sys.stdout)
-    if line.terminal:  # one line that changes; the log is in its file
-        runner.register_hook(ProgressHook(line))
-        for handler in runner.logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.WARNING)
+    runner.register_hook(ProgressHook(line))
     started = time.perf_counter()
     runner.train()
     line.close()

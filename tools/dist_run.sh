@@ -14,9 +14,10 @@
 # --resume is given. With NNODES give it on all nodes; who is node 0 then does not matter.
 # Without CUDA the processes run on the CPU and talk over gloo.
 #
-# torchrun passes SIGTERM and SIGINT on to the processes (SIGUSR1 too where it can be told
-# to), so that training finishes its step and saves. It kills what is left of them after
-# 30 seconds, and itself ends with code 1, whatever theirs is.
+# torchrun passes SIGTERM, SIGINT and SIGHUP on to the processes (SIGUSR1 too, and under
+# nohup no SIGHUP, where it can be told), so that training finishes its step and saves. It
+# kills what is left of them after 30 seconds, and itself ends with code 1, whatever theirs
+# is. If it is killed they save and end as well.
 set -euo pipefail
 
 caller=$1 script=$2 usage=$3
@@ -47,13 +48,14 @@ if [ "$restarts" -gt 0 ] && [ "$script" = train.py ] &&
   options=(--resume auto "${options[@]}")
 fi
 
-read -r cuda hears_usr1 < <("$python" -c '
-import torch
+read -r cuda can_be_told hangup < <("$python" -c '
+import signal, torch
 from torch.distributed.launcher import LaunchConfig
-print(torch.cuda.device_count(), hasattr(LaunchConfig, "signals_to_handle"))')
+hangup = "" if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else ",SIGHUP"
+print(torch.cuda.device_count(), hasattr(LaunchConfig, "signals_to_handle"), hangup)')
 signals=()
-if [ "$hears_usr1" = True ]; then
-  signals=(--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1)
+if [ "$can_be_told" = True ]; then
+  signals=("--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1$hangup")
 fi
 
 if [ -z "${NNODES:-}" ]; then

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Trains any config of this project: pretraining, classifier, detector, segmentor.
 
-A run that SIGTERM, SIGINT or SIGUSR1 ended ends with exit code 75 and has saved itself;
-the same command with --resume goes on. It is 74 if it could not save.
+A run that SIGTERM, SIGINT, SIGHUP or SIGUSR1 ended ends with exit code 75 and has saved
+itself; the same command with --resume goes on. It is 74 if it could not save.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ default_hooks = dict(
     logger=dict(interval=50),
     checkpoint=dict(interval=1),  # an epoch takes long
     visualization=dict(type="DetVisualizationHook"),
+    # With another number of classes than the heads, CUDA would only report an assert.
+    num_classes=dict(type="NumClassCheckHook"),
 )
-# With another number of classes than the heads, CUDA would only report an assert.
-custom_hooks = [dict(type="NumClassCheckHook")]
 env_cfg = dict(cudnn_benchmark=False)  # the number of RoIs changes at every step
 
 visualizer = dict(type="DetLocalVisualizer", name="visualizer")

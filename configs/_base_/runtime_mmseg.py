@@ -9,4 +9,4 @@ default_hooks = dict(
     visualization=dict(type="SegVisualizationHook"),
 )
 log_processor = dict(by_epoch=False)
-visualizer = dict(type="SegLocalVisualizer")
+visualizer = dict(type="SegLocalVisualizer", name="visualizer")

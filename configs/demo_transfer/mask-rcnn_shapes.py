@@ -49,6 +49,7 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=50), rcnn=dict(max_per_img=20)),
 )
+__load = dict(type="LoadImageFromFile", backend_args=dict(backend="checked_image"))
 
 train_dataloader = dict(
     batch_size=8,
@@ -62,7 +63,7 @@ train_dataloader = dict(
         filter_cfg=dict(min_size=0),
         pipeline=[
             dict(type="SeedSample"),
-            dict(type="LoadImageFromFile"),
+            __load,
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(type="RandomFlip", prob=0.5),
             dict(type="PackDetInputs"),
@@ -79,7 +80,7 @@ test_dataloader = dict(
         data_prefix=dict(img="images/validation/"),
         metainfo=dict(classes=__classes),
         pipeline=[
-            dict(type="LoadImageFromFile"),
+            __load,
             dict(type="Resize", scale=(64, 64), keep_ratio=True),  # tells the scale
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(

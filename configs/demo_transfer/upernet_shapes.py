@@ -55,7 +55,10 @@ test_dataloader = dict(
         data_root=__root,
         metainfo=__metainfo,
         pipeline=[
-            dict(type="LoadImageFromFile"),
+            dict(
+                type="LoadImageFromFile",
+                backend_args=dict(backend="checked_image"),
+            ),
             dict(type="CheckLabels", num_classes=3),
             dict(type="LoadAnnotations", reduce_zero_label=True),
             dict(type="PackSegInputs"),

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from saim_mm.datasets.image_files import list_images
+from saim_mm.datasets.class_folders import TRAIN_FOLDER, list_class_folders
 
 #: ImageNet's, RGB, for images of 0 to 255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-TRAIN_FOLDER, TEST_FOLDERS = "train", ("test", "val")
+TEST_FOLDERS = ("test", "val")
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,14 @@ def load_split(
 
 def _read(folder: Path, size: int, counts: tuple[int, ...]) -> list[Images]:
     """Disjoint parts of a folder of classes, of these many images."""
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if not classes or any(count % len(classes) for count in counts):
+    classes = list_class_folders(folder)
+    if any(count % len(classes) for count in counts):
         raise ValueError(
             f"{folder} has {len(classes)} classes and {counts} images are wanted, "
             "equally many of each; use multiples of the number of classes."
         )
     parts: list[list[tuple[np.ndarray, int]]] = [[] for _ in counts]
-    for label, name in enumerate(classes):
-        files, _ = list_images(str(folder / name))
+    for label, (name, files) in enumerate(classes.items()):
         shares = [count // len(classes) for count in counts]
         if len(files) < sum(shares):
             raise ValueError(
@@ -105,12 +104,11 @@ def _read(folder: Path, size: int, counts: tuple[int, ...]) -> list[Images]:
         random.Random(0).shuffle(files)
         chosen = iter(files)
         for part, share in zip(parts, shares, strict=True):
-            paths = [folder / name / next(chosen) for _ in range(share)]
-            part += [(_decode(path, size), label) for path in paths]
+            part += [(_decode(next(chosen), size), label) for _ in range(share)]
     return [_stack(part) for part in parts]
 
 
-def _decode(path: Path, size: int) -> np.ndarray:
+def _decode(path: str, size: int) -> np.ndarray:
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape[:2] != (size, size):

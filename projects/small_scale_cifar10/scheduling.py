@@ -42,15 +42,11 @@ class RunContext:
 
 
 def plan_runs(names: Sequence[str], seeds: int | None, scale: Scale) -> list[Run]:
-    """All runs, in the order in which they are begun.
+    """All runs of the experiments of these names, in the order in which they are begun.
 
     A first seed of every experiment comes before any second one. A learning rate is
-    tuned right before the first run that needs it.
-
-    Args:
-        names: Of the experiments.
-        seeds: Number of seeds; by default each experiment's own.
-        scale: Has the learning rates to try.
+    tuned right before the first run that needs it. Without a number of ``seeds`` each
+    experiment has its own.
     """
     counting = [
         Run(EXPERIMENTS[name], seed)
@@ -72,13 +68,8 @@ def run_one(run: Run, scale: Scale, context: RunContext) -> float:
     # Every optimiser logs its groups of parameters.
     MMLogger.get_current_instance().setLevel(logging.WARNING)
     if context not in _loaded:
-        split = load_split(
-            context.data,
-            scale.image_size,
-            scale.train_images,
-            scale.held_out,
-            scale.test_images,
-        )
+        counts = scale.train_images, scale.held_out, scale.test_images
+        split = load_split(context.data, scale.image_size, *counts)
         _loaded[context] = split.to(torch.device(context.device))
     records = Records(context.out, scale)
     rate = records.best_rate(run.experiment) if run.rate is None else run.rate

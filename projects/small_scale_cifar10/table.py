@@ -110,46 +110,38 @@ def _heading(settings: dict[str, Any]) -> str:
 
 
 def _row_table(records: list[dict[str, Any]]) -> list[str]:
-    lines = [_cells(["row", "", *TITLES, "seeds", "rate", "train s"]), _rule(8)]
+    rows = []
     for name, experiment in EXPERIMENTS.items():
         runs = [r for r in records if r["row"] == name and not r["tuning"]]
-        if not runs:
-            lines.append(
-                _cells([f"`{name}`", experiment.title, *["not run"] * 3, "", "", ""])
-            )
-            continue
-        cells = [str(estimate([r[figure] for r in runs])) for figure in FIGURES]
-        trained = [r["train_seconds"] for r in runs if "train_seconds" in r]
-        seconds = f"{estimate(trained).mean:.0f}" if trained else "-"
-        rate = f"{runs[0]['rate']:g}" if runs[0]["rate"] else "-"
-        lines.append(
-            _cells(
-                [f"`{name}`", experiment.title, *cells, str(len(runs)), rate, seconds]
-            )
-        )
-    return lines
+        cells = ["not run"] * 3 + [""] * 3
+        if runs:
+            trained = [r["train_seconds"] for r in runs if "train_seconds" in r]
+            seconds = f"{estimate(trained).mean:.0f}" if trained else "-"
+            rate = f"{runs[0]['rate']:g}" if runs[0]["rate"] else "-"
+            cells = [str(estimate([r[figure] for r in runs])) for figure in FIGURES]
+            cells += [str(len(runs)), rate, seconds]
+        rows.append([f"`{name}`", experiment.title, *cells])
+    return _table(["row", "", *TITLES, "seeds", "rate", "train s"], rows)
 
 
 def _claim_table(records: list[dict[str, Any]]) -> list[str]:
-    titles = ["claim", "rows", *TITLES, "seeds", "paper, fine-tuning"]
-    lines = [_cells(titles), _rule(7)]
+    rows = []
     for claim, first, second, paper in CLAIMS:
         gains = [_gain(records, first, second, figure) for figure in FIGURES]
         count = str(gains[0].count) if gains[0] else ""
         cells = [gain.signed() if gain else "not run" for gain in gains]
-        rows = f"`{first}` - `{second}`"
-        lines.append(_cells([claim, rows, *cells, count, paper]))
-    return lines
+        rows.append([claim, f"`{first}` - `{second}`", *cells, count, paper])
+    return _table(["claim", "rows", *TITLES, "seeds", "paper, fine-tuning"], rows)
 
 
 def _rate_table(records: list[dict[str, Any]]) -> list[str]:
     tried = tuned_rates(records)
     rates = sorted({rate for row in tried.values() for rate in row})
-    lines = [_cells(["row", *(f"{rate:g}" for rate in rates)]), _rule(1 + len(rates))]
+    rows = []
     for row, figures in tried.items():
         cells = [f"{figures[r]:.1f}" if r in figures else "not run" for r in rates]
-        lines.append(_cells([f"`{row}`", *cells]))
-    return lines
+        rows.append([f"`{row}`", *cells])
+    return _table(["row", *(f"{rate:g}" for rate in rates)], rows)
 
 
 def _gain(
@@ -168,9 +160,6 @@ def _by_seed(records: list[dict[str, Any]], name: str, figure: str) -> dict[int,
     }
 
 
-def _cells(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _rule(columns: int) -> str:
-    return "|" + "---|" * columns
+def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    head, *body = ["| " + " | ".join(cells) + " |" for cells in (titles, *rows)]
+    return [head, "|" + "---|" * len(titles), *body]

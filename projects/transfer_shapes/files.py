@@ -66,11 +66,6 @@ def write_data(maker: SceneMaker, folder: Path, sizes: Sizes) -> None:
 def choose_labels(folder: Path, seed: int, per_class: int) -> list[int]:
     """Draws the few labels of a seed and writes their list for the data set.
 
-    Args:
-        folder: That of the data.
-        seed: Of the draw.
-        per_class: Labels of each class.
-
     Returns:
         Indices into all training images, class by class and sorted by name.
     """

@@ -34,10 +34,7 @@ class Results:
 
     def table(self) -> str:
         """Markdown: mean +- sample standard deviation over the seeds."""
-        lines = [
-            f"| task | {RANDOM} | {PRETRAINED} | wins |",
-            "|---|---|---|---|",
-        ]
+        lines = [f"| task | {RANDOM} | {PRETRAINED} | wins |", "|---|---|---|---|"]
         for row, columns in self.rows.items():
             cells = " | ".join(_spread(columns[c]) for c in (RANDOM, PRETRAINED))
             pairs = list(zip(columns[RANDOM], columns[PRETRAINED], strict=True))

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from saim_mm import launch
 from saim_mm.datasets.class_folders import split_class_folders
@@ -51,22 +52,14 @@ class Task:
     scale: float
 
 
-CLASSIFY = Task(
-    "classify",
-    "classifier_shapes.py",
-    {"Fine-tuning, accuracy": "accuracy/top1"},
-    scale=1,
-)
-DETECT = Task(
-    "detect",
-    "mask-rcnn_shapes.py",
-    {
-        "Mask R-CNN, box AP": "coco/bbox_mAP",
-        "Mask R-CNN, box AP50": "coco/bbox_mAP_50",
-        "Mask R-CNN, mask AP": "coco/segm_mAP",
-    },
-    scale=100,
-)
+_ACCURACY = {"Fine-tuning, accuracy": "accuracy/top1"}
+_PRECISION = {
+    "Mask R-CNN, box AP": "coco/bbox_mAP",
+    "Mask R-CNN, box AP50": "coco/bbox_mAP_50",
+    "Mask R-CNN, mask AP": "coco/segm_mAP",
+}
+CLASSIFY = Task("classify", "classifier_shapes.py", _ACCURACY, scale=1)
+DETECT = Task("detect", "mask-rcnn_shapes.py", _PRECISION, scale=100)
 SEGMENT = Task("segment", "upernet_shapes.py", {"UperNet, mIoU": "mIoU"}, scale=1)
 FINE_TUNED = (CLASSIFY, DETECT, SEGMENT)
 PROBES = ("Frozen features, linear probe", "Frozen features, kNN")
@@ -90,9 +83,7 @@ def pretrain(data: Path, folder: Path, options: Options, progress: Hook) -> Path
     runner = Runner.from_cfg(cfg)
     runner.register_hook(progress)
     runner.train()
-    encoder = folder / "encoder.pth"
-    write_state_dict(encoder, saim_to_encoder(runner.model.state_dict()).state_dict)
-    return encoder
+    return _write_encoder(runner.model, folder)
 
 
 def random_encoder(folder: Path, seed: int, options: Options) -> Path:
@@ -100,6 +91,10 @@ def random_encoder(folder: Path, seed: int, options: Options) -> Path:
     cfg = _load(PRETRAINING, folder, options)
     torch.manual_seed(seed)
     model = build_model(cfg, init_weights=True)
+    return _write_encoder(model, folder)
+
+
+def _write_encoder(model: nn.Module, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     encoder = folder / "encoder.pth"
     write_state_dict(encoder, saim_to_encoder(model.state_dict()).state_dict)

@@ -6,12 +6,12 @@ import logging
 from typing import Any, NoReturn
 
 import mmcv
-import mmengine.fileio as fileio
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 
 from ..registry import register
+from .load_image import LoadImage
 
 #: What mmseg makes of ids that do not count.
 _IGNORED = 255
@@ -28,9 +28,8 @@ class CheckLabels(BaseTransform):
     mmseg names no file when a label map is truncated, fails on an id that is too large
     somewhere in the loss (on CUDA in a device-side assert), takes an id of 300 for
     300 modulo 256, and learns nothing from maps without a class (loss 0, accuracy 100).
-    Put this after the image's loading and before ``LoadAnnotations``; it looks at the
-    file itself, and changes nothing. Without ``seg_map_path`` (inference) there is
-    nothing to check.
+    Put this between the image's loading and ``LoadAnnotations``. It changes nothing; in
+    inference, without ``seg_map_path``, there is nothing to check.
 
     Args:
         num_classes: Number of classes that the files know: ids 0 to num_classes - 1, or
@@ -55,8 +54,8 @@ class CheckLabels(BaseTransform):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.max_empty = max_empty
+        self._file = LoadImage(backend_args=backend_args)
         self._empty: set[str] = set()
-        self.backend_args = backend_args
         self._looked_at = 0
         self._seen: set[int] = set()  # classes of the maps so far
 
@@ -96,8 +95,7 @@ class CheckLabels(BaseTransform):
         self, path: str, labels: np.ndarray, ids: np.ndarray, reduce: bool
     ) -> None:
         highest = self.num_classes - 1 + reduce
-        allowed = np.isin(ids, np.arange(highest + 1)) | (ids == self.ignore_index)
-        wrong = ids[~allowed]
+        wrong = np.setdiff1d(ids, [*range(highest + 1), self.ignore_index])
         if wrong.size:
             pixels = np.isin(labels, wrong).sum()
             _fail(
@@ -145,21 +143,20 @@ class CheckLabels(BaseTransform):
     def _load(self, path: str) -> np.ndarray:
         """Decodes as mmseg does, but keeps ids above 255."""
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            content = self._file.read(path)
+            return mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
         except FileNotFoundError:
             _fail(path, "does not exist; every image needs a label map of its name")
-        try:
-            return mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
         # Pillow raises OSError, SyntaxError, ValueError, ..., none with the name.
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}" if content else "empty file"
+            reason = f"{type(error).__name__}: {error}"
             _fail(path, f"cannot be decoded ({reason}); restore it")
 
 
 def _ids(labels: np.ndarray) -> np.ndarray:
     """All ids of a label map, sorted."""
     if labels.dtype == np.uint8:  # faster than to sort the pixels
-        return np.flatnonzero(np.bincount(labels.ravel(), minlength=1))
+        return np.flatnonzero(np.bincount(labels.ravel()))
     return np.unique(labels)
 
 

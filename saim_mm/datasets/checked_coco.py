@@ -146,11 +146,7 @@ class CheckedCocoDataset(CocoDataset):
         return super().parse_data_info(raw_data_info)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Reads the file, and logs what becomes of its annotations.
-
-        Raises:
-            AnnotationError: See the class.
-        """
+        """Reads the file, and logs what becomes of its annotations."""
         classes = self.metainfo["classes"]
         if isinstance(classes, str):
             self._fail(
@@ -173,11 +169,7 @@ class CheckedCocoDataset(CocoDataset):
         return data_list
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """Leaves out what ``filter_cfg`` says.
-
-        Raises:
-            AnnotationError: If nothing is left.
-        """
+        """Leaves out what ``filter_cfg`` says, but not everything."""
         data_list = super().filter_data()
         if not data_list:
             self._fail(
@@ -190,10 +182,8 @@ class CheckedCocoDataset(CocoDataset):
         self, annotation: dict[str, Any], image: dict[str, Any]
     ) -> None:
         name = f"annotation {annotation['id']}"
-        needed = ["bbox", "area", "category_id"]
-        if self._with_mask:
-            needed.append("segmentation")
-        self._check_keys(name, annotation, needed)
+        masks = ["segmentation"] if self._with_mask else []
+        self._check_keys(name, annotation, ["bbox", "area", "category_id", *masks])
         if annotation["category_id"] not in self.coco.cats:
             self._fail(
                 f"{name} has 'category_id' {annotation['category_id']}, which is not "

@@ -59,20 +59,11 @@ class ClassImages(Dataset):
             )
         self.classes = tuple(classes)
         index = {name: label for label, name in enumerate(classes)}
-        self.samples = [
-            (path, index[name]) for name, paths in images.items() for path in paths
-        ]
+        self.samples = [(path, index[name]) for name in images for path in images[name]]
         edge = round(max(size) / crop_ratio)
-        self._transform = Compose(
-            [
-                LoadImage(),
-                ResizeEdge(
-                    edge, edge="short", backend="pillow", interpolation="bicubic"
-                ),
-                CenterCrop(crop_size=(size[1], size[0])),  # (width, height)
-                PackInputs(),
-            ]
-        )
+        resize = ResizeEdge(edge, "short", "pillow", interpolation="bicubic")
+        crop = CenterCrop(crop_size=(size[1], size[0]))  # (width, height)
+        self._transform = Compose([LoadImage(), resize, crop, PackInputs()])
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -92,6 +83,9 @@ def split_class_folders(
 ) -> tuple[ClassImages, ClassImages]:
     """Finds the labelled images to learn from and those to be judged on.
 
+    They are the same in every run: what is left out, and what is split off, depends on
+    the names alone.
+
     Args:
         root: Has ``train/<class>/`` and ``val/<class>/`` (or ``test``). With
             ``val_share`` it has ``<class>/``, or only ``train/<class>/``.
@@ -101,15 +95,22 @@ def split_class_folders(
         val_images_per_class: Use at most so many images of each class to judge.
         crop_ratio: As for :class:`ClassImages`.
 
-    Returns:
-        Both sets. They are the same in every run: what is left out, and what is split
-        off, depends on the names alone.
-
     Raises:
         FileNotFoundError: If folders are missing; the message says which.
         ValueError: If classes are empty or unknown, or an option is out of range.
     """
-    _check_options(val_share, images_per_class, val_images_per_class)
+    if val_share is not None and not 0 < val_share < 1:
+        raise ValueError(
+            f"val_share={val_share} must be greater than 0 and less than 1, such as 0.2"
+        )
+    limits = dict(
+        images_per_class=images_per_class, val_images_per_class=val_images_per_class
+    )
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise ValueError(
+                f"{name}={limit} must be at least 1; leave it out to use every image"
+            )
     root = Path(root).expanduser()
     train, val = _read(root) if val_share is None else _split(root, val_share)
     unknown = sorted(set(val) - set(train))
@@ -123,23 +124,6 @@ def split_class_folders(
         ClassImages(_limit(train, images_per_class), classes, size, crop_ratio),
         ClassImages(_limit(val, val_images_per_class), classes, size, crop_ratio),
     )
-
-
-def _check_options(
-    val_share: float | None, images_per_class: int | None, val_images: int | None
-) -> None:
-    if val_share is not None and not 0 < val_share < 1:
-        raise ValueError(
-            f"val_share={val_share} must be greater than 0 and less than 1, such as 0.2"
-        )
-    for name, limit in (
-        ("images_per_class", images_per_class),
-        ("val_images_per_class", val_images),
-    ):
-        if limit is not None and limit < 1:
-            raise ValueError(
-                f"{name}={limit} must be at least 1; leave it out to use every image"
-            )
 
 
 def _read(root: Path) -> tuple[ClassPaths, ClassPaths]:
@@ -179,13 +163,10 @@ def _split(root: Path, val_share: float) -> tuple[ClassPaths, ClassPaths]:
 
 
 def list_class_folders(folder: Path) -> ClassPaths:
-    """Finds the class folders of a folder and their images.
+    """Class -> the paths of its images, nested or flat; both sorted.
 
     Args:
         folder: Has ``<class>/``; hidden folders and other files do not count.
-
-    Returns:
-        Class -> the paths of its images, nested or flat; both sorted.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -220,10 +201,7 @@ def _subfolders(folder: Path) -> list[str]:
 def _limit(images: ClassPaths, number: int | None) -> ClassPaths:
     if number is None:
         return images
-    return {
-        name: sorted(_choose(name, paths, min(number, len(paths))))
-        for name, paths in images.items()
-    }
+    return {c: sorted(_choose(c, p, min(number, len(p)))) for c, p in images.items()}
 
 
 def _choose(name: str, paths: list[str], number: int) -> list[str]:

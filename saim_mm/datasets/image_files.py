@@ -119,9 +119,6 @@ def read_image_list(
         ann_file: The text file; UTF-8, paths may contain spaces.
         extensions: Suffixes in lower case.
 
-    Returns:
-        The paths as written, in the order of the file.
-
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is empty or a line names no image.

@@ -44,17 +44,17 @@ def check_cost(content: bytes, max_pixels: int = MAX_PIXELS) -> None:
         ValueError: If the image is too large, or nobody knows how large it is.
     """
     height, width, scans = _size_and_scans(content)
+    size, limit = f"{width} x {height} pixels", f"max_pixels={max_pixels}"
     if height * width > max_pixels:
-        raise ValueError(
-            f"{width} x {height} pixels, more than max_pixels={max_pixels}: a "
-            "decompression bomb, or raise max_pixels of the transform that loads it"
-        )
-    if height * width * scans > max_pixels * _LARGEST_IMAGES:
-        raise ValueError(
-            f"{scans} scans of {width} x {height} pixels, more than max_pixels="
-            f"{max_pixels} x {_LARGEST_IMAGES}: a decompression bomb, or raise "
-            "max_pixels of the transform that loads it"
-        )
+        reason = f"{size}, more than {limit}"
+    elif height * width * scans > max_pixels * _LARGEST_IMAGES:
+        reason = f"{scans} scans of {size}, more than {limit} x {_LARGEST_IMAGES}"
+    else:
+        return
+    raise ValueError(
+        f"{reason}: a decompression bomb, or raise max_pixels of the transform that "
+        "loads it, or of its backend_args"
+    )
 
 
 def _size_and_scans(content: bytes) -> tuple[int, int, int]:
@@ -68,8 +68,8 @@ def _size_and_scans(content: bytes) -> tuple[int, int, int]:
     try:
         if content.startswith(_TIFF):
             tags = _tiff_tags(content)
-            tile = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)
-            return max(tags[_HEIGHT], tile[1]), max(tags[_WIDTH], tile[0]), 1
+            height = max(tags[_HEIGHT], tags.get(_TILE_HEIGHT, 0))
+            return height, max(tags[_WIDTH], tags.get(_TILE_WIDTH, 0)), 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its warning begins at half our limit
             with Image.open(io.BytesIO(content)) as image:
@@ -97,9 +97,6 @@ def _read_jpeg(content: bytes) -> tuple[int, int, int]:
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Walks over the segments of a JPEG as libjpeg does, those between scans too.
-
-    Args:
-        content: A file that begins with the marker of a JPEG.
 
     Yields:
         Marker, and where its data begin and end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ import mmengine.fileio as fileio
 import numpy as np
 from mmcv.image.io import imread_flags
 from mmcv.transforms import LoadImageFromFile
-from mmengine.fileio import LocalBackend
+from mmengine.fileio import LocalBackend, register_backend
 from PIL import Image
 
 from ..registry import register
@@ -70,9 +71,7 @@ class LoadImage(LoadImageFromFile):
     """Loads an image and rejects files that are not wholly there.
 
     Like mmcv's ``LoadImageFromFile``, it sets ``img`` ((H, W, 3) uint8 in BGR with the
-    default options), ``img_shape`` and ``ori_shape``, both (H, W). It differs in that
-    a truncated JPEG is an error with any version of OpenCV (see
-    :func:`_lacks_jpeg_end`), and in that errors say what is wrong with the file.
+    default options), ``img_shape`` and ``ori_shape``, both (H, W).
 
     Args:
         to_float32: Give float32 instead of uint8, still in [0, 255].
@@ -112,10 +111,7 @@ class LoadImage(LoadImageFromFile):
         self.max_pixels = max_pixels
         self.bit_depth = bit_depth
         super().__init__(
-            to_float32=to_float32,
-            color_type=color_type,
-            imdecode_backend=imdecode_backend,
-            backend_args=backend_args,
+            to_float32, color_type, imdecode_backend, backend_args=backend_args
         )
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -149,17 +145,16 @@ class LoadImage(LoadImageFromFile):
             content = read_regular(path, self.max_pixels * BYTES_PER_PIXEL)
         else:
             content = backend.get(path)
-        if not content:
-            raise BrokenImageError(path, "empty file")
         try:
+            if not content:
+                raise ValueError("empty file")
             check_cost(content, self.max_pixels)
-            truncated = _lacks_jpeg_end(content)
+            if _lacks_jpeg_end(content):
+                raise ValueError(
+                    f"truncated JPEG: no end marker in {len(content)} bytes"
+                )
         except ValueError as error:
             raise BrokenImageError(path, str(error)) from error
-        if truncated:
-            raise BrokenImageError(
-                path, f"truncated JPEG: no end marker in {len(content)} bytes"
-            )
         return content
 
     def decode(self, content: bytes, path: str) -> np.ndarray:
@@ -170,8 +165,7 @@ class LoadImage(LoadImageFromFile):
             path: The file, for errors.
 
         Raises:
-            BrokenImageError: If it is truncated, no image, or has values of which is
-                not known what is white.
+            BrokenImageError: If it is truncated, no image, or what is white is unknown.
         """
         if self.imdecode_backend != "cv2" or self.color_type == "unchanged":
             if self.imdecode_backend == "pillow" and self.color_type != "unchanged":
@@ -204,3 +198,24 @@ class LoadImage(LoadImageFromFile):
         if image is None:
             raise BrokenImageError(path, not_an_image(content))
         return image
+
+
+class CheckedImageBackend(LocalBackend):
+    """Gives other loaders the files that :class:`LoadImage` would read, and no others.
+
+    mm's inferencers find a pipeline's loader by the name ``LoadImageFromFile``; our
+    recipes say ``backend_args=dict(backend="checked_image")`` there.
+
+    Args:
+        max_pixels: As for :class:`LoadImage`.
+    """
+
+    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+        self._file = LoadImage(max_pixels=max_pixels)
+
+    def get(self, filepath: str | Path) -> bytes:
+        """As :meth:`LoadImage.read`."""
+        return self._file.read(str(filepath))
+
+
+register_backend("checked_image", CheckedImageBackend, force=True)

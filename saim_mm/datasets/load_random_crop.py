@@ -32,7 +32,6 @@ except ImportError:
 
 #: What libjpeg decodes to any fraction of the size, without the pixels in between.
 _REDUCTIONS = (8, 4, 2)
-_JPEG = b"\xff\xd8"
 _EXIF = 0xE1
 _MAX_EXIF = 2**17
 
@@ -109,14 +108,21 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             )
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Loads the image at ``results["img_path"]`` into ``results``.
+        """Loads the image at ``results["img_path"]`` into ``results``, and crops it.
+
+        One that is loaded already, as before mmpretrain's ``MultiView``, is cropped.
 
         Raises:
             BrokenImageError: If the file is empty, truncated, too large, or no image.
             OSError: If the file cannot be read.
         """
-        path = results["img_path"]
-        size, pixels = self._load_crop(self.file.read(path), path)
+        if "img" in results:
+            image = results["img"]
+            size = image.shape[:2]
+            pixels = self._resize(image, self._draw_box(size))
+        else:
+            path = results["img_path"]
+            size, pixels = self._load_crop(self.file.read(path), path)
         flip = np.random.random_sample() < self.flip_prob  # as mmcv draws it
         image = (pixels.flip(-1) if flip else pixels).permute(1, 2, 0).numpy()
         results["img"] = image
@@ -201,12 +207,8 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(scale={self.scale}, "
-            f"crop_ratio_range={tuple(self.crop_ratio_range)}, "
-            f"aspect_ratio_range={tuple(self.aspect_ratio_range)}, "
-            f"flip_prob={self.flip_prob}, reduce={self.reduce})"
-        )
+        own = f", flip_prob={self.flip_prob}, reduce={self.reduce})"
+        return super().__repr__()[:-1] + own
 
 
 @contextmanager
@@ -226,7 +228,7 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
     OpenCV turns an image upright if its EXIF data say so, and converts CMYK in a way
     of its own; such files, and all others, are None.
     """
-    if simplejpeg is None or not content.startswith(_JPEG):
+    if simplejpeg is None or not content.startswith(b"\xff\xd8"):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
@@ -253,16 +255,14 @@ def decode_jpeg(content: bytes, size: tuple[int, int], reduction: int) -> np.nda
 
 def _is_turned(content: bytes) -> bool:
     """Tells whether EXIF data ask for the image to be turned or mirrored."""
-    exif = [
+    length = sum(
         end - start
         for marker, start, end in jpeg_header(content)
         if marker == _EXIF and content.startswith(b"Exif", start)
-    ]
-    if not exif:
-        return False
+    )
     # Pillow's time and memory grow with the square of it; OpenCV will see.
-    if sum(exif) > _MAX_EXIF:
-        return True
+    if not length or length > _MAX_EXIF:
+        return length > 0
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1) != 1

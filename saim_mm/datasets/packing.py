@@ -61,14 +61,10 @@ class PackOptions:
     uncompressed: bool = False
 
     def __post_init__(self) -> None:
-        if self.images_per_shard < 1:
-            raise ValueError(
-                f"images_per_shard={self.images_per_shard} must be positive"
-            )
-        if self.short_side is not None and self.short_side < 1:
-            raise ValueError(
-                f"short_side={self.short_side} must be positive, in pixels"
-            )
+        for name in ("images_per_shard", "short_side"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be positive")
         if self.short_side is None or self.uncompressed:
             if self.quality is not None:
                 raise ValueError(
@@ -146,9 +142,7 @@ def pack_images(
     shards = [shard_path(dst, number) for number in range(plan.shards)]
     parts = [names[start : start + step] for start in range(0, len(names), step)]
     total, empty = 0, []
-    done = _in_turn_or_parallel(
-        workers, _pack_shard, shards, parts, [read] * len(shards)
-    )
+    done = _in_turn_or_parallel(workers, partial(_pack_shard, read), shards, parts)
     for number, (shard, members) in enumerate(zip(shards, done, strict=True), 1):
         total += sum(member.size for member in members)
         empty += [member.name for member in members if not member.size]
@@ -165,15 +159,12 @@ def pack_images(
 def verify_pack(
     folder: Path, workers: int = 1, on_fault: Callable[[str], object] = lambda _: None
 ) -> Manifest:
-    """Reads a whole pack and compares it with its checksums.
+    """Reads a whole pack and compares it with its checksums; returns what it holds.
 
     Args:
         folder: Of the pack.
         workers: Processes.
         on_fault: Is told what is wrong with each bad tar file, as soon as it is found.
-
-    Returns:
-        What the pack holds.
 
     Raises:
         PackError: If something is wrong, or the pack is not complete.
@@ -206,11 +197,7 @@ def psnr(image: np.ndarray, original: np.ndarray) -> float:
 
 
 def _find_names(src: Path, ann_file: str | None) -> list[str]:
-    """Names of the images to pack, in their order.
-
-    Raises:
-        PackError: If there are none, or they cannot be the names of members.
-    """
+    """Names of the images to pack, in their order; they fit to be members' names."""
     if not src.is_dir():
         raise PackError(f"{str(src)!r} is no folder")
     if ann_file:
@@ -228,19 +215,14 @@ def _find_names(src: Path, ann_file: str | None) -> list[str]:
 
 
 def _check_links(src: Path, names: list[str]) -> None:
-    """Refuses links to files that the owner of ``src`` may not mean to give away.
-
-    Raises:
-        PackError: If an image lies outside of ``src``.
-    """
+    """Refuses links to files that the owner of ``src`` may not mean to give away."""
+    # The links of a folder are followed once for all of its images.
     root, folder_of = os.path.realpath(src), cache(os.path.realpath)
 
     def is_inside(name: str) -> bool:
         path = os.path.join(root, name)
-        if os.path.islink(path):
-            real = os.path.realpath(path)
-        else:  # the folder's links are followed once for all of its images
-            real = os.path.join(folder_of(os.path.dirname(path)), "")
+        linked = os.path.islink(path)
+        real = os.path.realpath(path) if linked else folder_of(os.path.dirname(path))
         return os.path.commonpath([root, real]) == root
 
     outside = [name for name in names if not is_inside(name)]
@@ -252,11 +234,7 @@ def _check_links(src: Path, names: list[str]) -> None:
 
 
 def _begin(dst: Path, plan: Manifest) -> None:
-    """Makes the folder of a new pack, or checks that an old one is of this plan.
-
-    Raises:
-        PackError: If the folder holds something else.
-    """
+    """Makes the folder of a new pack, or checks that an old one is of this plan."""
     dst.mkdir(parents=True, exist_ok=True)
     if (dst / MANIFEST).exists():
         old = Manifest.read(dst)
@@ -283,31 +261,23 @@ def _read_bytes(src: Path, name: str) -> bytes:
 def _changed(src: Path, name: str, short_side: float, quality: int | None) -> bytes:
     """The bytes of an image, reduced if it is larger and encoded again.
 
-    Args:
-        src: Folder of the image.
-        name: Its name.
-        short_side: Shorter side of the result, in pixels; infinity reduces none.
-        quality: JPEG quality; None stands for bitmaps.
-
-    Returns:
-        The bytes to pack. They are those of the file if it is broken, or would have to
-        be encoded again without being reduced.
+    They are those of the file if it is broken, or would be encoded again without being
+    reduced. ``short_side`` may be infinity; no ``quality`` stands for bitmaps.
     """
-    path = src / name
     try:
-        pixels = LoadImage()(dict(img_path=str(path)))["img"]
+        pixels = LoadImage()(dict(img_path=str(src / name)))["img"]
     except Exception:  # a decoder may raise anything for a broken file, which stays so
         return _read_bytes(src, name)
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
+    if scale >= 1 and quality is not None:
+        return _read_bytes(src, name)
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
         pixels = np.asarray(image)
     if quality is None:
         return cv2.imencode(".bmp", pixels)[1].tobytes()
-    if scale >= 1:
-        return _read_bytes(src, name)
     buffer = io.BytesIO()
     rgb = np.ascontiguousarray(pixels[..., ::-1])
     Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, optimize=True)
@@ -315,7 +285,7 @@ def _changed(src: Path, name: str, short_side: float, quality: int | None) -> by
 
 
 def _pack_shard(
-    shard: Path, names: list[str], read: Callable[[str], bytes]
+    read: Callable[[str], bytes], shard: Path, names: list[str]
 ) -> list[Member]:
     """Writes a tar file and its index, unless both are there; a pack's unit of work."""
     try:
@@ -372,18 +342,11 @@ def _existing_shards(folder: Path, number: int) -> tuple[list[Path], Path]:
 
     Their number is what a file claims; the time depends on those that are there.
     """
-    present = set(folder.glob("images-*.tar"))
-    named = (shard_path(folder, n) for n in itertools.count())
-    missing = next(shard for shard in named if shard not in present)
-    digits = {path: path.stem.removeprefix("images-") for path in present}
-    wanted = [
-        path
-        for path, text in digits.items()
-        if text.isdecimal()
-        and int(text) < number
-        and path == shard_path(folder, int(text))
-    ]
-    return sorted(wanted), missing
+    found = {path.stem.removeprefix("images-") for path in folder.glob("images-*.tar")}
+    numbers = {int(n) for n in found if n.isdecimal() and f"{int(n):05d}" == n}
+    missing = next(n for n in itertools.count() if n not in numbers)
+    present = sorted(n for n in numbers if n < number)
+    return [shard_path(folder, n) for n in present], shard_path(folder, missing)
 
 
 def _verify_shard(shard: Path) -> str | None:

@@ -27,11 +27,7 @@ class NoPhotosError(ValueError):
 
 
 def find_photos(folder: str | Path, limit: int) -> tuple[list[Path], int]:
-    """Finds the images of a folder; of very many, some are drawn, always the same.
-
-    Args:
-        folder: Nested or flat.
-        limit: At most so many are returned.
+    """Finds the images of a folder; of more than ``limit`` some, always the same.
 
     Returns:
         The images, sorted, and how many there are in all.
@@ -57,11 +53,7 @@ def find_photos(folder: str | Path, limit: int) -> tuple[list[Path], int]:
 
 
 def copy_small(sources: Sequence[Path], folder: Path) -> list[str]:
-    """Writes a small JPEG of every photograph into a new folder.
-
-    Args:
-        sources: The photographs.
-        folder: Is made; its files are numbered as the sources.
+    """Writes a small JPEG of every photograph into a new folder, numbered as they are.
 
     Returns:
         What is wrong with each that cannot be read, and has no copy.

@@ -14,9 +14,7 @@ from ..registry import register
 def without_files(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The transforms of a config's pipeline, for images that need no loader.
 
-    Args:
-        pipeline: Configs of transforms. Those that only load are left out, and
-            ``LoadRandomResizedCrop`` leaves a crop and a flip behind.
+    Those that only load are left out; of ``LoadRandomResizedCrop`` crop and flip stay.
     """
     kept: list[dict[str, Any]] = []
     for transform in pipeline:
@@ -71,7 +69,7 @@ class SyntheticImages(BaseDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One entry per image; its pixels are made when it is asked for."""
-        return [dict(img_path=f"synthetic/{i}") for i in range(self.num_images)]
+        return [dict(img_path=f"synthetic/{i}.png") for i in range(self.num_images)]
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """The entry of an image, with its pixels (H, W, 3) uint8 under ``img``."""

@@ -20,19 +20,13 @@ from .load_image import MAX_BYTES
 
 #: Tar files that a process keeps open; of all files, 1024 is the usual limit.
 MAX_OPEN = 256
-_PATH = re.compile(
-    r"tar://(?P<tar>.*?\.tar)#(?P<offset>\d+)\+(?P<size>\d+)/", re.DOTALL
-)
+_PATH = re.compile(r"tar://(.*?\.tar)#(\d+)\+(\d+)/", re.DOTALL)
 
 
 def tar_path(tar: Path | str, offset: int, size: int, name: str) -> str:
-    """Returns the path by which MMEngine reads a member of a tar file.
+    """Returns the path by which MMEngine reads ``size`` bytes of a file ``*.tar``.
 
-    Args:
-        tar: The tar file; its name ends in ``.tar``.
-        offset: Where the bytes of the member begin.
-        size: How many there are.
-        name: The name of the member. It only tells people what they look at.
+    The name of the member only tells people what they look at.
     """
     return f"tar://{tar}#{offset}+{size}/{name}"
 
@@ -59,13 +53,12 @@ class TarBackend(BaseStorageBackend):
             raise ValueError(
                 f"{str(filepath)!r} must be tar://FILE.tar#OFFSET+SIZE/NAME"
             )
-        size = int(match["size"])
+        tar, offset, size = match[1], int(match[2]), int(match[3])
         if size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"{size} bytes, more than {MAX_BYTES}", filepath)
-        file = self._open(match["tar"])
-        content = os.pread(file.fileno(), size, int(match["offset"]))
+        content = os.pread(self._open(tar).fileno(), size, offset)
         if len(content) != size:
-            raise OSError(f"{match['tar']} ends after {len(content)} of {size} bytes")
+            raise OSError(f"{tar} ends after {len(content)} of {size} bytes")
         return content
 
     def get_text(self, filepath: str | Path, encoding: str = "utf-8") -> str:

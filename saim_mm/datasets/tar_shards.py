@@ -115,11 +115,7 @@ def names_checksum(names: Iterable[str]) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that would lead out of the folder it is unpacked into.
-
-    Raises:
-        PackError: If it is absolute, or has an empty part, ``.`` or ``..``.
-    """
+    """Raises ``PackError`` for a name that leads out of the folder of its pack."""
     if not isinstance(name, str) or {"", ".", ".."}.intersection(name.split("/")):
         raise PackError(
             f"the member name {name!r} is refused; names must be relative, and without "
@@ -130,12 +126,9 @@ def check_name(name: str) -> None:
 def write_tar(
     file: BinaryIO, names: Iterable[str], read: Callable[[str], bytes]
 ) -> list[Member]:
-    """Writes images into a tar file, with the same bytes whenever they are the same.
+    """Writes what ``read`` gives for each name into an open, empty file as a tar file.
 
-    Args:
-        file: An open, empty file.
-        names: Names of the members.
-        read: Returns what a member is to hold.
+    The same images make the same bytes.
 
     Returns:
         Where each of them lies.
@@ -220,13 +213,8 @@ def read_index(shard: Path) -> list[Member]:
 
 def _open_tar(file: BinaryIO, mode: Literal["r:", "w:"]) -> tarfile.TarFile:
     # The names of files need not be UTF-8.
-    return tarfile.open(
-        fileobj=file,
-        mode=mode,
-        format=tarfile.GNU_FORMAT,
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
+    names: Any = dict(encoding="utf-8", errors="surrogateescape")
+    return tarfile.open(fileobj=file, mode=mode, format=tarfile.GNU_FORMAT, **names)
 
 
 def _is_count(value: Any) -> bool:
@@ -243,7 +231,6 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
             f"{path} is not of format {FORMAT}; pack the images again with "
             "tools/dataset_converters/pack_images.py"
         )
-    missing = [key for key in keys if key not in content]
-    if missing:
+    if missing := [key for key in keys if key not in content]:
         raise PackError(f"{path} has no {', '.join(missing)}")
     return content

@@ -34,6 +34,7 @@ from .seed_sample import SeedSample
 #: Lines of a list whose files are looked up when it is read. A wrong prefix shows in
 #: the first; looking up all 1.28 M takes minutes on a network file system.
 PROBED_LINES = 64
+_LOADS = "loads now; it failed before, or was marked by hand"
 
 
 class TooManyBrokenImages(RuntimeError):
@@ -50,11 +51,10 @@ class UnlabeledImages(BaseDataset):
 
     When the loader, the first transform of the pipeline but for :class:`SeedSample`,
     raises or returns None, the image is broken and the next one upward that loads is
-    served in its place. That
-    depends on the files alone, so every rank and every resumed run serves the same.
+    served in its place: the same one on every rank and in every resumed run.
     With :class:`ExactSampler`, the random transforms repeat themselves too: they draw
     from what follows from (seed, epoch, index), whichever process they run in.
-    A failure of a later transform is an error of the pipeline and is raised as such.
+    A failure of a later transform is raised as an error of the pipeline.
 
     Args:
         data_root: Folder that ``data_prefix`` and ``ann_file`` are relative to.
@@ -134,8 +134,7 @@ class UnlabeledImages(BaseDataset):
         """Restores a copy; Runner copies a dataset that it is given as an object."""
         self.__dict__.update(state)
         if self._fully_initialized:
-            # A deep copy's flags are its own, but no longer in shared memory; those
-            # that reach a spawned worker are, and this does nothing.
+            # A deep copy's flags are its own, but no longer in shared memory.
             self.broken.share_memory_()
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
@@ -204,10 +203,9 @@ class UnlabeledImages(BaseDataset):
         return min(1 + seeds_first, len(self.pipeline.transforms))
 
     def _part(self, transforms: list[Callable]) -> Compose:
-        """The pipeline with some of its transforms.
+        """The pipeline with some of its transforms, of its own kind.
 
-        Of its own kind: tools that look on, such as mm's ``browse_dataset.py``, put
-        one in its place that keeps what each transform makes.
+        mm's ``browse_dataset.py`` puts one in that keeps what each transform makes.
         """
         part = copy.copy(self.pipeline)
         part.transforms = transforms
@@ -236,30 +234,23 @@ class UnlabeledImages(BaseDataset):
             self._load(idx)
         except BrokenImageError as error:
             return error.reason
-        return "loads now; it failed before, or was marked by hand"
+        return _LOADS
 
     def loads(self, idx: int) -> bool:
         """Tells whether an image loads, whatever was known of it before."""
-        try:
-            self._load(idx)
-        except BrokenImageError:
-            return False
-        return True
+        return self.broken_reason(idx) is _LOADS
 
     def describe_broken(self, idx: int) -> str:
         """Returns the path of a broken image and why it does not load."""
         return f"{self.get_data_info(idx)['img_path']!r}: {self.broken_reason(idx)}"
 
     def check_broken_share(self, count: int, last: str) -> None:
-        """Ends the run if too many images are broken.
+        """Raises ``TooManyBrokenImages`` if there are more than :attr:`max_broken`.
 
         Args:
             count: How many are broken. An argument, as the flags may change while
                 the ranks of a run must come to one conclusion.
             last: The broken image that was found last, and why it does not load.
-
-        Raises:
-            TooManyBrokenImages: If there are more than :attr:`max_broken`.
         """
         if count > self.max_broken:
             raise TooManyBrokenImages(

@@ -5,6 +5,7 @@ from ..reliability import *  # noqa: F403
 from ..reliability import __all__ as _moved
 from .check_classes_hook import CheckClassesHook
 from .compile_hook import CompileLayersHook
+from .dino_hook import DINOHook
 from .knn_hook import KNNHook
 from .knn_loop import KNNLoop
 from .logger_hook import LiveLoggerHook, ProgressHook
@@ -15,6 +16,7 @@ from .throughput_hook import ThroughputHook
 __all__ = [
     "CheckClassesHook",
     "CompileLayersHook",
+    "DINOHook",
     "KNNHook",
     "KNNLoop",
     "LiveLoggerHook",

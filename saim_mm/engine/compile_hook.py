@@ -7,8 +7,8 @@ orders, data, losses for the log) outside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,10 +105,7 @@ class CompileLayersHook(Hook):
         self._first_step = True
 
     def before_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Starts the clock of the first step."""
         self._since = perf_counter()
@@ -117,8 +114,8 @@ class CompileLayersHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
+        data_batch: Any = None,
+        outputs: Any = None,
     ) -> None:
         """Says what compiling cost."""
         if not self._first_step:

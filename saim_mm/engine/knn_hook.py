@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmpretrain.structures import DataSample
+from torch.utils.data import Dataset
 
-from ..datasets.class_folders import split_class_folders
-from ..evaluation import FeatureExtractor, Pool, knn_accuracy
+from ..datasets import BrokenImageError
+from ..datasets.class_folders import ClassImages, split_class_folders
+from ..evaluation import FeatureExtractor, Features, Pool, knn_accuracy
 from ..registry import register
 from ..utils.model_state import random_state_kept, unwrap_model
+
+
+class _BlankIfBroken(Dataset):
+    """In place of an image that cannot be loaded: a blank one with the label -1.
+
+    An error would leave the other processes waiting for this one's features.
+    """
+
+    def __init__(self, images: ClassImages, size: tuple[int, int]) -> None:
+        self.images = images
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        try:
+            return self.images[idx]
+        except (BrokenImageError, OSError):
+            blank = torch.zeros(3, *self.size, dtype=torch.uint8)
+            return dict(inputs=blank, data_samples=DataSample().set_gt_label(-1))
 
 
 @register("hook")
@@ -26,6 +50,9 @@ class KNNHook(Hook):
     An evaluation is a forward of the encoder over all images: on the whole of ImageNet
     about a sixth of the operations of an epoch of pretraining. ``images_per_class=100``
     leaves a tenth of that.
+
+    An image that cannot be loaded is left out, with a warning that names it: bad data
+    loses no run. If too few are left for ``k``, the evaluation is left out.
 
     Args:
         data_root: Folder with ``train/<class>/`` and ``val/<class>/`` (or ``test``).
@@ -105,8 +132,8 @@ class KNNHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
+        data_batch: Any = None,
+        outputs: Any = None,
     ) -> None:
         """Evaluates, if the interval counts iterations."""
         if not self.by_epoch and (
@@ -124,15 +151,32 @@ class KNNHook(Hook):
             self._evaluate(runner, step=runner.epoch + 1)
 
     def _evaluate(self, runner: Runner, step: int) -> None:
-        device = next(self._extractor.backbone.parameters()).device
         with random_state_kept():
-            bank = self._extractor.extract(self._bank, **self._loading).to(device)
-            queries = self._extractor.extract(self._queries, **self._loading).to(device)
+            bank = self._extract(runner, self._bank)
+            queries = self._extract(runner, self._queries)
+            if len(bank) < self.k or not len(queries):
+                runner.logger.warning(f"{self.tag}: too few images that load.")
+                return
             accuracy = knn_accuracy(queries, bank, self.k, self.temperature)
         unit = "epoch" if self.by_epoch else "iteration"
         runner.logger.info(
-            f"{self.tag}: {accuracy:.2f} after {unit} {step} ({len(self._queries)} "
-            f"images, {len(self._bank)} neighbours, k={self.k})"
+            f"{self.tag}: {accuracy:.2f} after {unit} {step} ({len(queries)} "
+            f"images, {len(bank)} neighbours, k={self.k})"
         )
         runner.message_hub.update_scalar(f"val/{self.tag}", accuracy)
         runner.visualizer.add_scalar(self.tag, accuracy, step=step)
+
+    def _extract(self, runner: Runner, images: ClassImages) -> Features:
+        """Features of the images that can be loaded; the others are named."""
+        backbone = self._extractor.backbone
+        loadable = _BlankIfBroken(images, tuple(backbone.img_size))
+        features = self._extractor.extract(loadable, **self._loading)
+        is_broken = features.labels < 0
+        broken = [images.samples[i][0] for i in is_broken.nonzero().flatten().tolist()]
+        if broken:
+            runner.logger.warning(
+                f"{self.tag}: {len(broken)} of {len(images)} images cannot be loaded "
+                f"and are left out: {broken[:5]}"
+            )
+            features = Features(*(x[~is_broken] for x in vars(features).values()))
+        return features.to(next(backbone.parameters()).device)

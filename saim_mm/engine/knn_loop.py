@@ -29,6 +29,7 @@ class KNNLoop(TestLoop):
         k: Number of neighbours.
         temperature: As for :func:`saim_mm.evaluation.knn_scores`.
         pool: ``avg`` (mean of the patches) or ``cls`` (class token).
+        final_norm: As for :class:`saim_mm.evaluation.FeatureExtractor`.
     """
 
     def __init__(
@@ -40,13 +41,16 @@ class KNNLoop(TestLoop):
         k: int = 20,
         temperature: float = 0.07,
         pool: Pool = "avg",
+        final_norm: bool = False,
     ) -> None:
         super().__init__(runner, dataloader, evaluator)
         self.bank_dataloader = runner.build_dataloader(bank_dataloader)
         self.k = k
         self.temperature = temperature
         model = unwrap_model(runner.model)
-        self.extractor = FeatureExtractor(model.backbone, model.data_preprocessor, pool)
+        self.extractor = FeatureExtractor(
+            model.backbone, model.data_preprocessor, pool, final_norm
+        )
 
     def run(self) -> dict[str, float]:
         """Extracts the neighbours' features, then runs the test."""

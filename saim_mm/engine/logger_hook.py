@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -44,8 +45,8 @@ class LiveLoggerHook(LoggerHook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | None = None,
+        data_batch: Any = None,
+        outputs: Any = None,
     ) -> None:
         """Logs what is due by the interval or by the clock."""
         passed = time.monotonic() - self._last_line
@@ -94,8 +95,8 @@ class ProgressHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | None = None,
+        data_batch: Any = None,
+        outputs: Any = None,
     ) -> None:
         """Shows the step, if it is time."""
         if is_main_process() and (self.line.due() or self.is_last_train_iter(runner)):
@@ -103,7 +104,7 @@ class ProgressHook(Hook):
 
 
 def describe_step(runner: Runner) -> str:
-    """The step that was just made, its loss and its learning rate."""
+    """The step that was just made, its loss and rate, and the time that is left."""
     for hook in runner.hooks:
         if isinstance(hook, DeferredRuntimeInfoHook):
             hook.hand_over(runner)
@@ -111,4 +112,6 @@ def describe_step(runner: Runner) -> str:
     loss = "" if history is None else f"  loss: {history.current():.4f}"
     rates = [group["lr"] for group in runner.optim_wrapper.param_groups]
     rate = f"  lr: {max(rates):.4e}" if rates else ""
-    return f"step {runner.iter + 1}/{runner.max_iters}{loss}{rate}"
+    seconds = runner.message_hub.get_info("eta")  # of IterTimerHook
+    left = "" if seconds is None else f"  eta: {timedelta(seconds=int(seconds))}"
+    return f"step {runner.iter + 1}/{runner.max_iters}{loss}{rate}{left}"

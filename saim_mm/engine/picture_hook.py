@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,10 +105,7 @@ class PictureHook(Hook):
                 )
 
     def before_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Keeps images of the first batch, if no folder is given."""
         if self._shown is None and is_main_process():
@@ -122,8 +119,8 @@ class PictureHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
+        data_batch: Any = None,
+        outputs: Any = None,
     ) -> None:
         """Draws, if it is time and there is time."""
         if not self.every_n_train_iters(runner, self.interval) or not is_main_process():

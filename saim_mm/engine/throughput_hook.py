@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -99,10 +98,7 @@ class ThroughputHook(Hook):
         self._since = perf_counter()
 
     def before_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Notes how long the batch took to come."""
         self._waited = perf_counter() - self._since
@@ -111,8 +107,8 @@ class ThroughputHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
+        data_batch: Any = None,
+        outputs: Any = None,
     ) -> None:
         """Hands the figures to the logger, and waits for the next batch."""
         now = perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,33 +122,21 @@ def _parse_settings(text: str) -> dict[str, Any]:
     Whatever else there is, is left out.
     """
     settings: dict[str, Any] = {}
-    try:
-        statements = ast.parse(text).body
-    except SyntaxError:
-        return settings
-    for statement in statements:
-        if isinstance(statement, ast.Assign) and isinstance(
-            statement.targets[0], ast.Name
-        ):
-            try:
-                settings[statement.targets[0].id] = _literal(statement.value)
-            except ValueError:
-                continue
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                with suppress(ValueError, TypeError):
+                    value = ast.literal_eval(_DictCalls().visit(node.value))
+                    settings[node.targets[0].id] = value
     return settings
 
 
-def _literal(node: ast.expr) -> Any:
-    """The value of a literal in which ``dict(...)`` is allowed."""
-    if isinstance(node, ast.Call):
-        if getattr(node.func, "id", None) != "dict" or node.args:
-            raise ValueError(f"{ast.dump(node.func)} is no dict(...)")
-        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(item) for item in node.elts]
-    if isinstance(node, ast.Dict):
-        return {
-            ast.literal_eval(key): _literal(value)
-            for key, value in zip(node.keys, node.values, strict=True)
-            if key is not None
-        }
-    return ast.literal_eval(node)
+class _DictCalls(ast.NodeTransformer):
+    """Makes a literal of ``dict(...)``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if node.args or getattr(node.func, "id", None) != "dict":
+            return node
+        keys: list[ast.expr | None] = [ast.Constant(k.arg) for k in node.keywords]
+        return ast.Dict(keys, [k.value for k in node.keywords])

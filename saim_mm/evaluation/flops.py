@@ -1,6 +1,6 @@
 """Floating-point operations of a SAIM model, in closed form, and what GPUs can do.
 
-Symbols: N patches, K of them predicted, L = 1 + N content tokens, D channels.
+Everything follows from the plans that can be drawn; of several, the mean counts.
 
 One multiply-add is two operations. Only matrix products and convolutions count, and
 attention counts whole, though a causal kernel skips half of it: that is what others
@@ -12,13 +12,15 @@ second, uncompiled model, and the head's autocast cannot run on the meta device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import torch
 from torch import nn
 
-from ..models import SAIM
+from ..models import NEPA, SAIM, CrossMAENeck, Plan, RandSACNeck
 from ..models.layers import AttentionBlock
-from ..models.saim_head import GaussianBlur
+from ..models.order import Scope
+from ..models.saim_head import GaussianBlur, Projector
 
 #: Dense 16-bit matrix products in TFLOP/s, from the makers' data sheets. The first
 #: entry counts whose words are all in the device's name.
@@ -64,7 +66,7 @@ class Flops:
         content: The content stream, that is the encoder.
         query: The query stream, that is the decoder.
         projector: Queries to pixels.
-        target: Smoothing of the image.
+        target: Smoothing of the image, or embedding it.
     """
 
     embedding: int
@@ -98,21 +100,72 @@ def saim_flops(model: SAIM) -> Flops:
 
     Args:
         model: Any SAIM model; its weights may be on the meta device.
+
+    Returns:
+        Whole numbers; the mean over the model's scopes, if it has several.
     """
-    patches = model.order_sampler.num_patches
-    tokens = 1 + patches
-    # Without decoder the encoder's own output predicts, at every patch.
-    asked = max(1, round(model.order_sampler.query_share * patches))
-    content = sum(_layer(x, tokens, tokens) for x in model.backbone.layers)
-    to_pixels = _linears(model.head.projector.to_pixels)
+    scopes = model.order_sampler.scopes
+    total = sum(scope.weight for scope in scopes)
+    each = [(scope.weight, scope_flops(model, scope)) for scope in scopes]
+    names = [field.name for field in fields(Flops)]
     return Flops(
-        embedding=2 * patches * model.backbone.patch_embed.projection.weight.numel(),
-        content=content,
-        query=sum(_layer(x, asked, patches) for x in _decoder(model)),
-        projector=2 * asked * to_pixels
-        + sum(_layer(x, asked, asked) for x in model.head.projector.layers),
-        target=_blur(model),
+        **{
+            name: round(sum(weight * getattr(x, name) for weight, x in each) / total)
+            for name in names
+        }
     )
+
+
+def scope_flops(model: SAIM, scope: Scope) -> Flops:
+    """As :func:`saim_flops`, for one of the model's scopes."""
+    family, start = model.order_sampler, scope.allowed.start
+    order = torch.arange(family.num_patches, device="cpu")[None]
+    ranks: range | torch.Tensor = scope.allowed
+    if scope.asked < len(scope.allowed):
+        ranks = torch.arange(start, start + scope.asked, device="cpu")
+    plan = family.plan_of(order, ranks, scope.read, scope.prefix, start)
+    return _plan_flops(model, plan, scope.asked)
+
+
+def _plan_flops(model: SAIM, plan: Plan, asked: int) -> Flops:
+    tokens = plan.extra_tokens + plan.num_read
+    embedding = model.backbone.patch_embed.projection.weight.numel()
+    return Flops(
+        embedding=2 * plan.num_read * embedding,
+        content=sum(
+            _layer(x, tokens, tokens, tokens**2 + plan.content_mask.prefix**2)
+            for x in model.backbone.layers
+        ),
+        query=_query_flops(model, plan, asked),
+        projector=_projector_flops(model.head.projector, asked),
+        target=_target(model, embedding),
+    )
+
+
+def _query_flops(model: SAIM, plan: Plan, asked: int) -> int:
+    neck, memory = model.neck, plan.memory_tokens
+    mix = getattr(neck, "mix", None)
+    mixing = mix.weight.numel() * memory * model.backbone.embed_dims if mix else 0
+    if isinstance(neck, CrossMAENeck):
+        each = [
+            memory * _linears(x.kv)
+            + asked * (_linears(x) - _linears(x.kv))
+            + 2 * asked * memory * neck.out_dims
+            for x in neck.layers
+        ]
+        return 2 * (mixing + sum(each))
+    # Under a causal mask as many rows are scored as there are columns.
+    scores = (memory if plan.memory_mask.is_causal else asked) * memory
+    layers = sum(_layer(x, asked, memory, scores) for x in _decoder(model))
+    if isinstance(neck, RandSACNeck):
+        layers += sum(_attention(x, asked, asked, asked**2) for x in neck.self_layers)
+    return 2 * mixing + layers
+
+
+def _projector_flops(projector: Projector, asked: int) -> int:
+    rows = asked // getattr(projector, "length", 1)
+    layers = sum(_layer(x, asked, asked, asked**2) for x in projector.layers)
+    return layers + 2 * rows * _linears(projector.to_pixels)
 
 
 def _decoder(model: SAIM) -> list[AttentionBlock]:
@@ -123,13 +176,18 @@ def _decoder(model: SAIM) -> list[AttentionBlock]:
     return list(model.backbone.layers[stride - 1 :: stride])
 
 
-def _layer(layer: AttentionBlock, attending: int, attended: int) -> int:
+def _layer(layer: AttentionBlock, attending: int, attended: int, scores: int) -> int:
     """Attention of some tokens to others, and the feed-forward network."""
+    attention = _attention(layer, attending, attended, scores)
+    return attention + 2 * attending * _linears(layer.ffn)
+
+
+def _attention(
+    layer: AttentionBlock, attending: int, attended: int, scores: int
+) -> int:
     width = layer.attn.embed_dims
-    query_key_value = (attending + 2 * attended) * width**2
-    scores_and_sum = 2 * attending * attended * width
-    rest = attending * (width**2 + _linears(layer.ffn))
-    return 2 * (query_key_value + scores_and_sum + rest)
+    products = (2 * attending + 2 * attended) * width**2
+    return 2 * (products + 2 * scores * width)
 
 
 def _linears(module: nn.Module) -> int:
@@ -141,8 +199,10 @@ def _linears(module: nn.Module) -> int:
     )
 
 
-def _blur(model: SAIM) -> int:
-    """A column and a row of taps at every value of the image."""
+def _target(model: SAIM, embedding: int) -> int:
+    """Embedding all patches, or a column and a row of taps at every value."""
+    if isinstance(model, NEPA):
+        return 2 * model.order_sampler.num_patches * embedding
     if not isinstance(model.head.blur, GaussianBlur):
         return 0
     height, width = model.backbone.img_size

@@ -53,6 +53,7 @@ class AttentionBlock(BaseModule):
         memory: Tensor | None = None,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
+        prefix: int = 0,
         attn_bias: Tensor | None = None,
         windows: Windows | None = None,
     ) -> Tensor:
@@ -64,7 +65,9 @@ class AttentionBlock(BaseModule):
                 first norm is applied to both. By default ``x`` itself.
             attn_mask: Boolean (L, S), or broadcast to (B, H, L, S): what each of the L
                 tokens sees of the S (or L) attended ones; by default all.
-            is_causal: Instead of a mask: what is at and before its own place.
+            is_causal: Instead of a mask: what is at and before its own place; the last
+                L places where there are more.
+            prefix: With ``is_causal``: so many tokens in front all see each other.
             attn_bias: Instead of a mask: added to the scores (H, L, S); with windows,
                 to those of each.
             windows: Without memory: attend within these windows only.
@@ -72,7 +75,7 @@ class AttentionBlock(BaseModule):
         Returns:
             (B, L, D).
         """
-        options = (x, memory, attn_mask, is_causal, attn_bias, windows)
+        options = (x, memory, attn_mask, is_causal, prefix, attn_bias, windows)
         if self.with_cp and torch.is_grad_enabled():
             # Not reentrant: that would give no gradient above frozen layers.
             return checkpoint(self._run, *options, use_reentrant=False)
@@ -84,6 +87,7 @@ class AttentionBlock(BaseModule):
         memory: Tensor | None,
         attn_mask: Tensor | None,
         is_causal: bool,
+        prefix: int,
         attn_bias: Tensor | None,
         windows: Windows | None,
     ) -> Tensor:
@@ -93,7 +97,7 @@ class AttentionBlock(BaseModule):
         q, k, v = self._project(tokens, None if memory is None else self.ln1(memory))
         if attn_bias is not None:
             attn_mask = attn_bias.to(q.dtype)
-        out = self._attend(q, k, v, attn_mask, is_causal)
+        out = self._attend(q, k, v, attn_mask, is_causal, prefix)
         if windows is not None:
             out = windows.join(out)
         # Here and not before: drop path drops an image's whole branch, not windows.
@@ -121,18 +125,39 @@ class AttentionBlock(BaseModule):
         return x.permute(2, 0, 3, 1, 4).unbind(0)
 
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+        prefix: int,
     ) -> Tensor:
         attn = self.attn
-        x = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=attn.attn_drop if attn.training else 0.0,
-            is_causal=is_causal,
-        )
+        before = k.shape[2] - q.shape[2] if is_causal else 0
+        if before:
+            # torch aligns at the top left; with rows in front no mask is needed.
+            q = F.pad(q, (0, 0, before, 0))
+        x = self._scaled_dot_product(q, k, v, mask, is_causal)
+        if before:
+            x = x[:, :, before:]
+        if prefix:
+            q, k, v = (part[:, :, :prefix] for part in (q, k, v))
+            x = torch.cat([self._scaled_dot_product(q, k, v), x[:, :, prefix:]], dim=2)
         return attn.gamma1(attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2))))
+
+    def _scaled_dot_product(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        dropout = self.attn.attn_drop if self.attn.training else 0.0
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
+        )
 
 
 def transformer_layers(

@@ -23,17 +23,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from mmengine.dist import get_rank
 from torch import Tensor, nn
 
 from ..utils.sample_index import SampleIndex, Stream
-from ..utils.sample_keys import keys_of
+from ..utils.sample_keys import keys_of, step_key
 from ..utils.splitmix64 import hash_keys
 
 OrderKind = Literal["stochastic", "raster", "segments"]
+SegmentOrder = Literal["random", "raster", "hierarchical"]
 
 
 class Mask(NamedTuple):
@@ -41,22 +42,55 @@ class Mask(NamedTuple):
 
     Attributes:
         attn_mask: Boolean (L, S), ``True`` means "sees".
-        is_causal: Whether each token sees those at and before its own place. Only
-            where as many attend as are attended to: torch aligns it at the top left.
+        is_causal: Whether each token sees those at and before its own place. Where
+            fewer attend than are attended to, theirs are the last places.
+        prefix: With ``is_causal``: so many tokens in front all see each other.
     """
 
     attn_mask: Tensor | None = None
     is_causal: bool = False
+    prefix: int = 0
 
     def dense(self, rows: int, columns: int) -> Tensor:
         """The mask written out, boolean (rows, columns), on the CPU."""
         if self.attn_mask is not None:
             return self.attn_mask.cpu()
-        everything = torch.ones(rows, columns, dtype=torch.bool)
-        return everything.tril() if self.is_causal else everything
+        sees = torch.ones(rows, columns, dtype=torch.bool)
+        if self.is_causal:
+            sees = sees.tril(columns - rows)
+            sees[: self.prefix, : self.prefix] = True
+        return sees
 
 
 SEES_ALL, CAUSAL = Mask(), Mask(is_causal=True)
+
+
+class Scope(NamedTuple):
+    """How much of an order is read, and what is asked; the same for a whole batch.
+
+    Attributes:
+        read: R, of whole segments.
+        allowed: Ranks that may be asked for.
+        asked: K of them are drawn.
+        prefix: P, of whole segments.
+        stratified: Whether one rank of each of K equal strata of ``allowed`` is drawn,
+            instead of any K of them.
+        weight: How often it is drawn beside the other scopes of a reading.
+    """
+
+    read: int
+    allowed: range
+    asked: int
+    prefix: int = 0
+    stratified: bool = False
+    weight: int = 1
+
+
+class Reading(Protocol):
+    """What may be read and asked; see :mod:`saim_mm.models.reading`."""
+
+    def scopes(self, family: OrderSampler) -> list[Scope]:
+        """All that can be drawn for a family of orders."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,23 +187,28 @@ class OrderSampler(nn.Module):
 
     * ``stochastic`` (the paper): every patch is its own segment, uniformly shuffled.
     * ``raster`` (iGPT, ViT-iGPT): every patch is its own segment, row by row.
-    * ``segments`` (RandSAC): rectangular segments, uniformly shuffled. The patches of a
-      segment see each other in the content stream, and are predicted from earlier
-      segments only.
+    * ``segments`` (RandSAC): rectangular segments, uniformly shuffled, or row by row
+      (XTRA), or group by group, shuffled within each. The patches of a segment see each
+      other in the content stream, and are predicted from earlier segments only.
 
     Args:
         kind: The member of the family.
         grid: Rows and columns of the patch grid.
         segment_size: Rows and columns of a segment, in patches; for ``segments`` only.
         query_share: Share of the ranks that a drawn plan asks for, in (0, 1].
-        extra_tokens: E, the tokens in front of the patches, at least 1.
+        extra_tokens: E, the tokens in front of the patches.
+        reading: What drawn plans read and ask; by default all is read.
+        segment_order: Sequence of the segments: ``random``, ``raster`` or
+            ``hierarchical``, rectangular groups of segments at random.
+        group_size: Rows and columns of a group, in segments; for ``hierarchical`` only.
 
     Raises:
-        ValueError: If the kind is unknown, the segments do not tile the grid or the
-            share is none.
+        ValueError: If the kind is unknown, the segments do not tile the grid, the share
+            is none or the reading does not fit.
     """
 
     patches_of_segment: Tensor  # (segments, L): raster indices of a segment's patches
+    group_of_segment: Tensor  # (segments,): its group; of the hierarchical order only
 
     def __init__(
         self,
@@ -178,6 +217,9 @@ class OrderSampler(nn.Module):
         segment_size: tuple[int, int] | None = None,
         query_share: float = 1.0,
         extra_tokens: int = 1,
+        reading: Reading | None = None,
+        segment_order: SegmentOrder = "random",
+        group_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if kind not in get_args(OrderKind):
@@ -189,11 +231,16 @@ class OrderSampler(nn.Module):
                 f"query_share={query_share} must be greater than 0 and at most 1; 1 "
                 "predicts every patch at every step."
             )
+        if reading is not None and query_share < 1:
+            raise ValueError(
+                f"query_share={query_share} has no meaning beside a reading; drop it "
+                "and set the reading's own 'asked'."
+            )
         segment_size = _check_segment_size(kind, grid, segment_size)
         self.kind = kind
+        self.segment_order = segment_order
         self.num_patches = grid[0] * grid[1]
         self.segment_length = segment_size[0] * segment_size[1]
-        self.query_share = query_share
         self.extra_tokens = extra_tokens
 
         raster = torch.arange(self.num_patches).view(grid)
@@ -201,6 +248,23 @@ class OrderSampler(nn.Module):
         tiles = tiles.unfold(1, segment_size[1], segment_size[1])
         patches = tiles.reshape(-1, self.segment_length)
         self.register_buffer("patches_of_segment", patches, persistent=False)
+
+        groups = _groups(kind, segment_order, grid, segment_size, group_size)
+        self.register_buffer("group_of_segment", groups, persistent=False)
+        self.num_groups = 0
+        if group_size is not None:
+            self.num_groups = len(groups) // (group_size[0] * group_size[1])
+
+        everything = range(self.num_patches)
+        share = max(1, round(query_share * self.num_patches))
+        self.scopes = [Scope(self.num_patches, everything, share)]
+        if reading is not None:
+            self.scopes = reading.scopes(self)
+
+    @property
+    def exchangeable(self) -> bool:
+        """Whether every patch that is left is equally likely to come next."""
+        return self.kind != "raster" and self.segment_order == "random"
 
     def plan(
         self,
@@ -219,7 +283,8 @@ class OrderSampler(nn.Module):
             device: Where the plan is needed.
             order: (B, N); by default drawn.
             indices: Those of the samples: what is drawn is a function of them then. The
-                first sample of a batch decides which ranks are asked for.
+                first sample of a batch decides which ranks are asked for, and the
+                iteration how much is read.
             generator: As for :meth:`draw`.
 
         Raises:
@@ -232,10 +297,13 @@ class OrderSampler(nn.Module):
             order = self.draw(batch_size, device, generator, keys)
         else:
             order = self.check(order.to(device), batch_size)
+        scope = self.draw_scope(generator, indices)
         key = None
-        if indices is not None and self.query_share < 1:
+        if indices is not None and scope.asked < len(scope.allowed):
             key = keys_of(indices[:1], Stream.QUERY_STEPS, device)
-        return self.plan_of(order, self.draw_ranks(device, generator, key))
+        ranks = self.draw_ranks(device, generator, key, scope)
+        lowest = scope.allowed.start
+        return self.plan_of(order, ranks, scope.read, scope.prefix, lowest)
 
     def plan_of(
         self,
@@ -243,6 +311,7 @@ class OrderSampler(nn.Module):
         query_ranks: Tensor | range | None = None,
         read: int | None = None,
         prefix: int = 0,
+        lowest: int = 0,
     ) -> Plan:
         """The plan of an order; nothing is drawn and no tensor is looked at.
 
@@ -251,9 +320,20 @@ class OrderSampler(nn.Module):
             query_ranks: Rising ranks (K,) that are asked for; by default all.
             read: R, how many patches are read; by default all N.
             prefix: P, how many patches in front all see each other.
+            lowest: No rank below this one is asked for.
+
+        Raises:
+            ValueError: If nothing precedes a patch that is asked for.
         """
         total, device = self.num_patches, order.device
         read = total if read is None else read
+        if isinstance(query_ranks, range):
+            lowest = query_ranks.start
+        if not self.extra_tokens and lowest < self.segment_length:
+            raise ValueError(
+                "The first patch of an order is asked for and nothing precedes it; set "
+                "with_cls_token=True, or a reading with a prefix that asks after it."
+            )
         assert order.shape[1] == total and 0 <= prefix <= read <= total
         # Of whole segments, as the patches of one see each other.
         assert read % self.segment_length == prefix % self.segment_length == 0
@@ -272,7 +352,7 @@ class OrderSampler(nn.Module):
             num_read=read,
             extra_tokens=self.extra_tokens,
             content_mask=self._content_mask(read, prefix, device),
-            memory_mask=self._memory_mask(query_ranks, read, prefix, device),
+            memory_mask=self._memory_mask(query_ranks, lowest, read, prefix, device),
             segment_length=self.segment_length,
         )
 
@@ -283,39 +363,63 @@ class OrderSampler(nn.Module):
     def _content_mask(self, read: int, prefix: int, device: torch.device) -> Mask:
         if prefix and prefix == read:
             return SEES_ALL
-        if self.segment_length == 1 and not prefix:
-            return CAUSAL
-        front = self.extra_tokens + prefix
+        front = self.extra_tokens + prefix if prefix else 0
+        if self.segment_length == 1:
+            return Mask(is_causal=True, prefix=front)
         ranks = torch.arange(-self.extra_tokens, read, device=device)
         # Each extra token is a segment of its own, before all patches.
         first = torch.where(ranks < 0, ranks, self._first(ranks))
         sees = first[:, None] >= first[None, :]
-        if prefix:
-            sees[:front, :front] = True
+        sees[:front, :front] = True
         return Mask(sees)
 
     def _memory_mask(
         self,
         ranks: Tensor | range | None,
+        lowest: int,
         read: int,
         prefix: int,
         device: torch.device,
     ) -> Mask:
-        total, extra = self.num_patches, self.extra_tokens
+        total, extra, length = self.num_patches, self.extra_tokens, self.segment_length
         seen = _memory_tokens(extra, read, total)
+        if extra + max(lowest // length * length, prefix) >= seen:
+            return SEES_ALL
         if ranks is None:
             ranks = range(total)
         if isinstance(ranks, range):
-            lowest = ranks.start // self.segment_length * self.segment_length
-            if extra + max(lowest, prefix) >= seen:
-                return SEES_ALL
-            # Square, with the diagonal at the top left.
-            untied = self.segment_length == extra == 1 and not prefix
-            if untied and ranks == range(seen):
+            # The last one sees all, and each before it one less.
+            if length == 1 and prefix <= lowest and extra + ranks.stop - 1 == seen:
                 return CAUSAL
             ranks = torch.arange(ranks.start, ranks.stop, device=device)
         reach = extra + self._first(ranks).clamp(min=prefix)
         return Mask(torch.arange(seen, device=device) < reach[:, None])
+
+    def draw_scope(
+        self,
+        generator: torch.Generator | None = None,
+        indices: Sequence[SampleIndex] | None = None,
+    ) -> Scope:
+        """Draws how much is read; the same on all processes, so that none waits.
+
+        Args:
+            generator: By default torch's global one of the CPU.
+            indices: Those of the samples: the scope follows from seed and iteration.
+        """
+        if len(self.scopes) == 1:
+            return self.scopes[0]
+        total = sum(scope.weight for scope in self.scopes)
+        if indices is not None:
+            ticket = step_key(indices, Stream.SCOPE) % total
+        else:
+            device = "cpu" if generator is None else generator.device
+            number = torch.randint(total, (), generator=generator, device=device)
+            ticket = int(number.item())
+        for scope in self.scopes:
+            ticket -= scope.weight
+            if ticket < 0:
+                break
+        return scope
 
     def draw(
         self,
@@ -338,44 +442,60 @@ class OrderSampler(nn.Module):
             Order (B, N), long.
         """
         num_segments = len(self.patches_of_segment)
-        if self.kind == "raster":
+        count = num_segments + self.num_groups
+        if self.kind == "raster" or self.segment_order == "raster":
             segments = torch.arange(num_segments, device=device)
             segments = segments.expand(batch_size, num_segments)
         elif keys is not None:
-            segments = hash_keys(keys, num_segments).argsort(dim=1, stable=True)
+            segments = self._sort_segments(hash_keys(keys, count), stable=True)
         else:
             if generator is None:
                 generator = _step_generator(device)
-            r = torch.rand(batch_size, num_segments, device=device, generator=generator)
-            segments = r.argsort(dim=1)
+            r = torch.rand(batch_size, count, device=device, generator=generator)
+            segments = self._sort_segments(r)
         return self.patches_of_segment[segments].flatten(1)
+
+    def _sort_segments(self, r: Tensor, stable: bool = False) -> Tensor:
+        """Random numbers (B, segments + groups) -> sequence of segments."""
+        if not self.num_groups:
+            return r.argsort(dim=1, stable=stable)
+        count = len(self.group_of_segment)
+        within = r[:, :count].argsort(dim=1, stable=True).argsort(dim=1)
+        group = r[:, count:].argsort(dim=1, stable=True).argsort(dim=1)
+        return (group[:, self.group_of_segment] * count + within).argsort(dim=1)
 
     def draw_ranks(
         self,
         device: torch.device,
         generator: torch.Generator | None = None,
         key: Tensor | None = None,
-    ) -> Tensor | None:
+        scope: Scope | None = None,
+    ) -> Tensor | range | None:
         """Draws the ranks that are asked for; all subsets are equally likely.
 
         Args:
             device: Where they are needed.
             generator: As in :meth:`draw`.
             key: (1,) long, on the device; the ranks are a function of it then.
+            scope: What may be asked for; by default that of the only one there is.
 
         Returns:
-            Ranks (K,), rising, or ``None`` for all of them.
+            Ranks (K,), rising; a range, or ``None``, for all that may be asked.
         """
-        count = max(1, round(self.query_share * self.num_patches))
-        if count == self.num_patches:
-            return None
+        _, allowed, count, _, stratified, _ = scope or self.scopes[0]
+        if count == len(allowed):
+            return None if count == self.num_patches else allowed
         if key is not None:
-            r = hash_keys(key, self.num_patches)[0]
+            r = hash_keys(key, len(allowed))[0]
         else:
             if generator is None:
                 generator = _step_generator(device)
-            r = torch.rand(self.num_patches, device=device, generator=generator)
-        return r.argsort(stable=True)[:count].sort().values
+            r = torch.rand(len(allowed), device=device, generator=generator)
+        if stratified:
+            strata = r.view(count, -1)
+            starts = torch.arange(0, len(allowed), strata.shape[1], device=device)
+            return starts + strata.argmin(dim=1) + allowed.start
+        return r.argsort(stable=True)[:count].sort().values + allowed.start
 
     def check(self, order: Tensor, batch_size: int) -> Tensor:
         """Returns an order that somebody else made, if it is one.
@@ -433,7 +553,10 @@ def _memory_tokens(extra: int, read: int, total: int) -> int:
 
 
 def _check_segment_size(
-    kind: OrderKind, grid: tuple[int, int], segment_size: tuple[int, int] | None
+    kind: OrderKind,
+    grid: tuple[int, int],
+    segment_size: tuple[int, int] | None,
+    name: str = "segment_size",
 ) -> tuple[int, int]:
     if kind != "segments":
         if segment_size is not None:
@@ -450,10 +573,43 @@ def _check_segment_size(
     rows, columns = segment_size
     if rows < 1 or columns < 1 or grid[0] % rows or grid[1] % columns:
         raise ValueError(
-            f"segment_size={tuple(segment_size)} does not tile the patch grid {grid}; "
+            f"{name}={tuple(segment_size)} does not tile the "
+            f"{'patch' if name == 'segment_size' else 'segment'} grid {grid}; "
             f"rows must divide {grid[0]} and columns {grid[1]}."
         )
     return (rows, columns)
+
+
+def _groups(
+    kind: OrderKind,
+    segment_order: SegmentOrder,
+    grid: tuple[int, int],
+    segment_size: tuple[int, int],
+    group_size: tuple[int, int] | None,
+) -> Tensor:
+    """The group of each segment, (segments,); empty if the order has none."""
+    if segment_order not in get_args(SegmentOrder):
+        raise ValueError(
+            f"segment_order={segment_order!r} is unknown; choose one of "
+            f"{get_args(SegmentOrder)}."
+        )
+    if segment_order != "random" and kind != "segments":
+        raise ValueError(
+            f"segment_order={segment_order!r} has no meaning with order={kind!r}; drop "
+            "it or set order='segments'."
+        )
+    if (segment_order == "hierarchical") != (group_size is not None):
+        raise ValueError(
+            f"group_size={group_size} with segment_order={segment_order!r}: a "
+            "'hierarchical' order needs group_size=(rows, columns) in segments, and "
+            "no other has one."
+        )
+    if group_size is None:
+        return torch.empty(0, dtype=torch.long)
+    segments = (grid[0] // segment_size[0], grid[1] // segment_size[1])
+    rows, columns = _check_segment_size("segments", segments, group_size, "group_size")
+    row, column = torch.meshgrid(*map(torch.arange, segments), indexing="ij")
+    return (row // rows * (segments[1] // columns) + column // columns).flatten()
 
 
 def _step_generator(device: torch.device) -> torch.Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from ..registry import register
 from ..utils.sample_keys import sample_indices
-from .order import OrderKind, OrderSampler, Plan, unsort_tokens
+from .order import OrderKind, OrderSampler, Plan, SegmentOrder, unsort_tokens
+from .saim_neck import SAIMNeck
 from .saim_vit import SAIMViT
 
 ModuleConfig: TypeAlias = "dict[str, Any] | BaseModule"
@@ -45,6 +47,10 @@ class SAIM(BaseSelfSupervisor):
             1 is the paper.
         data_preprocessor: By default mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg: Initialisation config.
+        reading: How much of an order is read and what is asked for, such as a
+            :class:`CutReading`; by default all is read (the paper).
+        segment_order: As for :class:`OrderSampler`; for ``segments`` only.
+        group_size: As for :class:`OrderSampler`; for ``hierarchical`` only.
 
     Raises:
         ValueError: If the parts do not fit each other.
@@ -62,6 +68,9 @@ class SAIM(BaseSelfSupervisor):
         query_share: float = 1.0,
         data_preprocessor: ModuleConfig | None = None,
         init_cfg: dict[str, Any] | None = None,
+        reading: dict[str, Any] | None = None,
+        segment_order: SegmentOrder = "random",
+        group_size: tuple[int, int] | None = None,
     ) -> None:
         if isinstance(backbone, dict):
             backbone = MODELS.build(backbone)
@@ -73,18 +82,24 @@ class SAIM(BaseSelfSupervisor):
             # Named with its scope, so that any default scope finds it.
             default = "mmpretrain.SelfSupDataPreprocessor"
             data_preprocessor = {"type": default, **(data_preprocessor or {})}
+        neck = _fit(
+            neck,
+            embed_dims=width,
+            num_heads=heads,
+            feedforward_channels=hidden,
+            num_encoder_layers=backbone.num_layers,
+            patch_resolution=tuple(backbone.patch_resolution),
+        )
+        if isinstance(neck, dict):
+            neck = MODELS.build(neck)
         super().__init__(
             backbone=backbone,
-            neck=_fit(
-                neck,
-                embed_dims=width,
-                num_heads=heads,
-                feedforward_channels=hidden,
-            ),
+            neck=neck,
             head=_fit(
                 head,
-                embed_dims=width,
+                embed_dims=getattr(neck, "out_dims", width),
                 num_heads=heads,
+                segment_size=segment_size and tuple(to_2tuple(segment_size)),
                 patch_size=tuple(projection.kernel_size),
                 in_channels=projection.in_channels,
             ),
@@ -97,9 +112,12 @@ class SAIM(BaseSelfSupervisor):
             segment_size,
             query_share,
             backbone.num_extra_tokens,
+            None if reading is None else MODELS.build(reading),
+            segment_order,
+            group_size,
         )
-        _check_depth(self.neck.depth, backbone.num_layers, order)
-        _check_query_share(query_share, self.neck.depth, self.head)
+        _check_depth(self.neck, backbone.num_layers, order)
+        _check_scopes(self.order_sampler, self.neck, self.head)
         # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
         backbone.pos_embed.requires_grad_(False)
 
@@ -235,6 +253,8 @@ def _fit(config: ModuleConfig, **sizes: Any) -> ModuleConfig:
     """The config of a part, with the sizes that follow from the backbone."""
     if not isinstance(config, dict):
         return config
+    takes = _keywords_of(config.get("type"))
+    sizes = {name: size for name, size in sizes.items() if name in takes}
     for name, size in sizes.items():
         given = config.get(name, size)
         # A config may write (rows, columns) as a list, or as one number for both.
@@ -246,17 +266,24 @@ def _fit(config: ModuleConfig, **sizes: Any) -> ModuleConfig:
     return {**config, **sizes}
 
 
+def _keywords_of(kind: str | type | None) -> set[str]:
+    """What a part can be given; one with ``**kwargs`` hands them on to its base."""
+    part = MODELS.get(kind) if isinstance(kind, str) else kind
+    names: set[str] = set()
+    for base in getattr(part, "__mro__", ()):
+        parameters = signature(base.__init__).parameters
+        names |= set(parameters)
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names
+
+
 def _check_backbone(backbone: BaseModule) -> None:
     """Refuses what would train something else than SAIM."""
     if not isinstance(backbone, SAIMViT):
         raise ValueError(
             f"SAIM needs a SAIMViT backbone, not {type(backbone).__name__}; set "
             "backbone=dict(type='SAIMViT', ...)."
-        )
-    if not backbone.with_cls_token:
-        raise ValueError(
-            "SAIM needs with_cls_token=True: the class token is what the first patch "
-            "of an order is predicted from."
         )
     if backbone.final_norm or backbone.out_type == "avg_featmap":
         raise ValueError(
@@ -276,13 +303,15 @@ def _check_backbone(backbone: BaseModule) -> None:
         )
 
 
-def _check_depth(depth: int, num_layers: int, order: OrderKind) -> None:
+def _check_depth(neck: SAIMNeck, num_layers: int, order: OrderKind) -> None:
     """Refuses a decoder that does not fit the encoder or the order."""
-    if depth and num_layers % depth:
+    depth, paired = neck.depth, neck.memory == "aligned" or neck.tied_decoder
+    if depth and paired and num_layers % depth:
         divisors = [d for d in range(1, num_layers + 1) if num_layers % d == 0]
         raise ValueError(
             f"SAIMNeck depth={depth} does not divide the encoder's {num_layers} "
-            f"layers; choose one of {divisors}, or 0 for no decoder."
+            f"layers; choose one of {divisors}, or 0 for no decoder, or memory='last' "
+            "or 'mix', which any depth can read."
         )
     if depth == 0 and order != "raster":
         raise ValueError(
@@ -291,11 +320,21 @@ def _check_depth(depth: int, num_layers: int, order: OrderKind) -> None:
         )
 
 
-def _check_query_share(share: float, depth: int, head: BaseModule) -> None:
-    """Refuses a share that would change the loss."""
-    if share < 1 and (depth == 0 or len(head.projector.layers)):
+def _check_scopes(family: OrderSampler, neck: SAIMNeck, head: BaseModule) -> None:
+    """Refuses to ask for what has no context, or for a part that changes the loss."""
+    scopes, total = family.scopes, family.num_patches
+    if not family.extra_tokens and any(not scope.allowed.start for scope in scopes):
         raise ValueError(
-            f"query_share={share} needs a decoder and a projector whose queries do not "
-            "see each other; set neck.depth>=1 and projector='mlp' or 'linear', or "
+            "SAIM needs with_cls_token=True: the class token is what the first patch "
+            "of an order is predicted from, unless a reading asks after a prefix."
+        )
+    # A subset of ranks needs queries; the encoder's own tokens are all there.
+    drawn = any(scope.asked < len(scope.allowed) for scope in scopes)
+    part = drawn or any(scope.read < total for scope in scopes)
+    if (drawn and neck.depth == 0) or (part and (neck.joint or head.projector.joint)):
+        raise ValueError(
+            f"query_share={scopes[0].asked / total:g}, or a reading that asks for a "
+            "part, needs a decoder and a projector whose queries do not see each "
+            "other; set neck.depth>=1, a SAIMNeck, and projector='mlp' or 'linear', or "
             "query_share=1."
         )

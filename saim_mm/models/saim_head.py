@@ -171,6 +171,7 @@ class Projector(nn.Module):
             )
             for _ in range(num_layers)
         )
+        self.joint = num_layers > 0  # whether queries see each other
         self.to_pixels: nn.Module = nn.Linear(embed_dims, patch_dims)
         if kind == "mlp":
             self.to_pixels = nn.Sequential(

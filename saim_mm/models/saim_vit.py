@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import ModuleList
 from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 
 from ..registry import register
 from ..weights.loading import load_encoder, pretrained_config
-from ..weights.position import fit_position_embedding
+from ..weights.position import fit_position_embedding, note_grid, noted_grid
 from .dense.windows import RelativePositionBias, Windows
 from .layers import AttentionBlock, init_like_official
 from .order import Plan, sort_tokens
+from .saim_head import patchify
+
+Visible = Literal["all", "causal"]
 
 
 class Content(NamedTuple):
@@ -52,6 +56,9 @@ class SAIMViT(VisionTransformer):
 
     Args:
         *args: As for ``mmpretrain.VisionTransformer``.
+        visible: What a token sees without a plan: ``all``, or ``causal``, those at and
+            before its place in raster order, as an encoder that was pretrained in that
+            order has seen it.
         window_size: Rows, and columns, of an attention window in tokens; 0 means that
             every layer attends globally.
         global_attn_indexes: Layers that attend globally all the same.
@@ -68,6 +75,7 @@ class SAIMViT(VisionTransformer):
     def __init__(
         self,
         *args: Any,
+        visible: Visible = "all",
         window_size: int = 0,
         global_attn_indexes: Sequence[int] = (),
         use_rel_pos_bias: bool = False,
@@ -76,9 +84,12 @@ class SAIMViT(VisionTransformer):
         super().__init__(*args, **kwargs)
         _check_width(self.embed_dims)
         self.layers: ModuleList = ModuleList(map(AttentionBlock, self.layers))
+        self._register_state_dict_hook(note_grid)
+        self.visible = visible
         self.window_size = window_size
         self.global_attn_indexes = frozenset(global_attn_indexes)
         self._check_windows(use_rel_pos_bias)
+        self._check_visible(use_rel_pos_bias)
         heads = self.arch_settings["num_heads"]
         self.rel_pos_bias_window = self.rel_pos_bias_global = None
         if use_rel_pos_bias and window_size:
@@ -107,6 +118,25 @@ class SAIMViT(VisionTransformer):
                 "token has no place in the grid."
             )
 
+    def _check_visible(self, use_rel_pos_bias: bool) -> None:
+        if self.visible not in get_args(Visible):
+            raise ValueError(
+                f"visible={self.visible!r} is unknown; choose one of "
+                f"{get_args(Visible)}."
+            )
+        if self.visible == "all":
+            return
+        if self.window_size or use_rel_pos_bias:
+            raise ValueError(
+                "visible='causal' rules out windows and relative position bias; drop "
+                "one of them."
+            )
+        if self.out_type == "cls_token":
+            raise ValueError(
+                "visible='causal' with out_type='cls_token': a class token in front of "
+                "all patches sees none of them. Set out_type='avg_featmap' or another."
+            )
+
     def init_weights(self) -> None:
         """Initialises from scratch, then from the checkpoint that ``init_cfg`` names.
 
@@ -124,10 +154,11 @@ class SAIMViT(VisionTransformer):
         super().init_weights()
         self.init_cfg = config
         self._init_from_scratch()
-        load_encoder(self, pretrained["checkpoint"], pretrained.get("prefix"))
+        options = {k: pretrained[k] for k in ("prefix", "grid") if k in pretrained}
+        load_encoder(self, pretrained["checkpoint"], **options)
 
     def _prepare_pos_embed(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+        self, state_dict: dict[str, Tensor], prefix: str, metadata: Any, *args: Any
     ) -> None:
         """Load hook: fits a checkpoint's position embedding to this model."""
         name = f"{prefix}pos_embed"
@@ -138,6 +169,7 @@ class SAIMViT(VisionTransformer):
                 tuple(self.patch_resolution),
                 self.num_extra_tokens,
                 self.interpolate_mode,
+                noted_grid({"": metadata}),
             )
 
     def _init_from_scratch(self) -> None:
@@ -171,8 +203,10 @@ class SAIMViT(VisionTransformer):
         """
         if plan is None:
             dense = self.window_size or self.rel_pos_bias_global
-            return self._forward_windowed(x) if dense else super().forward(x)
-        x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, plan.read)))
+            if dense or self.visible != "all":
+                return self._forward_masked(x)
+            return super().forward(x)
+        x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, plan)))
         embeddings, states = x, []
         for layer in self.layers:
             # By position: MMEngine's activation checkpointing passes no keywords.
@@ -181,34 +215,57 @@ class SAIMViT(VisionTransformer):
         positions = self.pos_embed[:, self.num_extra_tokens :]
         return Content(tuple(states), sort_tokens(positions, plan.asked), embeddings)
 
-    def _forward_windowed(self, x: Tensor) -> tuple[Tensor, ...]:
-        """``VisionTransformer.forward`` without class token, but in windows."""
+    def _forward_masked(self, x: Tensor) -> tuple[Tensor, ...]:
+        """``VisionTransformer.forward``, in windows or with a causal mask."""
         x, grid = self.patch_embed(x)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         x = x + resize_pos_embed(
-            self.pos_embed, self.patch_resolution, grid, self.interpolate_mode, 0
+            self.pos_embed,
+            self.patch_resolution,
+            grid,
+            self.interpolate_mode,
+            self.num_extra_tokens,
         )
         x = self.pre_norm(self.drop_after_pos(x))
         windows = Windows(grid, self.window_size) if self.window_size else None
         within = _bias(self.rel_pos_bias_window, (self.window_size, self.window_size))
         overall = _bias(self.rel_pos_bias_global, grid)
+        causal = self.visible == "causal"
         outs = []
         for i, layer in enumerate(self.layers):
             if windows is None or i in self.global_attn_indexes:
-                x = layer(x, None, None, False, overall)
+                x = layer(x, None, None, causal, 0, overall)
             else:
-                x = layer(x, None, None, False, within, windows)
+                x = layer(x, None, None, False, 0, within, windows)
             if self.final_norm and i == self.num_layers - 1:
                 x = self.ln1(x)
             if i in self.out_indices:
                 outs.append(self._format_output(x, grid))
         return tuple(outs)
 
-    def _embed_sorted(self, x: Tensor, read: Tensor) -> Tensor:
-        """Class token, then what is read, embedded and sorted: (B, 1 + R, D)."""
-        patches, _ = self.patch_embed(x)
-        cls = self.cls_token + self.pos_embed[:, :1]
-        patches = sort_tokens(patches + self.pos_embed[:, 1:], read)
+    def _embed_sorted(self, x: Tensor, plan: Plan) -> Tensor:
+        """Class token, then what is read, embedded and sorted: (B, E + R, D)."""
+        extra = self.num_extra_tokens
+        positions = self.pos_embed[:, extra:]
+        if plan.num_read < positions.shape[1]:
+            patches = self._embed_patches(x, plan.read)
+            patches = patches + sort_tokens(positions, plan.read)
+        else:
+            patches = sort_tokens(self.patch_embed(x)[0] + positions, plan.read)
+        if not extra:
+            return patches
+        cls = self.cls_token + self.pos_embed[:, :extra]
         return torch.cat([cls.expand(len(x), -1, -1), patches], dim=1)
+
+    def _embed_patches(self, x: Tensor, read: Tensor) -> Tensor:
+        """``patch_embed`` of some patches only: (B, R, D), sorted."""
+        projection = self.patch_embed.projection
+        pixels = sort_tokens(patchify(x, projection.kernel_size), read)
+        weight = projection.weight.permute(0, 2, 3, 1).flatten(1)
+        patches = F.linear(pixels, weight, projection.bias)
+        norm = self.patch_embed.norm
+        return patches if norm is None else norm(patches)
 
 
 def _bias(table: RelativePositionBias | None, grid: tuple[int, int]) -> Tensor | None:

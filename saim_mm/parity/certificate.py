@@ -7,7 +7,7 @@ reports the largest absolute difference of their features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from .release_model import release_classifier, release_pretraining
 #: Largest absolute difference of features that passes.
 TOLERANCE = 1e-4
 _IMAGES, _SEED = 2, 0
+Size = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def certify_hf(
             f"{folder}: transformers loads it incompletely: {wrong}, unexpected "
             f"{unexpected}; the key map does not fit the installed version."
         )
-    arch = infer_arch(encoder, num_heads=model.config.num_attention_heads)
+    grid = _hf_grid(model.config.image_size, model.config.patch_size)
+    arch = infer_arch(encoder, "", model.config.num_attention_heads, grid)
     images = _images(arch)
     theirs = model.eval()(images).last_hidden_state
     differences = {"features": _difference(run_encoder(encoder, arch, images), theirs)}
@@ -249,6 +251,15 @@ def run_encoder(encoder: Mapping[str, Tensor], arch: Arch, images: Tensor) -> Te
     """All output tokens (B, 1 + N, D) of mmpretrain's plain ViT."""
     model = VisionTransformer(out_type="raw", **arch.backbone)
     return _load(model, encoder)(images)[-1]
+
+
+def _hf_grid(image_size: Size, patch_size: Size) -> tuple[int, int]:
+    """Rows and columns of the patches; sizes in pixels, of squares or by side."""
+    (height, width), (rows, columns) = (
+        (size, size) if isinstance(size, int) else size
+        for size in (image_size, patch_size)
+    )
+    return height // rows, width // columns
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

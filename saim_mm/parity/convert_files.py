@@ -31,6 +31,7 @@ from ..weights import (
 from ..weights.arch import Arch, infer_arch
 from ..weights.blur import Smoothing
 from ..weights.files import weights_of
+from ..weights.position import with_note
 from .certificate import (
     Certificate,
     certify_classifier,
@@ -169,7 +170,7 @@ def convert_hf_to_encoder(src: Path, dst: Path) -> Certificate:
     conversion = hf_to_encoder(read_state_dict(src / _HF_WEIGHTS))
     found = certify_hf(conversion, conversion.state_dict, src)
     if found.passed:
-        write_state_dict(dst, conversion.state_dict)
+        write_state_dict(dst, with_note(conversion.state_dict, found.arch.grid))
     return found
 
 

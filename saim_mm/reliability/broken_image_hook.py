@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ..datasets import UnlabeledImages
 from ..registry import register
 from ..utils.atomic_file import write_json
+from .expendable import attempt
 from .inner_datasets import with_inner_datasets
 
 #: The list in the work dir, and the same one in a checkpoint.
@@ -30,11 +31,9 @@ class BrokenImageHook(Hook):
     more are broken than ``max_broken_share`` allows. A check costs one all-reduce of
     one byte per image, 1.3 MB for ImageNet.
 
-    The work dir has the list, ``broken_images.json``: of each image its path and the
-    reason, and where it stands in the data. A resumed run replaces these images from
-    its first iteration on, as the run before did, even one that would load now. If they
-    are too many, those that load now are used again, and if still too many are left the
-    run ends.
+    The list is ``broken_images.json`` in the work dir. A resumed run replaces these
+    images from its first iteration on, even one that would load now. If they are too
+    many, those that load now are used again; if too many are left the run ends.
 
     Args:
         interval: Training iterations between checks; each epoch ends with one too.
@@ -60,32 +59,24 @@ class BrokenImageHook(Hook):
         """Keeps the list of the run that may be resumed."""
         self._loaded = checkpoint.get(STATE_KEY, [])
 
-    def before_save_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the list."""
         checkpoint[STATE_KEY] = self._entries()
 
     def before_train(self, runner: Runner) -> None:
         """Looks up the datasets to watch, and what a resumed run knew of them."""
         # By identity: a dataset that is concatenated with itself is reported once.
-        found = {
-            id(dataset): dataset
-            for dataset in with_inner_datasets(runner.train_dataloader.dataset)
-            if isinstance(dataset, UnlabeledImages)
+        all_data = {
+            id(d): d for d in with_inner_datasets(runner.train_dataloader.dataset)
         }
-        self._datasets = list(found.values())
+        self._datasets = [
+            d for d in all_data.values() if isinstance(d, UnlabeledImages)
+        ]
         self._named = [{} for _ in self._datasets]
         if runner.iter:
             self._restore(runner)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Checks every ``interval`` iterations."""
         if self.every_n_train_iters(runner, self.interval):
             self._check(runner)
@@ -104,7 +95,7 @@ class BrokenImageHook(Hook):
             )
 
     def _check(self, runner: Runner) -> None:
-        for dataset, named in zip(self._datasets, self._named, strict=True):
+        for dataset, named in self._watched():
             new = [idx for idx in _agree_on_broken(dataset) if idx not in named]
             if not new:
                 continue
@@ -125,26 +116,21 @@ class BrokenImageHook(Hook):
     def _entries(self) -> list[dict[str, Any]]:
         """The list as plain values, in the order of the data."""
         return [
-            dict(
-                dataset=number,
-                index=idx,
-                path=_path(dataset, idx),
-                reason=named[idx],
-            )
-            for number, (dataset, named) in enumerate(
-                zip(self._datasets, self._named, strict=True)
-            )
+            dict(dataset=number, index=idx, path=_path(dataset, idx), reason=named[idx])
+            for number, (dataset, named) in enumerate(self._watched())
             for idx in sorted(named)
         ]
+
+    def _watched(self) -> Iterator[tuple[UnlabeledImages, dict[int, str]]]:
+        """The datasets, each with what is known of it."""
+        return zip(self._datasets, self._named, strict=True)
 
     def _write(self, runner: Runner) -> None:
         if not is_main_process():
             return
         path = Path(runner.work_dir, QUARANTINE_FILE)
-        try:
-            write_json(path, self._entries(), indent=1)
-        except OSError as error:  # a full disk is no reason to stop training
-            runner.logger.warning(f"{path} could not be written: {error}")
+        entries = self._entries()
+        attempt(runner.logger, path, lambda: write_json(path, entries, indent=1))
 
     def _restore(self, runner: Runner) -> None:
         """Marks what the checkpoint lists, and the file, which may be newer."""
@@ -152,7 +138,7 @@ class BrokenImageHook(Hook):
         entries = {(entry["dataset"], entry["index"]): entry for entry in listed}
         for entry in entries.values():
             self._restore_entry(runner, entry)
-        for dataset, named in zip(self._datasets, self._named, strict=True):
+        for dataset, named in self._watched():
             # Ranks that do not see the work dir hear of it from the first one.
             for idx in _agree_on_broken(dataset):
                 named.setdefault(idx, "")
@@ -160,7 +146,7 @@ class BrokenImageHook(Hook):
             runner.logger.info(
                 f"broken images: {sum(map(len, self._named))} known from before"
             )
-        for dataset, named in zip(self._datasets, self._named, strict=True):
+        for dataset, named in self._watched():
             if len(named) > dataset.max_broken:
                 # The run ended here; what was mended since is used again.
                 self._take_up_mended(runner, dataset, named)

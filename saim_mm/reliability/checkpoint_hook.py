@@ -8,33 +8,35 @@ import io
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from ..registry import register
 from ..utils.atomic_file import remove_parts, write_atomically
 from ..weights.files import read_torch
-from ..weights.resume import resume_from_newest, why_not_finite
+from ..weights.resume import GUARD_KEY, resume_from_newest, why_not_finite
 from ..weights.safe_loader import install_safe_loader
-from .finite_guard_hook import STATE_KEY
+from ..weights.whole_model import check_backbone
+from .expendable import attempt, let_logs_fail
 from .verified_backend import VerifiedBackend
 from .weights_only_codec import decode, encode
 
 _ON_WRITE_ERROR = ("continue", "stop")
 #: Options of ``CheckpointHook`` for other places than a local disk.
 _REMOTE = ("backend_args", "file_client_args")
-#: What ``CheckpointHook`` keeps in itself and in the message hub about its files.
+_NOT_TAKEN = {*_REMOTE, "kwargs"}  # the latter would take misspelt ones
+#: What ``CheckpointHook`` keeps about its files.
 _ATTRIBUTES = ("last_ckpt", "keep_ckpt_ids", "best_ckpt_path", "best_ckpt_path_dict")
-_INFO = ("last_ckpt", "keep_ckpt_ids", "best_")
 #: What stands for the braces of ``filename_tmpl``: epochs or iterations, or both.
 _STEP = r"\d+(?:_iter_\d+)?"
 
@@ -53,8 +55,10 @@ class SafeCheckpointHook(CheckpointHook):
     * Nothing is removed but regular files of ``filename_tmpl`` in the run's own folder,
       whatever a checkpoint says.
     * If the disk is full or read-only the log says so, everything good stays, and the
-      run goes on or stops.
+      run goes on or stops. Logs, scalars, pictures and ``last_checkpoint`` may fail.
     * All that is written loads with ``weights_only=True``.
+    * A checkpoint that is loaded for training holds the whole backbone, or the run
+      stops (:func:`saim_mm.weights.whole_model.check_backbone`).
     * ``resume=True`` without ``load_from`` goes on from the newest file that verifies,
       and the log names those that do not.
 
@@ -77,10 +81,8 @@ class SafeCheckpointHook(CheckpointHook):
             raise ValueError(
                 f"on_write_error={on_write_error!r} must be one of {_ON_WRITE_ERROR}"
             )
-        parameters = inspect.signature(CheckpointHook.__init__).parameters.values()
-        allowed = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
-        unknown = sorted(options.keys() - (allowed - {"self", *_REMOTE}))
-        if unknown:
+        allowed = inspect.signature(CheckpointHook).parameters.keys() - _NOT_TAKEN
+        if unknown := sorted(options.keys() - allowed):
             raise ValueError(
                 f"{', '.join(unknown)}: no option of SafeCheckpointHook; it has those "
                 f"of CheckpointHook without {' and '.join(_REMOTE)}. Checkpoints that "
@@ -94,17 +96,18 @@ class SafeCheckpointHook(CheckpointHook):
     def before_run(self, runner: Runner) -> None:
         """Makes loading safe; chooses what to go on from, before the runner would."""
         install_safe_loader()
+        let_logs_fail(runner)
         if runner._resume and runner._load_from is None:
             resume_from_newest(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Prepares the folder; removes what a killed run left half-written."""
-        hub = runner.message_hub
-        known = hub.get_info("keep_ckpt_ids")
+        known = runner.message_hub.get_info("keep_ckpt_ids")
         known = known if isinstance(known, list) else []
         steps = [s for s in known if re.fullmatch(_STEP, str(s))]
-        hub.update_info("keep_ckpt_ids", list(steps))
+        runner.message_hub.update_info("keep_ckpt_ids", list(steps))
         super().before_train(runner)
+        runner.save_checkpoint = _failing_on_all(runner.save_checkpoint)
         self._find_best_here(runner)
         if self.max_keep_ckpts > 0:
             self._remove_outdated(runner, steps[: -self.max_keep_ckpts])
@@ -120,14 +123,18 @@ class SafeCheckpointHook(CheckpointHook):
         checkpoint.update(plain)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Restores what :meth:`before_save_checkpoint` replaced."""
+        """Restores what :meth:`before_save_checkpoint` replaced.
+
+        Raises:
+            CheckpointError: If a run would train a part of the backbone from scratch.
+        """
+        if isinstance(runner._train_loop, BaseLoop):  # it is to be trained
+            check_backbone(runner.model, checkpoint, str(runner._load_from))
         self._is_good = _is_good(runner, checkpoint)
         decode(checkpoint)
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> None:
-        """Saves at once, in the middle of an epoch, too.
-
-        The file counts among those that ``max_keep_ckpts`` keeps.
+        """Saves at once; the file counts among those that ``max_keep_ckpts`` keeps.
 
         Args:
             runner: The runner.
@@ -181,7 +188,7 @@ class SafeCheckpointHook(CheckpointHook):
                 by_epoch=self.by_epoch,
                 backend_args=self.backend_args,
             )
-            self._point_to_last(runner)
+        self._point_to_last(runner)
         self._remove_outdated(runner, outdated)
 
     def _register(self, runner: Runner, step: int | str) -> list[int | str]:
@@ -207,8 +214,12 @@ class SafeCheckpointHook(CheckpointHook):
     @master_only
     def _point_to_last(self, runner: Runner) -> None:
         text = str(self.last_ckpt).encode()
-        pointer = Path(runner.work_dir) / "last_checkpoint"
-        write_atomically(pointer, lambda file: file.write(text))
+        note = Path(runner.work_dir) / "last_checkpoint"
+
+        def write() -> None:
+            write_atomically(note, lambda file: file.write(text))
+
+        attempt(runner.logger, note, write)
 
     @master_only
     def _remove(self, runner: Runner, paths: set[str]) -> None:
@@ -221,11 +232,7 @@ class SafeCheckpointHook(CheckpointHook):
                 runner.logger.warning(f"{path} could not be removed: {error}")
 
     def _is_own(self, path: Path) -> bool:
-        """Whether it is a file that this hook writes, directly in its folder.
-
-        What a run is told of its files comes from a checkpoint, which may be a
-        stranger's.
-        """
+        """Whether this hook writes such a file: a checkpoint may name a stranger's."""
         parts = Formatter().parse(self.filename_tmpl)
         name = "".join(
             re.escape(text) + (_STEP if field is not None else "")
@@ -253,19 +260,16 @@ class SafeCheckpointHook(CheckpointHook):
             runner.message_hub.update_info(name, here(info[name]))
 
     def _report(self, runner: Runner, error: OSError, last: bool) -> None:
-        """Says that a file was not written; stops if it must.
-
-        Raises:
-            OSError: The same error, if the run is to stop.
-        """
+        """Says that a file was not written, and raises the error if it must stop."""
         stop = self.on_write_error == "stop" or last
         folder = Path(self.out_dir)
         free = f"{shutil.disk_usage(folder).free >> 20} MiB" if folder.is_dir() else "?"
-        runner.logger.error(
-            f"checkpoint not written: {error} (free in {folder}: {free}). The last "
-            f"good one is {self.last_ckpt}. "
-            + ("The run stops." if stop else "The run goes on and will try again.")
-        )
+        if is_main_process():
+            runner.logger.error(
+                f"checkpoint not written: {error} (free in {folder}: {free}). The last "
+                f"good one is {self.last_ckpt}. "
+                + ("The run stops." if stop else "The run goes on and will try again.")
+            )
         if stop:
             raise error
 
@@ -298,24 +302,41 @@ class SafeCheckpointHook(CheckpointHook):
     @contextmanager
     def _rolled_back_on_error(self, runner: Runner) -> Iterator[None]:
         """Forgets a file that could not be written: what is known is as before."""
-        own = {name: getattr(self, name, None) for name in _ATTRIBUTES}
-        own["best_ckpt_path_dict"] = dict(own["best_ckpt_path_dict"] or {})
-        hub = runner.message_hub
-        info = {k: v for k, v in hub.runtime_info.items() if k.startswith(_INFO)}
+        info = runner.message_hub.runtime_info
+        own = {k: copy(v) for k, v in self.__dict__.items() if k in _ATTRIBUTES}
+        known = dict(info)
         try:
             yield
         except OSError:
-            for name, value in own.items():
-                if hasattr(self, name):
-                    setattr(self, name, value)
-            for name in [k for k in hub.runtime_info if k.startswith(_INFO)]:
-                del hub.runtime_info[name]
-            for name, value in info.items():
-                hub.update_info(name, value)
+            self.__dict__.update(own)
+            info.clear()
+            info.update(known)
             raise
 
 
 def _is_good(runner: Runner, checkpoint: dict[str, Any]) -> bool:
     """Whether its weights are finite, and no steps were being left out."""
-    left_out = checkpoint.get(STATE_KEY, {}).get("in_a_row", 0)
+    left_out = checkpoint.get(GUARD_KEY, {}).get("in_a_row", 0)
     return not left_out and why_not_finite(checkpoint, runner.model) is None
+
+
+def _failing_on_all(save: Callable[..., None]) -> Callable[..., None]:
+    """Makes what the first process's save raises be raised by all.
+
+    It alone writes. The others must not take for saved what is not, nor go on to a
+    collective where it will not come.
+    """
+
+    def told(*args: Any, **options: Any) -> None:
+        outcome: list[Exception | None] = [None]
+        try:
+            save(*args, **options)
+        except Exception as error:
+            if not is_main_process():
+                raise
+            outcome[0] = error
+        broadcast_object_list(outcome)
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    return told

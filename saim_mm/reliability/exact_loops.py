@@ -116,11 +116,9 @@ class _ExactData:
     def resume_at(self, position: DataPosition, pending_microbatches: int = 0) -> None:
         """Makes the next epoch, or the stream, begin at a position.
 
-        Args:
-            position: Where the run was.
-            pending_microbatches: Its last iterations, of which the gradients were
-                accumulated and no optimiser step was made. They are computed once more,
-                which needs no room in a checkpoint and no exchange between processes.
+        The last ``pending_microbatches`` before it, of which no optimiser step was
+        made, are computed once more: that needs no room in a checkpoint and no
+        exchange between processes.
         """
         self._from = position
         self._pending_microbatches = pending_microbatches
@@ -169,11 +167,7 @@ class _ExactData:
 
 
 def _check_epoch(loader: DataLoader, sampler: ExactSampler) -> None:
-    """Refuses an epoch without an iteration.
-
-    Raises:
-        ValueError: If there are fewer images than a batch takes.
-    """
+    """Refuses an epoch without an iteration."""
     if len(loader):
         return
     images, processes = len(sampler.dataset), sampler.world_size
@@ -199,33 +193,22 @@ def _restore_buffers(model: nn.Module, values: Sequence[torch.Tensor]) -> None:
 class ExactEpochLoop(_ExactData, EpochBasedTrainLoop):
     """MMEngine's ``EpochBasedTrainLoop`` that can begin in the middle of an epoch.
 
-    Needs :class:`ExactSampler`; :class:`ExactResumeHook` tells it where to begin.
+    :class:`ExactResumeHook` tells it where to begin.
 
     Args:
         runner: The runner.
-        dataloader: The training data.
-        max_epochs: Number of epochs.
-        val_begin: The epoch that begins validating.
-        val_interval: Epochs between validations.
-        dynamic_intervals: Other intervals from some epochs on.
+        dataloader: The training data, with :class:`ExactSampler`.
+        **options: Those of ``EpochBasedTrainLoop``.
 
     Raises:
-        ValueError: If the data has another sampler.
+        ValueError: If the data has another sampler, or less than a batch.
     """
 
     def __init__(
-        self,
-        runner: Runner,
-        dataloader: DataLoader | dict[str, Any],
-        max_epochs: int,
-        val_begin: int = 1,
-        val_interval: int = 1,
-        dynamic_intervals: list[tuple[int, int]] | None = None,
+        self, runner: Runner, dataloader: DataLoader | dict[str, Any], **options: Any
     ) -> None:
         drop_worker_options(dataloader)
-        super().__init__(
-            runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals
-        )
+        super().__init__(runner, dataloader, **options)
         self._prepare(self.dataloader)
         if self._resumable:
             _check_epoch(self.dataloader, self.sampler)
@@ -274,35 +257,23 @@ class ExactIterLoop(_ExactData, IterBasedTrainLoop):
     Args:
         runner: The runner.
         dataloader: The training data, with :class:`ExactSampler`.
-        max_iters: Number of iterations.
-        val_begin: The iteration that begins validating.
-        val_interval: Iterations between validations.
-        dynamic_intervals: Other intervals from some iterations on.
+        **options: Those of ``IterBasedTrainLoop``.
 
     Raises:
         ValueError: If the data has another sampler.
     """
 
     def __init__(
-        self,
-        runner: Runner,
-        dataloader: DataLoader | dict[str, Any],
-        max_iters: int,
-        val_begin: int = 1,
-        val_interval: int = 1000,
-        dynamic_intervals: list[tuple[int, int]] | None = None,
+        self, runner: Runner, dataloader: DataLoader | dict[str, Any], **options: Any
     ) -> None:
         drop_worker_options(dataloader)
         BaseLoop.__init__(self, runner, dataloader)
         loader = self.dataloader
         # Upstream's loop begins to load here, before it is known where to resume.
-        unread = _Unread(loader)
-        super().__init__(
-            runner, unread, max_iters, val_begin, val_interval, dynamic_intervals
-        )
+        super().__init__(runner, _Unread(loader), **options)
         self.dataloader = loader
         self._prepare(loader)
-        fit_warm_ups(runner, max_iters, max(len(loader), 1))
+        fit_warm_ups(runner, self._max_iters, max(len(loader), 1))
         if self._resumable:
             self.sampler.endless = True
 

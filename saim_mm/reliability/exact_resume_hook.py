@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from mmengine.dist import get_rank, is_main_process
@@ -25,6 +26,15 @@ from .resumed_settings import KERNELS, apply_config
 
 #: Where a checkpoint has what :meth:`ExactResumeHook.before_save_checkpoint` writes.
 STATE_KEY = "exact_resume"
+#: Of what stands there, what a resumed run should not change.
+_DIFFERENCES = {
+    "global_batch_size": "an iteration takes {now} images and took {was}. The order of "
+    "images goes on, and in a loop of epochs the schedules; else they count "
+    "iterations. Set batch_size so that processes x batch_size is {was}",
+    "dataset_length": "the dataset holds {now} images and held {was}; they come in "
+    "another order from here on",
+    "accumulation": "a step accumulates {now} iterations and accumulated {was}",
+}
 
 
 @register("hook")
@@ -118,30 +128,17 @@ class ExactResumeHook(Hook):
             self._resume(runner, self._loop)
         self._seed = self._loop.sampler.seed
 
-    def before_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Seeds the generators of this process."""
         seed_training_step(self._seed, get_rank(), runner.iter)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Counts the iteration, before any hook writes a checkpoint."""
         self._iteration = runner.iter + 1
         if self._loop is not None:
-            images = global_batch_size(self._loop.dataloader)
-            self._position = DataPosition(
-                self._position.epoch,
-                self._position.batches + 1,
-                self._position.samples + images,
+            at, images = self._position, global_batch_size(self._loop.dataloader)
+            self._position = replace(
+                at, batches=at.batches + 1, samples=at.samples + images
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -149,9 +146,7 @@ class ExactResumeHook(Hook):
         if isinstance(self._loop, ExactEpochLoop):
             self._position = DataPosition(epoch=runner.epoch + 1)
 
-    def before_save_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the position, as plain numbers.
 
         ``meta`` is made to agree: what MMEngine puts there is wrong by one epoch if a
@@ -167,11 +162,9 @@ class ExactResumeHook(Hook):
     ) -> dict[str, int]:
         """How far the run is, and what that depends on."""
         return dict(
+            **asdict(self._position),
             seed=loop.sampler.seed,
-            epoch=self._position.epoch,
             iteration=self._iteration,
-            batches=self._position.batches,
-            samples=self._position.samples,
             global_batch_size=global_batch_size(loop.dataloader),
             dataset_length=len(loop.sampler.dataset),
             accumulation=_accumulation(runner),
@@ -202,14 +195,12 @@ def resume_point(
     """Where in its data a run goes on.
 
     Args:
-        saved: What :class:`ExactResumeHook` put into the checkpoint; ``None`` if that
-            is of a run without it.
+        saved: What stands in the checkpoint, if it is of a run with the hook.
         now: The same of the run that goes on, at the position that its loop counts.
 
     Returns:
         The position; how many iterations before it wait for an optimiser step and are
-        to be computed once more; and why the run will not be the one that was
-        interrupted, a sentence each, if it will not.
+        computed once more; and why this is no exact resume, a sentence each.
     """
     if saved is None:
         position = DataPosition(now["epoch"], now["batches"], now["samples"])
@@ -226,25 +217,11 @@ def resume_point(
 
 def _differences(saved: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
     """What keeps a run from going on as the one that wrote a checkpoint would have."""
-    found = []
-    if now["global_batch_size"] != saved["global_batch_size"]:
-        found.append(
-            f"an iteration takes {now['global_batch_size']} images and took "
-            f"{saved['global_batch_size']}. The order of images goes on, and in a loop "
-            "of epochs the schedules; else they count iterations. Set batch_size so "
-            f"that processes x batch_size is {saved['global_batch_size']}"
-        )
-    if now["dataset_length"] != saved["dataset_length"]:
-        found.append(
-            f"the dataset holds {now['dataset_length']} images and held "
-            f"{saved['dataset_length']}; they come in another order from here on"
-        )
-    if now["accumulation"] != saved["accumulation"]:
-        found.append(
-            f"a step accumulates {now['accumulation']} iterations and accumulated "
-            f"{saved['accumulation']}"
-        )
-    return found
+    return [
+        sentence.format(now=now[name], was=saved[name])
+        for name, sentence in _DIFFERENCES.items()
+        if now[name] != saved[name]
+    ]
 
 
 def _counted_position(loop: ExactEpochLoop | ExactIterLoop) -> DataPosition:

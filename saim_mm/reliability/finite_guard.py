@@ -23,9 +23,6 @@ def all_finite(optimizer: torch.optim.Optimizer) -> Tensor:
 
     One whose norm is more than float32 can hold, 1.8e19, counts as not finite: there is
     nothing to be learnt from it.
-
-    Args:
-        optimizer: Its parameters' gradients are looked at.
     """
     found = [
         parameter.grad
@@ -58,10 +55,7 @@ def poison_unless_finite(loss: Tensor) -> Tensor:
 
 
 class AsyncFlag:
-    """A boolean of the device, on its way to the host.
-
-    Args:
-        value: A boolean scalar.
+    """A boolean scalar of the device, on its way to the host.
 
     Attributes:
         deferred: Whether reading it at once would make the host wait.

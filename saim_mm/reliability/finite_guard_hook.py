@@ -9,12 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import (
-    broadcast_object_list,
-    get_rank,
-    get_world_size,
-    is_main_process,
-)
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
@@ -24,15 +19,18 @@ from ..registry import register
 from ..utils.atomic_file import write_json
 from ..utils.model_state import unwrap_model
 from ..weights.files import write_sealed
-from ..weights.resume import find_newest, why_not_finite
+from ..weights.resume import GUARD_KEY, find_newest_of, why_not_finite
 from ..weights.safe_loader import load_from_local
 from .exact_loops import exact_sampler_of
+from .expendable import attempt
 from .finite_guard import AsyncFlag, FiniteGuard
 from .sharding import load_whole, whole_state
 
-#: Folder in the work dir, and what a checkpoint has of the hook.
+#: Folder in the work dir.
 FOLDER = "not_finite"
-STATE_KEY = "finite_guard"
+#: Steps left out after which only the last one of ``patience`` in a row is written
+#: down: what comes and goes for ever must not fill the disk.
+_RECORDED = 100
 #: Steps after which the answer of a GPU is read; it is long there by then. A fixed
 #: number, so that all processes read it at the same step.
 _LAG = 2
@@ -63,9 +61,9 @@ class _Step:
 class FiniteGuardHook(Hook):
     """Makes no step on a loss or gradient that is not finite, on any process.
 
-    The first such steps of a row are written to ``not_finite`` in the work dir: the
-    samples, the seeds and the weights, from which
-    ``tools/analysis_tools/replay_step.py`` rebuilds the step. After ``patience`` of
+    The first such step of a row, up to the hundredth step of a run, is written to
+    ``not_finite`` in the work dir: the samples, the seeds and the weights, from which
+    ``tools/analysis_tools/replay_step.py`` rebuilds it. After ``patience`` of
     them in a row the weights and the optimiser go back to the last good checkpoint,
     once, and the run goes on with the data that follow; the next time it ends.
 
@@ -99,27 +97,21 @@ class FiniteGuardHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """A resumed run goes on counting."""
-        state = checkpoint.get(STATE_KEY, {})
+        state = checkpoint.get(GUARD_KEY, {})
         self.skipped = state.get("skipped", 0)
         self.in_a_row = state.get("in_a_row", 0)
         self.rolled_back = state.get("rolled_back", False)
         self._run = state.get("run", self._run)
 
-    def before_save_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the counts, with the steps whose answers are on their way."""
         skipped, in_a_row = self.skipped, self.in_a_row
         for step in self._unread:
             assert step.finite is not None
             finite = step.finite.read()
             skipped, in_a_row = (skipped, 0) if finite else (skipped + 1, in_a_row + 1)
-        checkpoint[STATE_KEY] = dict(
-            skipped=skipped,
-            in_a_row=in_a_row,
-            rolled_back=self.rolled_back,
-            run=self._run,
-        )
+        counts = dict(skipped=skipped, in_a_row=in_a_row, rolled_back=self.rolled_back)
+        checkpoint[GUARD_KEY] = dict(**counts, run=self._run)
 
     def before_train(self, runner: Runner) -> None:
         """Begins to watch the optimiser."""
@@ -170,11 +162,11 @@ class FiniteGuardHook(Hook):
         self.skipped += 1
         self.in_a_row += 1
         if self.in_a_row == 1 or self.in_a_row == self.patience:
-            path = self._write(runner, step)
+            where = self._write(runner, step)
             runner.logger.warning(
                 f"iteration {step.iterations[-1] + 1}: loss or gradient is not finite, "
                 f"no step was made ({self.in_a_row} in a row, {self.skipped} in all); "
-                f"{path} says which samples"
+                f"{where}"
             )
         if self.in_a_row >= self.patience:
             self._roll_back(runner)
@@ -192,17 +184,12 @@ class FiniteGuardHook(Hook):
         )
         if self.rolled_back:
             raise NotFiniteError(f"{summary}. Going back to a checkpoint did not help")
-        # One process looks: on a network disk, others may see an older folder, and
-        # nothing would bring weights together again that once differ.
-        found: list[Any] = [None]
-        if is_main_process():
-            found[0] = find_newest(
-                runner.work_dir, lambda content: self._why_not_back_to(content, runner)
-            )
-        broadcast_object_list(found)
-        newest = found[0].path
+        found = find_newest_of(
+            runner, lambda content: self._why_not_back_to(content, runner)
+        )
+        newest = found.path
         if newest is None:
-            reasons = "".join(f"; {reason}" for reason in found[0].skipped)
+            reasons = "".join(f"; {reason}" for reason in found.skipped)
             raise NotFiniteError(
                 f"{summary}. There is no checkpoint to go back to{reasons}"
             )
@@ -215,7 +202,7 @@ class FiniteGuardHook(Hook):
 
     def _why_not_back_to(self, content: dict[str, Any], runner: Runner) -> str | None:
         """Why a checkpoint is none to go back to: another run's, or not healthy."""
-        state = content.get(STATE_KEY, {})
+        state = content.get(GUARD_KEY, {})
         if state.get("run") != self._run:
             return "it is another run's"
         if state.get("in_a_row"):
@@ -226,17 +213,18 @@ class FiniteGuardHook(Hook):
             return "it is of another model"
         return why_not_finite(content, runner.model)
 
-    def _write(self, runner: Runner, step: _Step) -> Path:
-        """Writes the record of a step that was not made; every process its own."""
+    def _write(self, runner: Runner, step: _Step) -> str:
+        """Writes the record of a step that was not made; every process its own.
+
+        Returns:
+            Where it is, in words.
+        """
+        if self.skipped > _RECORDED and self.in_a_row < self.patience:
+            return f"of the first {_RECORDED} {FOLDER} says which samples"
         folder = Path(runner.work_dir) / FOLDER
         name = f"iter_{step.iterations[-1] + 1}"
-        weights = None
-        if self._records < self.keep_weights:
-            weights = f"{name}_weights.pth"
-            state = whole_state(unwrap_model(runner.model).state_dict())
-            if is_main_process():
-                write_sealed(folder / weights, state)
-        self._records += 1
+        path = folder / f"{name}_rank_{get_rank()}.json"
+        weights = self._write_weights(runner, folder / f"{name}_weights.pth")
         record = dict(
             iterations=step.iterations,
             rank=get_rank(),
@@ -249,9 +237,21 @@ class FiniteGuardHook(Hook):
             loss_scale=_loss_scale(runner),
             samples=[_describe(samples) for samples in step.samples],
         )
-        path = folder / f"{name}_rank_{get_rank()}.json"
-        write_json(path, record, indent=1, end="")
-        return path
+        written = attempt(
+            runner.logger, folder, lambda: write_json(path, record, indent=1, end="")
+        )
+        return f"{path} says which samples" if written else "there is no record of it"
+
+    def _write_weights(self, runner: Runner, path: Path) -> str | None:
+        """Keeps the weights, too, a few times; returns the name of the file."""
+        self._records += 1
+        if self._records > self.keep_weights:
+            return None
+        state = whole_state(unwrap_model(runner.model).state_dict())
+        written = not is_main_process() or attempt(
+            runner.logger, path.parent, lambda: write_sealed(path, state)
+        )
+        return path.name if written else None
 
 
 def _load_as_saved(runner: Runner, checkpoint: dict[str, Any], guard: Hook) -> None:
@@ -275,15 +275,11 @@ def _describe(samples: Sequence[Any]) -> list[dict[str, Any]]:
     described = []
     for sample in samples:
         index = sample.get("sample_idx")
-        entry: dict[str, Any] = {}
-        if index is not None:
-            entry["index"] = int(index)
+        entry: dict[str, Any] = {} if index is None else {"index": int(index)}
         if isinstance(index, SampleIndex):
             entry.update(seed=index.seed, epoch=index.epoch, requested=index.requested)
-        for name in ("img_path", "img_id"):
-            if sample.get(name) is not None:
-                entry[name] = sample.get(name)
-        described.append(entry)
+        files = {name: sample.get(name) for name in ("img_path", "img_id")}
+        described.append(entry | {k: v for k, v in files.items() if v is not None})
     return described
 
 

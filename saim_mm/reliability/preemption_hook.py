@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from types import CodeType, FrameType
 from typing import Any
 
@@ -20,12 +19,11 @@ from torch import distributed
 from ..registry import register
 from ..utils.worker_signals import SIGNALS, end_workers, shield_loop
 from .checkpoint_hook import SafeCheckpointHook
+from .process_signals import SecondSigterm, follow_torchrun
 
 #: Exit codes: ended by a signal, and everything is saved (EX_TEMPFAIL of sysexits.h:
 #: run the same command again); or it could not be saved (EX_IOERR).
 EXIT_PREEMPTED, EXIT_NOT_SAVED = 75, 74
-
-Batch = dict | tuple | list | None
 
 
 class _Agreement:
@@ -69,24 +67,20 @@ class _Agreement:
         distributed.all_reduce(extremes, distributed.ReduceOp.MAX, self.group)
         return bool(extremes.sum() == 0)
 
-    def told_by_first(self, value: bool) -> bool:
-        """The first process's value; the others wait for it."""
-        if self.group is None:
-            return value
-        told = torch.tensor([value])
-        distributed.broadcast(told, 0, self.group)
-        return bool(told.item())
-
 
 @register("hook")
 class PreemptionHook(Hook):
-    """Saves and ends the run when it gets SIGTERM, SIGINT (Ctrl-C) or SIGUSR1.
+    """Saves and ends the run on SIGTERM, SIGINT (Ctrl-C), SIGHUP or SIGUSR1.
 
     The step under way is finished, with all iterations that it accumulates; then the
     run is saved by :class:`SafeCheckpointHook` and ends with exit code 75, or 74 if it
     could not be saved. In several processes it is enough that one gets the signal: all
     stop at the same step, one later. During validation the run ends too, and that
-    validation is not repeated. A second Ctrl-C ends the run at once.
+    validation is not repeated. A second Ctrl-C, or a second SIGTERM after two seconds,
+    ends the run at once.
+
+    Where torchrun is killed its processes end as by a signal (on Linux). A SIGHUP that
+    is ignored, as under ``nohup``, stays ignored.
 
     Data workers leave these signals to their parent, and do not outlive it.
 
@@ -107,6 +101,7 @@ class PreemptionHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Makes the data workers leave signals to this process."""
+        follow_torchrun()
         if not isinstance(runner._train_loop, BaseLoop):  # a test
             return
         self._saver = _find_saver(runner)
@@ -126,15 +121,11 @@ class PreemptionHook(Hook):
         self._received, self._interrupts = None, 0
         self._process = os.getpid()
         self._run = type(runner.train_loop).run.__code__
-        self._previous = {s: signal.signal(s, self._receive) for s in SIGNALS}
+        heard = [s for s in SIGNALS if not _is_ignored_hangup(s)]
+        self._previous = {s: signal.signal(s, self._receive) for s in heard}
+        self._second_sigterm = SecondSigterm()
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch = None,
-        outputs: dict | Sequence | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Ends the run if it has to, after the optimiser's step."""
         if self._saver is not None and _step_is_complete(runner):
             self._stop_if_agreed(runner, runner.iter + 1)
@@ -145,13 +136,7 @@ class PreemptionHook(Hook):
             length = len(runner.val_loop.dataloader)
             self._in_step = self._agreement.are_equal(length)
 
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch = None,
-        outputs: Sequence | None = None,
-    ) -> None:
+    def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Ends the run during a validation, too, where processes validate in step."""
         if self._previous and self._in_step and _step_is_complete(runner):
             self._stop_if_agreed(runner, runner.iter)
@@ -175,15 +160,15 @@ class PreemptionHook(Hook):
             end_workers()
             raise KeyboardInterrupt
         if self._received is None and is_main_process():
-            text = (
-                f"\n{signal.Signals(number).name}: finishing the step, then saving.\n"
-            )
-            os.write(2, text.encode())
+            name = signal.Signals(number).name
+            _say(f"\n{name}: finishing the step, then saving.\n")
         self._received = signal.Signals(number)
 
     def _stop_listening(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous and os.getpid() == self._process:
+            self._second_sigterm.close()
         self._previous = {}
 
     def _stop_if_agreed(self, runner: Runner, iteration: int) -> None:
@@ -196,16 +181,13 @@ class PreemptionHook(Hook):
         except OSError as error:
             runner.logger.error(f"the run could not be saved: {error}")
             saved = False
-        # Also keeps the others alive until the first process has saved.
-        saved = self._agreement.told_by_first(saved)
         reason = self._received.name if self._received else "a signal to another rank"
-        if saved:
-            end = (
-                f"saved {self._saver.last_ckpt}; the same command with --resume goes on"
-            )
-        else:
-            end = f"NOT saved; the last good checkpoint is {self._saver.last_ckpt}"
-        runner.logger.info(f"{reason}: {end}")
+        last = self._saver.last_ckpt
+        runner.logger.info(
+            f"{reason}: saved {last}; the same command with --resume goes on"
+            if saved
+            else f"{reason}: NOT saved; the last good checkpoint is {last}"
+        )
         runner.call_hook("after_run")
         for number in SIGNALS:  # while the process winds up
             signal.signal(number, signal.SIG_IGN)
@@ -216,16 +198,28 @@ class PreemptionHook(Hook):
 def _find_saver(runner: Runner) -> SafeCheckpointHook | None:
     """The hook that saves; none if the run is not to be saved at all."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    for hook in hooks:
-        if isinstance(hook, SafeCheckpointHook):
-            return hook
-    if hooks:
+    safe = next((hook for hook in hooks if isinstance(hook, SafeCheckpointHook)), None)
+    if hooks and safe is None:
         raise ValueError(
             "PreemptionHook saves through SafeCheckpointHook, and this run has "
             f"{type(hooks[0]).__name__}; set default_hooks.checkpoint.type="
             "'SafeCheckpointHook'."
         )
-    return None
+    return safe
+
+
+def _is_ignored_hangup(number: signal.Signals) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+
+
+def _say(text: str) -> None:
+    """Writes to a terminal, which may be gone: then whatever is said goes nowhere."""
+    try:
+        os.write(2, text.encode())
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
 
 
 def _is_running(code: CodeType, frame: FrameType | None) -> bool:

@@ -58,11 +58,7 @@ class Heartbeat(NamedTuple):
         return cls(*json.loads(text))
 
     def describe(self, first: int) -> str:
-        """In words.
-
-        Args:
-            first: Iterations that were finished before.
-        """
+        """In words; ``first`` iterations were finished before."""
         finished, stepping = divmod(self.position, 2)
         doing = "in the step of" if stepping else "loading the batch of"
         if self.busy:
@@ -120,11 +116,8 @@ def stuck_ranks(beats: Mapping[int, Heartbeat], timeout: float) -> list[int]:
     done nobody is: connecting, or MMEngine's way of resuming, may take any time.
 
     Args:
-        beats: The last beat of each process.
+        beats: The last beat of each process, by rank.
         timeout: Seconds that one may stay at a position.
-
-    Returns:
-        Their ranks; none if all is well, or the last one does what may take its time.
     """
     last = min(beat.position for beat in beats.values())
     behind = {rank: beat for rank, beat in beats.items() if beat.position == last}

@@ -56,7 +56,7 @@ def replay(
     Args:
         cfg: The config of the run; it is bent to this machine in place.
         record: What the hook wrote.
-        folder: Where the record and its weights are.
+        folder: Where its weights are.
 
     Returns:
         Its iterations, and the names of the parameters whose gradient is not finite.

@@ -62,11 +62,7 @@ class FullyShardedModel(nn.Module):
         self._is_sharded = False
 
     def shard(self, optimizer: Optimizer) -> None:
-        """Leaves this process its part of the weights and the optimiser's state.
-
-        Args:
-            optimizer: Has the model's parameters, which are replaced.
-        """
+        """Leaves this process its part of the weights and the optimiser's state."""
         kind = torch.device(get_device()).type
         mesh = init_device_mesh(kind, (dist.get_world_size(),))
         whole = dict(self.module.named_parameters())
@@ -119,10 +115,7 @@ def own_part(tensor: Any) -> Tensor:
 
 
 def whole_state(state: Any) -> Any:
-    """Brings a state dict together; all processes must call it.
-
-    Args:
-        state: Of a model or an optimiser; nested.
+    """Brings a nested state dict together; all processes must call it.
 
     Returns:
         The same with whole tensors on the CPU instead of sharded ones; on processes
@@ -141,14 +134,9 @@ def whole_state(state: Any) -> Any:
 def load_whole(
     checkpoint: dict[str, Any], model: nn.Module, optim_wrapper: OptimWrapper
 ) -> None:
-    """Takes weights and optimiser from a checkpoint of the same run.
+    """Takes weights and the optimiser's state from a checkpoint of the same run.
 
-    All processes must call it if the model is sharded.
-
-    Args:
-        checkpoint: Has ``state_dict`` and ``optimizer``, both whole.
-        model: Without a wrapper.
-        optim_wrapper: Has one optimiser.
+    All processes must call it if the model, which has no wrapper here, is sharded.
     """
     # Not by load_state_dict: what models do to weights of others knows no parts.
     with torch.no_grad():
@@ -160,7 +148,10 @@ def load_whole(
     for index, parameter in enumerate(parameters):
         if index in state:
             state[index] = _parts_like(parameter, state[index])
-    optim_wrapper.load_state_dict(checkpoint["optimizer"])
+    # Rates and the like are what the schedules have come to since.
+    own = optim_wrapper.state_dict()
+    own = {k: own[k] for k in ("param_groups", "base_param_settings") if k in own}
+    optim_wrapper.load_state_dict({**checkpoint["optimizer"], **own})
 
 
 def _parts_like(parameter: Tensor, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,9 +58,7 @@ class ShardingHook(Hook):
 
         runner.save_checkpoint = save_whole
 
-    def before_save_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts what is whole in the place of this process's parts."""
         whole = self._whole.items()
         checkpoint.update({k: value for k, value in whole if k in checkpoint})

@@ -31,10 +31,7 @@ class VerifiedBackend(LocalBackend):
     def put(self, obj: bytes | io.BytesIO, filepath: str | Path) -> None:
         """Writes what ``torch.save`` made, with a checksum, and reads it back.
 
-        Args:
-            obj: The bytes of the checkpoint; they are not copied.
-            filepath: Where it belongs. What stands there stays until the new file has
-                been verified.
+        What stands at ``filepath`` stays until the new file has been verified.
 
         Raises:
             OSError: If it cannot be written, or comes back from the disk otherwise.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-import threading
-from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 from mmengine.hooks import Hook
@@ -16,10 +15,10 @@ from torch.distributed import TCPStore
 
 from ..registry import register
 from .rank_progress import patient_code
-from .watchdog import LOG_SECONDS, Heartbeats, Judge, Watch
+from .watchdog import Watchdog
 
-#: Longest time in seconds between two beats, and for connecting.
-_INTERVAL, _CONNECT = 2.0, 30.0
+#: Longest time for connecting.
+_CONNECT = timedelta(seconds=30)
 
 
 @register("hook")
@@ -57,65 +56,37 @@ class WatchdogHook(Hook):
             )
         self.timeout = timeout
         self.silence = silence
-        self._watch: Watch | None = None
-        self._threads: list[threading.Thread] = []
+        self._watch: Watchdog | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Begins to watch."""
         self._watch = None
-        if get_world_size() == 1:
-            return
-        store = _connect(runner)
+        store = _connect(runner) if get_world_size() > 1 else None
         if store is not None:
-            self._start(runner, store)
+            self._watch = Watchdog(
+                store,
+                runner.logger,
+                patient_code(runner),
+                runner.iter,
+                self.timeout,
+                self.silence,
+            )
+            # Python aborts if it ends while a thread is inside the store.
+            atexit.register(self._watch.stop)
 
-    def before_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Notes that a batch has come."""
         if self._watch is not None:
             self._watch.position += 1
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
-    ) -> None:
-        """Notes that a step is made."""
-        if self._watch is not None:
-            self._watch.position += 1
+    #: Notes that a step is made.
+    after_train_iter = before_train_iter
 
     def after_run(self, runner: Runner) -> None:
         """Ceases to watch, also where a signal ended the run."""
-        self._stop()
-
-    def _start(self, runner: Runner, store: TCPStore) -> None:
-        interval = min(_INTERVAL, self.timeout / 5, self.silence / 5)
-        watch = self._watch = Watch(get_rank(), get_world_size(), interval)
-        beats = Heartbeats(watch, store, patient_code(runner))
-        judge = Judge(watch, runner.logger, runner.iter, self.timeout, self.silence)
-        self._threads = [
-            threading.Thread(target=task.run, name="watchdog", daemon=True)
-            for task in (beats, judge)
-        ]
-        for thread in self._threads:
-            thread.start()
-        # Python aborts if it ends while a thread is inside the store.
-        atexit.register(self._stop)
-
-    def _stop(self) -> None:
-        """Ends the threads; the first tells the others that they need not watch."""
-        if self._watch is None:
-            return
-        self._watch.stopped.set()
-        for thread in self._threads:
-            thread.join(2 * self._watch.interval + LOG_SECONDS)
-        atexit.unregister(self._stop)
+        if self._watch is not None:
+            self._watch.stop()
+            atexit.unregister(self._watch.stop)
 
 
 def _connect(runner: Runner) -> TCPStore | None:
@@ -142,7 +113,6 @@ def _connect(runner: Runner) -> TCPStore | None:
 
 
 def _open(host: str, port: int, is_master: bool) -> TCPStore:
-    limit = timedelta(seconds=_CONNECT)
     return TCPStore(
-        host, port, is_master=is_master, timeout=limit, wait_for_workers=False
+        host, port, is_master=is_master, timeout=_CONNECT, wait_for_workers=False
     )

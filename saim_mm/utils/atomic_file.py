@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,13 +80,9 @@ def _forget_cached(descriptor: int) -> None:
 
 def _flush_folder(folder: Path) -> None:
     """Makes a rename outlast a power cut, where folders can be flushed."""
-    try:
+    with suppress(OSError):  # Windows, some network file systems
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows, some network file systems
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

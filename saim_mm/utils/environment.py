@@ -56,28 +56,19 @@ def _command() -> str:
 def _versions(packages: Sequence[str]) -> dict[str, str]:
     """Import name -> distribution and version."""
     names = packages_distributions()
-    return {
-        # A package may only lie on the path.
-        part: f"{names[part][0]} {version(names[part][0])}"
-        if part in names
-        else "not installed"
-        for part in packages
-    }
+    found = dict.fromkeys(packages, "not installed")  # one may only lie on the path
+    for part in found.keys() & names:
+        found[part] = f"{names[part][0]} {version(names[part][0])}"
+    return found
 
 
 def _git(*arguments: str) -> str:
     """What git prints in this repository; empty where there is none."""
     here = Path(__file__)
+    options: Any = dict(cwd=here.parent, capture_output=True, text=True, check=True)
     try:
         # An installed package may lie in the folder of somebody else's repository.
-        for command in (["ls-files", "--error-unmatch", here.name], arguments):
-            done = subprocess.run(
-                ["git", *command],
-                cwd=here.parent,
-                capture_output=True,
-                text=True,
-                check=True,
-            )
+        subprocess.run(["git", "ls-files", "--error-unmatch", here.name], **options)
+        return subprocess.run(["git", *arguments], **options).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return done.stdout.strip()

@@ -42,8 +42,8 @@ def random_state_kept(cuda: bool = True) -> Iterator[None]:
         cuda: Whether the current GPU's stream, too; asking for it takes time.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    with_cuda = cuda and torch.cuda.is_available()
-    devices = [torch.cuda.current_device()] if with_cuda else []
+    gpu = cuda and torch.cuda.is_available()
+    devices = [torch.cuda.current_device()] if gpu else []
     try:
         with torch.random.fork_rng(devices):
             yield

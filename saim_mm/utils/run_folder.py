@@ -23,9 +23,6 @@ def run_folder(work_dir: Path, *stops: type[BaseException]) -> Iterator[Path]:
         work_dir: Where the folder is made; made as well if need be.
         stops: Errors, besides Ctrl-C, that leave nothing worth keeping.
 
-    Yields:
-        The folder.
-
     Raises:
         RunFolderError: If it cannot be made, or is there already.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import IntEnum
 from typing import Any
 
@@ -28,6 +28,7 @@ class Stream(IntEnum):
     QUERY_STEPS = 3
     PERMUTATION = 4
     TRAINING_STEP = 5
+    SCOPE = 6
 
 
 class SampleIndex(int):
@@ -37,17 +38,11 @@ class SampleIndex(int):
     from where it reaches transforms and, packed, the model. ``%``, ``+`` and ``-``, by
     which wrappers of datasets find the sample of an inner one, keep what it knows.
 
-    Args:
-        index: The position in the dataset.
-        seed: Seed of the run.
-        epoch: Epoch, counted from 0.
-        requested: The index that was asked for, if another sample stands in for it.
-
     Attributes:
         seed: Seed of the run.
         epoch: Epoch, counted from 0.
-        requested: The index that the sampler gave. Keys follow from it, so that a
-            broken image's stand-in is cropped as the broken one would have been.
+        requested: The index that the sampler gave; by default this one. Keys follow
+            from it: a broken image's stand-in is cropped as that would have been.
     """
 
     seed: int
@@ -118,10 +113,8 @@ def generators_of(index: int, restore: bool) -> Iterator[None]:
         index: A :class:`SampleIndex`, or any index.
         restore: Put the generators back afterwards, as if nothing had been drawn.
     """
-    if not (restore and isinstance(index, SampleIndex)):
-        seed_from(index)
-        yield
-        return
-    with random_state_kept(cuda=False):  # for each sample: a GPU would take time
+    restore = restore and isinstance(index, SampleIndex)
+    # Of the CPU alone, for each sample: a GPU would take time.
+    with random_state_kept(cuda=False) if restore else nullcontext():
         seed_from(index)
         yield

@@ -18,14 +18,7 @@ _LAST_SHIFT = 31
 
 
 def mix64(*words: int) -> int:
-    """Hashes integers into one of 64 bits.
-
-    Args:
-        *words: Integers; of each, the lower 64 bits count.
-
-    Returns:
-        An integer in [0, 2**64).
-    """
+    """Hashes integers, of which the lower 64 bits count, into one in [0, 2**64)."""
     state = 0
     for word in words:
         state = ((state ^ word) + GOLDEN) & _MASK
@@ -36,13 +29,11 @@ def mix64(*words: int) -> int:
 
 
 def hash_keys(keys: Tensor, count: int) -> Tensor:
-    """The first numbers of splitmix64, started from each of some keys.
-
-    The first of a key is its :func:`mix64`.
+    """The first ``count`` numbers of splitmix64, started from each of some keys.
 
     Args:
         keys: (B,), long.
-        count: How many numbers for each.
+        count: How many numbers for each; the first is the key's :func:`mix64`.
 
     Returns:
         (B, count), long; each uniform over the 64 bits.

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 #: What a whole process group gets before it is killed.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: How often a worker looks whether its parent is still there, in seconds.
 _LOOK = 1.0
 
@@ -53,13 +53,10 @@ class _ShieldedProcess(process.BaseProcess):
 
 def _follow_parent(parent: int) -> None:
     """Ends this process when its parent says so with SIGTERM, or is gone."""
+    told = (signal.SIGTERM, parent)
     while os.getppid() == parent:
         received = signal.sigtimedwait(SIGNALS, _LOOK)
-        if (
-            received is not None
-            and received.si_signo == signal.SIGTERM
-            and received.si_pid == parent
-        ):
+        if received is not None and (received.si_signo, received.si_pid) == told:
             break
     os._exit(0)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..models import SAIMViT
 from ..utils.model_state import evaluation_mode
-from .figure import CELL, new_figure, render, show
+from .figure import CELL, Picture, new_figure, render, show
 
 #: Reference points (P, 2), as shares of the width and of the height, in [0, 1).
 Points = Sequence[tuple[float, float]]
@@ -91,7 +91,7 @@ def patch_at(point: tuple[float, float], grid: tuple[int, int]) -> int:
 
 def attention_sheet(
     originals: np.ndarray, maps: Mapping[str, np.ndarray], points: Points
-) -> np.ndarray:
+) -> Picture:
     """A row per image: the original with its points, then a map per point and model.
 
     Args:
@@ -101,8 +101,8 @@ def attention_sheet(
         points: The reference points.
 
     Returns:
-        The picture, (height, width, 3), uint8, RGB. Each map has a colour scale of its
-        own, from zero to its largest value.
+        The picture; each map has a colour scale of its own, from zero to its largest
+        value.
     """
     count, height, width = originals.shape[:3]
     num_columns = 1 + len(points) * len(maps)

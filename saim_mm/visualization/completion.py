@@ -52,9 +52,8 @@ def complete(
 
     Args:
         model: The model; it is used in evaluation mode and left as it was.
-        images: As the model reads them, after its data preprocessor (B, C, H, W). Of
-            the patches that are not kept it reads nothing, save their statistics if
-            asked to.
+        images: As the model reads them (B, C, H, W). Of the patches that are not kept
+            it reads nothing, save their statistics if asked to.
         kept: (rows, columns) of the patch grid, bool.
         patches_per_step: How many patches are predicted at a time, each from those
             known before the step. 1 is autoregressive; by default all at once.
@@ -71,25 +70,27 @@ def complete(
     """
     generator = generator or torch.Generator(images.device).manual_seed(0)
     family, patch_size = model.order_sampler, model.head.patch_size
-    grid = tuple(model.backbone.patch_resolution)
+    grid = _grid_of(images, model.head)
     kept = kept.flatten().to(images.device)
     order = kept_first(family, kept, len(images), generator)
     count = int(kept.sum())
     step_size = _check_step(model, family.num_patches - count, patches_per_step)
     mean, std = hidden_statistics(images, kept, model.head, statistics)
+    ranks = order.argsort(dim=1)
     # Zero where hidden, so that nothing can read what it should not.
     patches = patchify(images.float(), patch_size) * kept[:, None]
 
     for known in range(count, family.num_patches, step_size):
-        yield _assemble(patches, order, known, patch_size, grid)
         current = unpatchify(patches, patch_size, grid)
+        yield Completion(current.clone(), _pixels(ranks < known, patch_size, grid))
         asked = order[:, known : known + step_size]
         with evaluation_mode(model):
             predicted = predict_next(model, current, order, known, asked.shape[1])
         predicted = predicted * sort_tokens(std, asked) + sort_tokens(mean, asked)
         index = asked.unsqueeze(-1).expand_as(predicted)
         patches = patches.scatter(1, index, predicted)
-    yield _assemble(patches, order, family.num_patches, patch_size, grid)
+    current = unpatchify(patches, patch_size, grid)
+    yield Completion(current, _pixels(ranks >= 0, patch_size, grid))
 
 
 @torch.no_grad()
@@ -206,7 +207,6 @@ def hidden_statistics(
         raise ValueError(
             f"statistics={source!r} is unknown; choose one of {get_args(Statistics)}."
         )
-    grid = tuple(s // p for s, p in zip(images.shape[2:], head.patch_size, strict=True))
     if not head.norm_pix:
         mean = images.new_zeros(len(images), len(kept), 1, dtype=torch.float32)
         return mean, torch.ones_like(mean)
@@ -219,21 +219,21 @@ def hidden_statistics(
         )
     known = _smoothed_within(images.float(), kept, head)
     mean, std = patch_statistics(patchify(known, head.patch_size))
-    weights = _nearness(kept, (grid[0], grid[1])).to(mean)
+    weights = _nearness(kept, _grid_of(images, head)).to(mean)
     return weights @ mean, weights @ std
 
 
 def _smoothed_within(images: Tensor, kept: Tensor, head: SAIMHead) -> Tensor:
     """The smoothed image as far as kept pixels tell; the Gaussian skips the others."""
-    rows, columns = (
-        s // p for s, p in zip(images.shape[2:], head.patch_size, strict=True)
-    )
-    mask = kept.float().view(1, 1, rows, columns)
-    mask = mask.repeat_interleave(head.patch_size[0], 2)
-    mask = mask.repeat_interleave(head.patch_size[1], 3)
+    mask = _pixels(kept[None], head.patch_size, _grid_of(images, head))[:, None].float()
     everywhere = head.blur(torch.ones_like(mask))
     weight = head.blur(mask).clamp(min=1e-6)
     return head.blur(images * mask) * everywhere / weight
+
+
+def _grid_of(images: Tensor, head: SAIMHead) -> tuple[int, int]:
+    rows, columns = head.patch_size
+    return images.shape[2] // rows, images.shape[3] // columns
 
 
 def _nearness(kept: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -245,18 +245,10 @@ def _nearness(kept: Tensor, grid: tuple[int, int]) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def _assemble(
-    patches: Tensor,
-    order: Tensor,
-    known: int,
-    patch_size: tuple[int, int],
-    grid: tuple[int, ...],
-) -> Completion:
-    """The image when the first ``known`` patches of the order are known."""
-    is_known = (order.argsort(dim=1) < known).float().unsqueeze(-1)
-    mask = is_known.expand(-1, -1, patch_size[0] * patch_size[1])
-    rows, columns = grid
-    return Completion(
-        images=unpatchify(patches, patch_size, (rows, columns)),
-        known=unpatchify(mask, patch_size, (rows, columns))[:, 0].bool(),
-    )
+def _pixels(
+    patches: Tensor, patch_size: tuple[int, int], grid: tuple[int, int]
+) -> Tensor:
+    """Which patches (B, N) -> which pixels (B, H, W), bool."""
+    rows, columns = patch_size
+    whole = patches.unflatten(1, grid).repeat_interleave(rows, 1)
+    return whole.repeat_interleave(columns, 2)

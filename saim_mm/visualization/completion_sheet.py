@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.model import BaseDataPreprocessor
 
 from .completion import Completion
-from .figure import CELL, HIDDEN, new_figure, render, show
+from .figure import CELL, HIDDEN, Picture, new_figure, render, show
 from .reconstruction import to_rgb
 
 #: An image in an animation is enlarged to about so many pixels.
@@ -42,7 +42,7 @@ def completion_sheet(
     known: list[int],
     note: str,
     columns: int = 6,
-) -> np.ndarray:
+) -> Picture:
     """A row per image: the original, what is kept, and the way to the whole image.
 
     Args:
@@ -51,9 +51,6 @@ def completion_sheet(
         known: Number of known patches in each frame.
         note: What the reader must know, below the pictures.
         columns: At most so many frames, evenly spread, first and last included.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
     """
     chosen = np.unique(
         np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)

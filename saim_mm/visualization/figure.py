@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import mmcv
 import numpy as np
@@ -17,6 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
+
+#: (H, W, 3), uint8, RGB.
+Picture: TypeAlias = np.ndarray
 
 #: Pixels per inch; sizes of figures are given in inches.
 DPI = 160
@@ -33,8 +36,8 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def render(figure: Figure) -> np.ndarray:
-    """Draws a figure of :func:`new_figure`: (H, W, 3) uint8, RGB."""
+def render(figure: Figure) -> Picture:
+    """Draws a figure of :func:`new_figure`."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()
@@ -55,8 +58,8 @@ def plain_axes(axes: Axes) -> None:
     axes.margins(x=0.01)
 
 
-def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts pictures (H, W, 3) uint8 below each other, each centred on white."""
+def stack(pictures: Sequence[Picture]) -> Picture:
+    """Puts pictures below each other, each centred on white."""
     width = max(picture.shape[1] for picture in pictures)
     rows = []
     for picture in pictures:
@@ -66,8 +69,8 @@ def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def save_png(image: np.ndarray, path: str | Path) -> None:
-    """Writes a picture (H, W, 3) uint8 RGB; missing folders are made.
+def save_png(image: Picture, path: str | Path) -> None:
+    """Writes a picture; missing folders are made.
 
     Raises:
         OSError: If it cannot be written.
@@ -77,12 +80,12 @@ def save_png(image: np.ndarray, path: str | Path) -> None:
 
 
 def save_gif(
-    frames: Sequence[np.ndarray], path: str | Path, seconds: float, rest: float = 2.0
+    frames: Sequence[Picture], path: str | Path, seconds: float, rest: float = 2.0
 ) -> None:
     """Writes an endless animation; missing folders are made.
 
     Args:
-        frames: Pictures (H, W, 3) uint8 RGB of one size.
+        frames: Pictures of one size.
         path: The file, ending in ``.gif``.
         seconds: How long a frame is shown.
         rest: How long the last one is shown, in seconds.

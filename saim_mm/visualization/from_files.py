@@ -1,5 +1,8 @@
 """Pictures of a trained model, from its config, its checkpoint and a folder of images.
 
+What the functions share: ``folder`` holds images, nested or flat, of which at most
+``number`` are shown, evenly spread; ``seed`` is that of orders and masks.
+
 Symbols: B images of C channels, H x W pixels.
 """
 
@@ -20,7 +23,7 @@ from ..weights.load_model import load_model
 from .attention import attention_maps, attention_sheet
 from .completion import Statistics, complete
 from .completion_sheet import animation, completion_frames, completion_sheet
-from .figure import HIDDEN, save_gif, save_png, stack
+from .figure import HIDDEN, Picture, save_gif, save_png, stack
 from .image_folder import read_images
 from .mae import reconstruct_with_mae
 from .position_error import draw_position_error, position_errors
@@ -45,31 +48,15 @@ def load_saim(
 
 
 def images_for(model: SAIM, folder: str | Path, number: int | None = None) -> Tensor:
-    """Images of a folder as the model reads them (B, C, H, W).
-
-    Args:
-        model: On the device where they are needed.
-        folder: As for :func:`read_images`; so is ``number``.
-        number: At most so many; by default all.
-    """
+    """Images of a folder as the model reads them (B, C, H, W), by default all."""
     size = tuple(model.backbone.img_size)
     return read_images(folder, size, model.data_preprocessor, number)
 
 
 def draw_predictions(
     model: SAIM, folder: str | Path, number: int = 6, seed: int = 0
-) -> np.ndarray:
-    """Predictions beside originals of some images of a folder.
-
-    Args:
-        model: A trained model.
-        folder: Holds images, nested or flat.
-        number: At most so many, evenly spread.
-        seed: Of their orders.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
-    """
+) -> Picture:
+    """Predictions beside originals of some images of a folder."""
     images = images_for(model, folder, number)
     generator = torch.Generator(images.device).manual_seed(seed)
     order = model.order_sampler.draw(len(images), images.device, generator)
@@ -84,21 +71,12 @@ def draw_reconstruction(
     mae: Files | None = None,
     curve_images: int = 256,
     batch_size: int = 64,
-) -> np.ndarray:
+) -> Picture:
     """Predictions beside originals, and below them the error by visible patches.
 
-    Args:
-        model: A trained model.
-        folder: Holds images, nested or flat.
-        number: Images shown, at most.
-        seed: Of orders and masks.
-        mae: Config and checkpoint of an MAE of mmpretrain to compare with.
-        curve_images: Images that the error is averaged over; of a smaller folder
-            several orders of each.
-        batch_size: Images per forward of the error.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
+    ``mae`` is config and checkpoint of an MAE of mmpretrain to compare with. The error
+    is averaged over ``curve_images`` images, of a smaller folder over several orders of
+    each; ``batch_size`` of them are read at a time.
 
     Raises:
         ValueError: If ``mae`` is of another model, or for images of another size.
@@ -146,18 +124,11 @@ def draw_attention(
     folder: str | Path,
     points: Sequence[tuple[float, float]],
     number: int = 6,
-) -> np.ndarray:
+) -> Picture:
     """What points of images attend to in each of some models.
 
-    Args:
-        models: By the title of their column; the images are shown as the last reads
-            them.
-        folder: Holds images, nested or flat.
-        points: (x, y) in shares of width and height.
-        number: Images shown, at most.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
+    The models are given by the title of their column, and the images are shown as the
+    last one reads them. ``points`` are (x, y), as shares of width and height.
     """
     maps = {}
     for title, model in models.items():
@@ -179,16 +150,9 @@ def draw_completion(
 ) -> None:
     """Writes how a model completes images, as a contact sheet or an animation.
 
-    Args:
-        model: A trained model.
-        folder: Holds images, nested or flat.
-        kept: (rows, columns), bool: the patches that are not hidden.
-        path: The file: ``.png`` for a sheet, ``.gif`` for an animation.
-        number: Images shown, at most.
-        seed: Of the orders.
-        steps: Number of steps; by default one for each hidden patch.
-        statistics: As for :func:`complete`.
-        seconds: Length of an animation.
+    ``kept`` (rows, columns) is ``True`` where a patch is not hidden, ``path`` ends in
+    ``.png`` for a sheet and ``.gif`` for an animation of so many ``seconds``, ``steps``
+    is one for each hidden patch by default, and ``statistics`` as for :func:`complete`.
 
     Raises:
         ValueError: If the file or the steps cannot be, or as for :func:`complete`.
@@ -198,26 +162,19 @@ def draw_completion(
     if steps is not None and steps < 1:
         raise ValueError(f"steps={steps} must be at least 1.")
     images = images_for(model, folder, number)
-    sampler = model.order_sampler
-    hidden = int((~kept).sum())
-    length = sampler.segment_length
-    steps = steps or max(1, hidden)
-    patches_per_step = max(1, -(-hidden // (steps * length))) * length
+    hidden, length = int((~kept).sum()), model.order_sampler.segment_length
+    size = max(1, -(-hidden // ((steps or max(1, hidden)) * length))) * length
     generator = torch.Generator(images.device).manual_seed(seed)
-    completion = list(
-        complete(model, images, kept, patches_per_step, statistics, generator)
-    )
+    completion = list(complete(model, images, kept, size, statistics, generator))
     frames = completion_frames(completion, model.data_preprocessor)
     originals = to_rgb(images, model.data_preprocessor)
     if path.suffix == ".gif":
         pause = max(0.05, seconds / len(frames))
         save_gif(animation(originals, frames), path, pause)
         return
-    known = [
-        round(step.known[0].float().mean().item() * sampler.num_patches)
-        for step in completion
-    ]
-    note = _describe(patches_per_step >= hidden, model.head.norm_pix, statistics)
+    shares = [step.known[0].float().mean().item() for step in completion]
+    known = [round(share * kept.numel()) for share in shares]
+    note = _describe(size >= hidden, model.head.norm_pix, statistics)
     save_png(completion_sheet(originals, frames, known, note), path)
 
 
@@ -240,12 +197,7 @@ def draw_newest(
 ) -> dict[str, np.ndarray]:
     """Predictions of a run's newest checkpoint, by its name.
 
-    Args:
-        work_dir: Of the run, which logged its config.
-        folder: Holds images, nested or flat.
-        number: Images shown, at most.
-        seed: Of their orders.
-        device: Where the model runs.
+    ``work_dir`` is that of a run which logged its config; the model runs on ``device``.
 
     Raises:
         ValueError: If there is no config or no checkpoint.
@@ -275,12 +227,9 @@ def _newest_checkpoint(work_dir: Path) -> Path:
 
 def add_out(parser: argparse.ArgumentParser, default: str) -> None:
     """Adds ``--out``."""
+    help = "where the picture goes (default: %(default)s)"
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(default),
-        metavar="FILE",
-        help="where the picture goes (default: %(default)s)",
+        "--out", type=Path, default=Path(default), metavar="FILE", help=help
     )
 
 

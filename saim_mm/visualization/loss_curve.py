@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from .figure import new_figure, plain_axes, render
-from .scalars import read_scalars
+from .figure import Picture, new_figure, plain_axes, render
+from .scalars import Series, drawable, read_scalars
 
 _COLOUR = "tab:blue"
 
@@ -37,16 +38,19 @@ class LossCurve:
         return float(self.loss[-window:].mean())
 
 
-def read_loss_curve(work_dir: str | Path) -> LossCurve:
+def read_loss_curve(
+    work_dir: str | Path, scalars: Mapping[str, Series] | None = None
+) -> LossCurve:
     """Takes loss and learning rate out of what :func:`read_scalars` reads.
 
     Args:
         work_dir: The work dir of a run, or a ``scalars.json``.
+        scalars: What was read there, if it was.
 
     Raises:
         ValueError: If no loss was logged there.
     """
-    scalars = read_scalars(work_dir)
+    scalars = read_scalars(work_dir) if scalars is None else scalars
     if "loss" not in scalars:
         raise ValueError(
             f"{str(work_dir)!r} holds no logged loss; give the work dir of a training "
@@ -59,7 +63,7 @@ def read_loss_curve(work_dir: str | Path) -> LossCurve:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Moving average (L,) -> (L,).
+    """Moving average (L,) -> (L,); gaps (NaN) count in no mean.
 
     It is centred. At the start, where a loss falls steeply, it narrows, or the curve
     would begin below the first loss; at the end it looks back only, or the curve would
@@ -70,28 +74,29 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """
     if window < 1:
         raise ValueError(f"window={window} must be at least 1; 1 does not smooth.")
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    is_known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(is_known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(is_known)])
     index = np.arange(len(values))
     before = np.minimum(index, window // 2)
     after = np.minimum(before, index[::-1])
-    return (sums[index + after + 1] - sums[index - before]) / (before + after + 1)
+    start, stop = index - before, index + after + 1
+    with np.errstate(invalid="ignore"):  # where nothing is known
+        return (sums[stop] - sums[start]) / (counts[stop] - counts[start])
 
 
-def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> np.ndarray:
+def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> Picture:
     """Loss above, as logged and smoothed, and the learning rate below.
 
     Args:
         curve: What was logged.
         title: Heading of the picture.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
     """
     figure = new_figure(7, 4.5)
     loss, lr = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     _draw_loss(loss, curve)
     loss.set_title(title)
-    lr.plot(curve.iterations, curve.lr, color="0.35")
+    lr.plot(curve.iterations, drawable(curve.lr), color="0.35")
     lr.set_ylabel("learning rate")
     lr.set_xlabel("iteration")
     lr.set_ylim(bottom=0)
@@ -104,15 +109,9 @@ def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> np.nda
 
 def _draw_loss(axes: Axes, curve: LossCurve) -> None:
     window = max(1, len(curve.loss) // 20) | 1  # odd: it has a centre
-    axes.plot(
-        curve.iterations, curve.loss, color=_COLOUR, alpha=0.3, lw=1, label="logged"
-    )
-    axes.plot(
-        curve.iterations,
-        smooth(curve.loss, window),
-        color=_COLOUR,
-        lw=2,
-        label=f"mean of {window}",
-    )
+    losses = drawable(curve.loss)
+    axes.plot(curve.iterations, losses, color=_COLOUR, alpha=0.3, lw=1, label="logged")
+    mean = smooth(losses, window)
+    axes.plot(curve.iterations, mean, color=_COLOUR, lw=2, label=f"mean of {window}")
     axes.set_ylabel("loss")
     axes.legend(frameon=False)

@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from torch import Tensor
 
 from ..models import OrderSampler
-from .figure import new_figure, render
+from .figure import Picture, new_figure, render
 from .reconstruction import STEP_COLOURS, step_maps
 
 #: Hidden, visible.
@@ -50,18 +50,13 @@ def raster_masks(family: OrderSampler, order: Tensor) -> tuple[np.ndarray, np.nd
     return content[np.ix_(tokens, tokens)], query[np.ix_(step, tokens)]
 
 
-def order_sheet(
-    family: OrderSampler, order: Tensor, grid: tuple[int, int]
-) -> np.ndarray:
+def order_sheet(family: OrderSampler, order: Tensor, grid: tuple[int, int]) -> Picture:
     """The order on the grid and its masks: in raster order above, sorted below.
 
     Args:
         family: The family of orders.
         order: One order of it (N,).
         grid: Rows and columns of the patch grid.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
     """
     figure = new_figure(9.6, 8.2)
     cells = figure.subplots(2, 3, width_ratios=[1, 1, 1])

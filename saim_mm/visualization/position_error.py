@@ -14,7 +14,7 @@ from torch import Tensor
 from ..models import SAIM, OrderSampler
 from ..models.order import sort_tokens
 from ..utils.model_state import evaluation_mode
-from .figure import new_figure, plain_axes, render
+from .figure import Picture, new_figure, plain_axes, render
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def visible_counts(family: OrderSampler) -> np.ndarray:
 
 def draw_position_error(
     errors: Tensor, family: OrderSampler, loss: str, orders: int = 1
-) -> np.ndarray:
+) -> Picture:
     """Error against the number of visible patches, with a 95 % interval of the mean.
 
     Args:
@@ -87,9 +87,6 @@ def draw_position_error(
         family: The orders that they were predicted in.
         loss: The training loss, ``l1`` or ``l2``, for the label.
         orders: In how many orders each image was predicted, for the title.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
     """
     counts, groups = np.unique(visible_counts(family), return_inverse=True)
     values = errors.numpy().astype(float)

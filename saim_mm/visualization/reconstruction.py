@@ -18,7 +18,7 @@ from torch import Tensor
 from ..models import SAIM, OrderSampler, SAIMHead
 from ..models.saim_head import patch_statistics, patchify, unpatchify
 from ..utils.model_state import evaluation_mode
-from .figure import CELL, new_figure, render, show
+from .figure import CELL, Picture, new_figure, render, show
 
 STEP_COLOURS = "viridis"  # ordered in lightness too: readable in print
 
@@ -103,7 +103,7 @@ def reconstruction_sheet(
     images: Tensor,
     order: Tensor | None = None,
     baselines: Mapping[str, np.ndarray] | None = None,
-) -> np.ndarray:
+) -> Picture:
     """A row per image: original, smoothed, prediction, and the step of each patch.
 
     Args:
@@ -113,9 +113,6 @@ def reconstruction_sheet(
         order: Patch order (B, N); by default drawn.
         baselines: Further columns by title, (B, H, W, 3) uint8 RGB each, such as the
             mask and the reconstruction of an MAE. They come after the original.
-
-    Returns:
-        The picture, (height, width, 3), uint8, RGB.
     """
     if order is None:
         order = model.order_sampler.draw(len(images), images.device)

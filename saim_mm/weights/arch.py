@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .files import CheckpointError
 from .keymap import count_layers
-from .position import infer_grid
+from .position import Grid, infer_grid, noted_grid
 
 #: Width -> heads of the standard ViTs that do not have 64 channels a head.
 _HEADS_OF_WIDTH = {1280: 16}  # ViT-H
@@ -49,7 +49,10 @@ class Arch:
 
 
 def infer_arch(
-    state: Mapping[str, Tensor], prefix: str = "", num_heads: int | None = None
+    state: Mapping[str, Tensor],
+    prefix: str = "",
+    num_heads: int | None = None,
+    grid: Grid | None = None,
 ) -> Arch:
     """Reads the sizes off an encoder in our names.
 
@@ -58,6 +61,7 @@ def infer_arch(
         prefix: What precedes the encoder's keys.
         num_heads: Number of heads, which no shape tells; by default width / 64, as in
             ViT-S, -B and -L, or 16 for the width of ViT-H.
+        grid: Rows and columns of the patches, where something else tells them.
 
     Raises:
         CheckpointError: If the number of heads is not given and not width / 64, or
@@ -72,6 +76,7 @@ def infer_arch(
             "model was trained with (--num-heads), a divisor of the width; only with "
             "64 channels a head is it known."
         )
+    noted = noted_grid(getattr(state, "_metadata", None), prefix)
     return Arch(
         embed_dims=width,
         num_layers=count_layers(state, f"{prefix}layers."),
@@ -79,6 +84,6 @@ def infer_arch(
         feedforward_channels=len(state[f"{prefix}layers.0.ffn.layers.0.0.weight"]),
         patch_size=(rows, columns),
         in_channels=channels,
-        grid=infer_grid(state[f"{prefix}pos_embed"][0, 1:]),
+        grid=infer_grid(state[f"{prefix}pos_embed"][0, 1:], noted=grid or noted),
         final_norm=f"{prefix}ln1.weight" in state,
     )

@@ -19,6 +19,7 @@ from .files import CheckpointError
 from .keymap import Conversion, KeyRow, account, count_layers, to_ours, to_theirs
 from .layouts import HUGGING_FACE, RELEASE, TIMM, Layout, weight_and_bias
 from .loading import shown
+from .position import copy_note
 from .tied_decoder import own_decoder_layers, shares_weights
 
 _BLUR = "gaussian_blur.weight"
@@ -66,7 +67,7 @@ def release_to_saim(
         )
         allowed = {name: r"query_blocks\."}
     weights = {key: tensor for key, tensor in state.items() if key != _BLUR}
-    conversion = to_ours(rows, weights, keymap.RELEASE, allowed)
+    conversion = to_ours(rows, copy_note(state, weights), keymap.RELEASE, allowed)
     if (_BLUR in state) != (smoothing is not None):
         found = "no" if smoothing else "a"
         raise CheckpointError(
@@ -165,7 +166,7 @@ def saim_to_encoder(
     }
     dropped = account(state, renamed, keymap.PRETRAINING, allowed)
     result = {new: state[old] for old, new in renamed.items()}
-    return Conversion(result, tuple(renamed), dropped)
+    return Conversion(copy_note(state, result), tuple(renamed), dropped)
 
 
 def encoder_to_timm(state: Mapping[str, Tensor]) -> Conversion:

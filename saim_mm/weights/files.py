@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from .errors import CheckpointError
 from .known_types import known_globals, restore
 
 StateDict = dict[str, Tensor]
+#: What torch says of the modules, beside the keys, in a ``.safetensors`` file.
+_NOTES = "state_dict_metadata"
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -85,16 +89,29 @@ def weights_of(content: Mapping[str, Any], path: str | Path) -> StateDict:
 
 
 def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes off what ``DataParallel`` and ``torch.compile`` put before all keys."""
-    state = dict(state)
-    while state:
+    """Takes off what ``DataParallel`` and ``torch.compile`` put before all keys.
+
+    What torch says of the modules beside the keys goes on being said.
+    """
+    plain = OrderedDict(state)
+    notes = getattr(state, "_metadata", None)
+    while plain:
         wrapper = next(
-            (w for w in _WRAPPERS if all(str(k).startswith(w) for k in state)), ""
+            (w for w in _WRAPPERS if all(str(k).startswith(w) for k in plain)), ""
         )
         if not wrapper:
             break
-        state = {key.removeprefix(wrapper): value for key, value in state.items()}
-    return state
+        plain = OrderedDict((k.removeprefix(wrapper), v) for k, v in plain.items())
+        if isinstance(notes, Mapping):
+            # By module, without the full stop; the wrapper's own come first.
+            notes = {
+                f"{k}.".removeprefix(wrapper).removesuffix("."): v
+                for k, v in notes.items()
+            }
+    if isinstance(notes, Mapping):
+        notes = {k: v for k, v in notes.items() if isinstance(v, Mapping)}
+        plain._metadata = notes  # type: ignore[attr-defined]
+    return plain
 
 
 def write_state_dict(
@@ -116,14 +133,19 @@ def write_state_dict(
         CheckpointError: If the suffix is another one.
     """
     path = Path(path)
+    notes = getattr(state, "_metadata", None)
     # A view would drag its whole storage into the file.
     state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
     if path.suffix == ".safetensors":
         save = _safetensors(path).save
         contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
-        data = save(contiguous, metadata={"format": "pt"})
+        said = {_NOTES: json.dumps(notes)} if notes else {}
+        data = save(contiguous, metadata={"format": "pt", **said})
         write_atomically(path, lambda file: file.write(data))
     elif path.suffix in (".pth", ".pt"):
+        if notes:
+            state = OrderedDict(state)
+            state._metadata = notes  # type: ignore[attr-defined]
         content: dict[str, Any] = state if key is None else {key: state}
         if meta is not None:
             content = {"meta": dict(meta), **content}
@@ -224,12 +246,16 @@ def explain(path: str | Path, error: str) -> str:
 
 def _read_safetensors(path: Path) -> StateDict:
     library = _safetensors(path)
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return library.load_file(path, device="cpu")
-    except SafetensorError as error:
+        state: StateDict = OrderedDict(library.load_file(path, device="cpu"))
+        with safe_open(path, "pt") as file:
+            notes = json.loads((file.metadata() or {}).get(_NOTES, "{}"))
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(explain(path, str(error))) from None
+    state._metadata = notes  # type: ignore[attr-defined]
+    return state
 
 
 def _safetensors(path: Path) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .files import CheckpointError, StateDict
+from .position import copy_note
 
 #: Our key, and theirs. Several of theirs are stacked along dimension 0 to make ours:
 #: separate query, key and value become one matrix.
@@ -55,7 +56,7 @@ def to_ours(
     used = tuple(key for _, theirs in rows for key in theirs)
     dropped = account(source, used, what, allowed)
     result = {ours: _stack(source, theirs) for ours, theirs in rows}
-    return Conversion(result, used, dropped)
+    return Conversion(copy_note(source, result), used, dropped)
 
 
 def to_theirs(
@@ -71,7 +72,7 @@ def to_theirs(
     result: StateDict = {}
     for ours, theirs in rows:
         result.update(zip(theirs, _split(source[ours], len(theirs)), strict=True))
-    return Conversion(result, used, dropped)
+    return Conversion(copy_note(source, result), used, dropped)
 
 
 def account(

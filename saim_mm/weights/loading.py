@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from .files import CheckpointError, StateDict, read_state_dict
 from .keymap import describe
+from .position import Grid, fit_position_embedding, noted_grid
 
 #: What a model may have and a checkpoint not; it stays as initialised.
 MAY_BE_MISSING = {
@@ -27,7 +29,7 @@ MAY_BE_UNUSED = {
     "mask token, of masked image modelling": r"mask_token$",
 }
 #: What may lie beside the encoder in a checkpoint of a whole model.
-BESIDE_ENCODER = r"neck\.|data_preprocessor\.|\w*head\.|momentum_encoder\."
+BESIDE_ENCODER = r"neck\.|data_preprocessor\.|\w*head\.|momentum_encoder\.|student\."
 _SHOWN = 8
 
 
@@ -62,7 +64,10 @@ class LoadReport:
 
 
 def load_encoder(
-    module: nn.Module, path: str | Path, prefix: str | None = None
+    module: nn.Module,
+    path: str | Path,
+    prefix: str | None = None,
+    grid: Grid | None = None,
 ) -> LoadReport:
     """Loads an encoder into a ViT, reports it to the log, or stops.
 
@@ -76,6 +81,8 @@ def load_encoder(
             with a final norm gets the decoder's norm, from which the release starts
             fine-tuning.
         prefix: What precedes the encoder's keys; by default found.
+        grid: Rows and columns of the patches that the file was trained with; by default
+            what the file or its values say, or a square.
 
     Returns:
         What was loaded.
@@ -96,14 +103,12 @@ def load_encoder(
     notes = _take_decoder_norm(encoder, state, own)
     missing, unused = _compare(encoder, own, path)
     beside = [key for key in state if not key.startswith(prefix)]
-    _refuse(path, "is not part of an encoder", _not_allowed(beside, [BESIDE_ENCODER]))
+    _refuse(path, "is not part of an encoder", not_allowed(beside, [BESIDE_ENCODER]))
     _check_shapes(encoder, own, path)
-    if encoder["pos_embed"].shape != own["pos_embed"].shape:
-        notes += (
-            f"Position embedding {tuple(encoder['pos_embed'].shape)} fitted to "
-            f"{tuple(own['pos_embed'].shape)}",
-        )
-    module.load_state_dict(encoder, strict=False)
+    _check_grid(path, grid, len(encoder["pos_embed"][0]))
+    known = grid or noted_grid(getattr(state, "_metadata", None), prefix)
+    notes += _fit_positions(module, encoder, known, own["pos_embed"])
+    module.load_state_dict({k: encoder[k] for k in own if k in encoder}, strict=False)
     report = LoadReport(
         path=str(path),
         prefix=prefix,
@@ -176,13 +181,13 @@ def _compare(
         path,
         "is missing; the model may have more layers, a class token or another option "
         "than the checkpoint",
-        _not_allowed(missing, MAY_BE_MISSING.values()),
+        not_allowed(missing, MAY_BE_MISSING.values()),
     )
     _refuse(
         path,
         "has no place in the model; the model may have fewer layers or another option "
         "than the checkpoint",
-        _not_allowed(unused, MAY_BE_UNUSED.values()),
+        not_allowed(unused, MAY_BE_UNUSED.values()),
     )
     return missing, unused
 
@@ -206,12 +211,41 @@ def _check_shapes(
             )
 
 
+def _check_grid(path: str | Path, grid: Grid | None, rows: int) -> None:
+    if grid is not None and rows - math.prod(grid) not in (0, 1):
+        raise CheckpointError(
+            f"{path}: grid={tuple(grid)} has {math.prod(grid)} patches, and the "
+            f"checkpoint's pos_embed {rows} rows, one of them that of a class token if "
+            "there is one; give rows and columns of its patches."
+        )
+
+
+def _fit_positions(
+    module: nn.Module, encoder: StateDict, known: Grid | None, own: Tensor
+) -> tuple[str, ...]:
+    """Fits the position embedding; mmpretrain's own ViT takes any for square."""
+    before = encoder["pos_embed"]
+    encoder["pos_embed"] = fit_position_embedding(
+        encoder,
+        "",
+        tuple(module.patch_resolution),  # type: ignore[arg-type]
+        module.num_extra_tokens,  # type: ignore[arg-type]
+        module.interpolate_mode,  # type: ignore[arg-type]
+        known,
+        same_model=False,
+    )
+    if before.shape == own.shape:
+        return ()
+    return (f"Position embedding {tuple(before.shape)} fitted to {tuple(own.shape)}",)
+
+
 def _sizes(encoder: Mapping[str, Tensor]) -> str:
     width, channels, *patch = encoder["patch_embed.projection.weight"].shape
     return f"width {width}, patch size {tuple(patch)} and {channels} image channels"
 
 
-def _not_allowed(keys: Iterable[str], allowed: Iterable[str]) -> list[str]:
+def not_allowed(keys: Iterable[str], allowed: Iterable[str]) -> list[str]:
+    """The keys that no regular expression matches from their start."""
     pattern = re.compile("|".join(allowed))
     return [key for key in keys if not pattern.match(key)]
 

@@ -1,21 +1,55 @@
-"""Position embeddings for another grid, square or not."""
+"""Position embeddings for another grid, square or not.
+
+A state dict of :class:`SAIMViT` says what grid its positions have, in the metadata that
+torch keeps beside the keys.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
 
-from .files import CheckpointError
+from .files import CheckpointError, StateDict
 
 Grid = tuple[int, int]
+#: Name of the note among the metadata of the encoder.
+_NOTE = "grid"
+
+
+def note_grid(module: Any, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
+    """Keeps the grid of an encoder in its state dict; a hook of ``state_dict``."""
+    metadata[_NOTE] = list(module.patch_resolution)
+
+
+def noted_grid(metadata: Any, prefix: str = "") -> Grid | None:
+    """The grid that a file says its positions have, if it says so.
+
+    Args:
+        metadata: What torch keeps beside the keys, by module.
+        prefix: What precedes the encoder's keys.
+    """
+    own = metadata.get(prefix.rstrip(".")) if isinstance(metadata, Mapping) else None
+    grid = own.get(_NOTE) if isinstance(own, Mapping) else None
+    if isinstance(grid, (list, tuple)) and [type(n) for n in grid] == [int, int]:
+        return (grid[0], grid[1]) if min(grid) > 0 else None
+    return None
 
 
 def fit_position_embedding(
-    state: Mapping[str, Tensor], prefix: str, grid: Grid, extra_tokens: int, mode: str
+    state: Mapping[str, Tensor],
+    prefix: str,
+    grid: Grid,
+    extra_tokens: int,
+    mode: str,
+    source: Grid | None = None,
+    same_model: bool = True,
 ) -> Tensor:
     """The position embedding of a checkpoint, for the model's grid and tokens.
 
@@ -28,6 +62,8 @@ def fit_position_embedding(
         grid: Rows and columns of the model's patches.
         extra_tokens: 1 if the model has a class token, else 0.
         mode: Interpolation mode of ``torch.nn.functional.interpolate``.
+        source: The checkpoint's grid, where it is known.
+        same_model: Whether as many positions as the model's are on the model's grid.
 
     Returns:
         (1, extra_tokens + rows * columns, D).
@@ -36,82 +72,133 @@ def fit_position_embedding(
         CheckpointError: If the checkpoint's grid cannot be told.
     """
     pos_embed = state[f"{prefix}pos_embed"]
-    has_row = has_class_row(state, prefix, math.prod(grid))
+    has_row = has_class_row(state, prefix, math.prod(source or grid))
     if extra_tokens and not has_row:
         return pos_embed  # the load will report the missing class token
     if has_row and not extra_tokens:
         pos_embed = pos_embed[:, 1:]
-    source = infer_grid(pos_embed[0, extra_tokens:], grid)
-    return resize_pos_embed(pos_embed, source, grid, mode, extra_tokens)
+    positions = pos_embed[0, extra_tokens:]
+    found = infer_grid(positions, grid, source, same_model)
+    return resize_pos_embed(pos_embed, found, grid, mode, extra_tokens)
 
 
 def has_class_row(state: Mapping[str, Tensor], prefix: str, patches: int) -> bool:
     """Whether the first row of a position embedding is that of a class token.
 
     It is if there is a class token. The odd case is a checkpoint from which somebody
-    dropped the token but not its row: told by one row more than the model's patches,
-    or, for another grid than the model's, by a count of rows that is no square.
+    dropped the token but not its row: told by one row more than there are patches, or,
+    for another grid than the model's, by a count of rows that is no square.
 
     Args:
         state: The checkpoint's state dict, which has ``pos_embed`` under the prefix.
         prefix: What precedes the encoder's keys.
-        patches: Number of the model's patches.
+        patches: Number of patches: the checkpoint's, or else the model's.
     """
     if f"{prefix}cls_token" in state:
         return True
-    rows = state[f"{prefix}pos_embed"].shape[1]
-    is_square = math.isqrt(rows) ** 2 == rows
-    return rows != patches and (rows - 1 == patches or not is_square)
+    pos_embed = state[f"{prefix}pos_embed"][0]
+    rows = len(pos_embed)
+    if rows == patches or _sincos_grid(pos_embed):
+        return False
+    return rows - 1 == patches or math.isqrt(rows) ** 2 != rows
 
 
-def infer_grid(positions: Tensor, like: Grid | None = None) -> Grid:
+def infer_grid(
+    positions: Tensor,
+    like: Grid | None = None,
+    noted: Grid | None = None,
+    same_model: bool = True,
+) -> Grid:
     """Rows and columns of the patches that a position embedding belongs to.
 
-    In this order: what its values tell, if it is still the sine-cosine one of
-    pretraining; ``like``, if the count is the same; a square; the aspect of ``like``.
+    In this order: what the checkpoint or the config says; what the values tell, if they
+    are still the sine-cosine ones of pretraining; ``like``, for the same model; the one
+    reading that the count allows, which the log states.
 
     Args:
         positions: The patches' position embedding (N, D), in raster order.
         like: The grid of the model that loads it.
+        noted: The grid that is known; it counts if it has N patches.
+        same_model: Whether as many patches as those of ``like`` are on that grid.
 
     Returns:
         Rows and columns, with rows * columns = N.
 
     Raises:
-        CheckpointError: If none of these gives a grid.
+        CheckpointError: If none of these gives a grid, or the count gives several.
     """
     count = len(positions)
-    columns = _sincos_columns(positions)
-    if columns is not None:
-        return count // columns, columns
-    if like is not None and math.prod(like) == count:
-        return like
-    side = math.isqrt(count)
-    if side * side == count:
-        return side, side
-    if like is not None:
-        rows = round(math.sqrt(count * like[0] / like[1]))
-        if rows and count % rows == 0 and rows * like[1] == count // rows * like[0]:
-            return rows, count // rows
+    if noted is not None and math.prod(noted) == count:
+        return noted
+    told = _sincos_grid(positions)
+    if told is None and like is not None and same_model and math.prod(like) == count:
+        told = like
+    if told is not None:
+        return told
+    readings = _readings(count, like)
+    said = " or ".join(f"{rows} x {columns}" for rows, columns in readings)
+    if len(readings) == 1:
+        print_log(f"pos_embed: {count} patches, taken for {said}.", logger="current")
+        return readings[0]
     raise CheckpointError(
-        f"pos_embed has {count} patches, which is no square, and its values do not "
-        f"tell its grid; the model's grid is {like}. Load it into a model with the "
-        "img_size it was trained with, or one of the same aspect; the converters know "
-        "square grids and sine-cosine embeddings only."
+        f"pos_embed has {count} patches: {said or 'no square'}? Neither the checkpoint "
+        f"nor its values tell the grid; the model's is {like}. Give the one that it "
+        "was trained with, such as model.backbone.init_cfg.grid=(14, 14), or load it "
+        "into a model with the img_size it was trained with; the converters know "
+        "square grids, sine-cosine embeddings and files that name their grid."
     )
 
 
-def _sincos_columns(positions: Tensor) -> int | None:
-    """Columns of a sine-cosine embedding, or ``None`` if it is none.
+def _readings(count: int, like: Grid | None) -> list[Grid]:
+    """Grids of so many patches: a square, the aspect of a model, or a line as it is."""
+    rows = round(math.sqrt(count * like[0] / like[1])) if like else 0
+    square = (math.isqrt(count), math.isqrt(count))
+    same_aspect = (rows, count // max(rows, 1))
+    found = [square] if math.prod(square) == count > 0 else []
+    if like and same_aspect[0] * like[1] == same_aspect[1] * like[0]:
+        found.append(same_aspect)
+    if like and like[0] != like[1] and 1 in like:
+        found.append((count, 1) if like[1] == 1 else (1, count))
+    return sorted({grid for grid in found if math.prod(grid) == count > 0})
 
-    Its first half depends on the column only, so it repeats from row to row.
+
+def copy_note(source: Mapping[str, Tensor], target: StateDict) -> StateDict:
+    """Keeps what a state dict says of its grid after a change of names."""
+    metadata = getattr(source, "_metadata", None)
+    for prefix in _encoders(source):
+        if grid := noted_grid(metadata, prefix):
+            return with_note(target, grid)
+    return target
+
+
+def with_note(state: StateDict, grid: Grid) -> StateDict:
+    """A state dict that says what grid its positions have."""
+    noted = OrderedDict(state)
+    note = {prefix.rstrip("."): {_NOTE: list(grid)} for prefix in _encoders(state)}
+    noted._metadata = note  # type: ignore[attr-defined]
+    return noted
+
+
+def _encoders(state: Mapping[str, Tensor]) -> list[str]:
+    """What precedes the keys of each encoder in a state dict."""
+    return [k.removesuffix("pos_embed") for k in state if k.endswith("pos_embed")]
+
+
+def _sincos_grid(positions: Tensor) -> Grid | None:
+    """The grid of a sine-cosine embedding (N, D), or ``None`` if it is none.
+
+    Its first half depends on the column only and its second on the row only. An
+    embedding of equal values would fit every grid: it was never set.
     """
-    half = positions[:, : positions.shape[1] // 2].float()
-    count = len(half)
-    for columns in range(2, count):
-        if count % columns == 0 and torch.allclose(
-            half[columns:], half[:-columns], rtol=0, atol=1e-6
-        ):
-            # Rows of equal values are no grid but an embedding that was never set.
-            return None if torch.equal(half[0], half[1]) else columns
-    return None
+    count, width = positions.shape
+    halves = positions.float().split([width // 2, width - width // 2], dim=1)
+    fitting = []
+    for rows in (n for n in range(1, count + 1) if count % n == 0):
+        by_column, by_row = (half.reshape(rows, count // rows, -1) for half in halves)
+        if _is_near(by_column, by_column[:1]) and _is_near(by_row, by_row[:, :1]):
+            fitting.append((rows, count // rows))
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _is_near(values: Tensor, first: Tensor) -> bool:
+    return torch.allclose(values, first.expand_as(values), rtol=0, atol=1e-6)

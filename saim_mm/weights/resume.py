@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from zipfile import is_zipfile
 
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -15,7 +17,10 @@ from ..utils.model_state import unwrap_model
 from .files import CheckpointError, read_torch
 
 #: What :meth:`mmengine.runner.Runner.resume` needs.
-_NEEDED = ("meta", "message_hub", "state_dict")
+_NEEDED = {"meta", "message_hub", "state_dict"}
+#: Where ``FiniteGuardHook`` says in a checkpoint which run it is of.
+GUARD_KEY = "finite_guard"
+_LONGEST_PATH = 4096
 
 
 @dataclass
@@ -24,7 +29,7 @@ class ResumeCandidate:
 
     Attributes:
         path: The newest checkpoint that verifies, if there is one.
-        skipped: Newer ones, newest first, each with the reason.
+        skipped: Newer ones, and those that cannot be read, each with the reason.
     """
 
     path: Path | None = None
@@ -69,49 +74,123 @@ def why_not_finite(content: Mapping[str, Any], model: nn.Module) -> str | None:
 def find_newest(
     work_dir: str | Path,
     refuse: Callable[[dict[str, Any]], str | None] = lambda content: None,
+    out_dir: str | Path | None = None,
 ) -> ResumeCandidate:
     """Finds the newest checkpoint of a run that verifies.
 
-    Newest is what was written last. Files named ``best_*`` and those without what
+    Newest is what holds the most iterations, whatever clocks say. Of several runs in a
+    folder it is the last one's: of the file that ``last_checkpoint`` names if it lies
+    here, or else of the one written last. Files named ``best_*`` and those without what
     resuming needs, such as published ones, do not count.
 
     Args:
-        work_dir: Folder of the run. Its ``last_checkpoint`` may lead to another one,
-            that of ``CheckpointHook``'s ``out_dir``.
+        work_dir: Folder of the run.
         refuse: Says why a checkpoint is not to be taken, or ``None``.
+        out_dir: Another folder, into which the run writes its checkpoints.
     """
-    work_dir, newest = Path(work_dir), ResumeCandidate()
-    folders = {work_dir}
-    pointer = work_dir / "last_checkpoint"
-    if pointer.is_file():
-        folders.add(Path(pointer.read_text(errors="replace").strip()).parent)
-    found = {
-        path.resolve(): path.stat().st_mtime_ns
-        for folder in folders
-        for path in folder.glob("*.pth")
-        if path.is_file() and not path.name.startswith("best_")
-    }
-    for path in sorted(found, key=lambda path: found[path], reverse=True):
+    newest = ResumeCandidate()
+    for path in _newest_first(Path(work_dir), out_dir, newest.skipped):
         try:
-            content = read_torch(path, mmap=True)
-        except (CheckpointError, OSError) as error:
-            newest.skipped.append(str(error))
+            reason = refuse(read_torch(path, mmap=True))
+        except Exception as error:  # whatever it is, an older one may be good
+            newest.skipped.append(_failure(path, error))
             continue
-        if isinstance(content, dict) and all(key in content for key in _NEEDED):
-            reason = refuse(content)
-            if reason is None:
-                newest.path = path
-                break
-            newest.skipped.append(f"{path}: {reason}")
+        if reason is None:
+            newest.path = path
+            break
+        newest.skipped.append(f"{path}: {reason}")
     return newest
+
+
+def find_newest_of(
+    runner: Runner, refuse: Callable[[dict[str, Any]], str | None]
+) -> ResumeCandidate:
+    """As :func:`find_newest`, of a runner. One process looks, and tells the others.
+
+    On a network disk the others may see an older folder.
+    """
+    found: list[Any] = [None]
+    if is_main_process():
+        found[0] = find_newest(runner.work_dir, refuse, _out_dir(runner))
+    broadcast_object_list(found)
+    return found[0]
+
+
+class _Held(NamedTuple):
+    """What is compared of a checkpoint."""
+
+    run: Any
+    iteration: int
+    written: int
+    path: Path
+
+
+def _newest_first(
+    work_dir: Path, out_dir: str | Path | None, skipped: list[str]
+) -> list[Path]:
+    """The checkpoints of a run; names those that cannot even be looked into."""
+    found = []
+    for folder in {work_dir.absolute(), Path(out_dir or work_dir).absolute()}:
+        for path in sorted(folder.glob("*.pth")):
+            try:
+                held = _look_into(path)
+            except Exception as error:
+                skipped.append(_failure(path, error))
+            else:
+                found += [held] if held else []
+    if not found:
+        return []
+    noted = _noted_last(work_dir)
+    latest = max(found, key=lambda held: (held.written, held.iteration))
+    last = next((held for held in found if str(held.path) == noted), latest)
+    found.sort(key=lambda held: (held.run == last.run, held.iteration, held.written))
+    return [held.path for held in reversed(found)]
+
+
+def _look_into(path: Path) -> _Held | None:
+    """Reads without verifying; ``None`` for what is not meant to be resumed."""
+    if not path.is_file() or path.name.startswith("best_"):
+        return None
+    content = read_torch(path, mmap=is_zipfile(path), check=False)
+    if not (isinstance(content, dict) and content.keys() >= _NEEDED):
+        return None
+    run = content.get(GUARD_KEY, {}).get("run")
+    return _Held(run, int(content["meta"]["iter"]), path.stat().st_mtime_ns, path)
+
+
+def _noted_last(work_dir: Path) -> str:
+    """What ``last_checkpoint`` says; a hint, which may be missing or anything."""
+    note = work_dir / "last_checkpoint"
+    try:
+        if note.is_file():
+            with note.open(errors="replace") as file:
+                return file.read(_LONGEST_PATH).strip()
+    except OSError:
+        pass
+    return ""
+
+
+def _failure(path: Path, error: Exception) -> str:
+    text = str(error)
+    return text if str(path) in text else f"{path}: {type(error).__name__}: {text}"
+
+
+def _out_dir(runner: Runner) -> Path | None:
+    """Where the checkpoints of a run go, if not into its work dir."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.out_dir is not None:
+            folder = Path(hook.out_dir)
+            # The hook adds the name when training begins.
+            begun = "file_backend" in vars(hook)
+            return folder if begun else folder / Path(runner.work_dir).name
+    return None
 
 
 def resume_from_newest(runner: Runner) -> None:
     """Makes a run go on from its newest good checkpoint, or begin if it has none.
 
     Without one the run starts as if it were not told to resume, from ``load_from`` if
-    its config names that. To be called before the runner loads anything. One process
-    looks, and tells the others.
+    its config names that. To be called before the runner loads anything.
 
     Args:
         runner: The runner.
@@ -119,14 +198,9 @@ def resume_from_newest(runner: Runner) -> None:
     Raises:
         CheckpointError: If there are checkpoints, and none of them is good.
     """
-    newest = ResumeCandidate()
-    if is_main_process():
-        newest = find_newest(
-            runner.work_dir, lambda content: why_not_finite(content, runner.model)
-        )
-    answer: list[Any] = [newest]
-    broadcast_object_list(answer)
-    newest = answer[0]
+    newest = find_newest_of(
+        runner, lambda content: why_not_finite(content, runner.model)
+    )
     for reason in newest.skipped:
         runner.logger.error(f"not resumed from: {reason}")
     if newest.path is not None:

@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from ..utils.model_state import unwrap_model
 from .files import CheckpointError, weights_of, without_wrappers
 from .keymap import describe_foreign
-from .loading import pretrained_config, shown
+from .loading import MAY_BE_UNUSED, not_allowed, pretrained_config, shown
 
 #: What either side may have alone: statistics of the images, which the config gives.
 MAY_DIFFER = {"data_preprocessor": r"data_preprocessor\."}
+_BACKBONE = "backbone."
+#: A backbone's hooks fit these to its grid or window while it loads.
+_FITTED = re.compile(r"pos_embed|rel(?:ative)?_pos")
+#: Missing in files of old; MMEngine passes over it, too.
+_COUNTER = "num_batches_tracked"
 
 
 class CompleteLoadHook(Hook):
@@ -71,6 +76,53 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> 
                 f"{tuple(own[key].shape)}; give the checkpoint of this config, or the "
                 "config (arch, patch_size, num_classes, ...) of this checkpoint."
             )
+
+
+def check_backbone(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
+    """Checks that the backbone of a model is completely in a checkpoint.
+
+    MMEngine would train what it lacks from scratch, and only log it. The rest of the
+    model may be another, such as a head for other classes. Models without ``backbone``
+    are not looked at.
+
+    Args:
+        model: The whole model.
+        checkpoint: What MMEngine is about to load.
+        path: Where it is from, for the error.
+
+    Raises:
+        CheckpointError: If a weight of the backbone is missing, has another shape, or
+            has no place in the model.
+    """
+    given = without_wrappers(checkpoint.get("state_dict", checkpoint))
+    own, found = (
+        {k.removeprefix(_BACKBONE): v for k, v in some.items() if _is_inside(k)}
+        for some in (unwrap_model(model).state_dict(), given)
+    )
+    wrong = {
+        "missing": [k for k in own if k not in found and not k.endswith(_COUNTER)],
+        "of another shape": [
+            key
+            for key in own.keys() & found.keys()
+            if not _FITTED.search(key)
+            and own[key].shape != getattr(found[key], "shape", None)
+        ],
+        "without a place in the model": not_allowed(
+            [key for key in found if key not in own], MAY_BE_UNUSED.values()
+        ),
+    }
+    said = [f"{shown(keys)} {what}" for what, keys in wrong.items() if keys]
+    if own and said:
+        raise CheckpointError(
+            f"{path}: not the backbone of this {type(unwrap_model(model)).__name__}: "
+            f"{'; '.join(said)}. {describe_foreign(given)} load_from and resume take "
+            "checkpoints of this model, whose head may be another. Of an encoder write "
+            "model.backbone.init_cfg.checkpoint=FILE and load_from=None."
+        )
+
+
+def _is_inside(key: Any) -> bool:
+    return str(key).startswith(_BACKBONE)
 
 
 def forget_pretrained(model: nn.Module) -> list[str]:

@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,25 @@ import mmcv
 import numpy as np
 import pytest
 from image_files import LOAD, encoded, one_line, photo, write
+from mmcv.transforms import LoadImageFromFile
+from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
 from PIL import Image
 
-from saim_mm.datasets import BrokenImageError, LoadImage, UnlabeledImages
+from saim_mm.datasets import BrokenImageError, CheckLabels, LoadImage, UnlabeledImages
+from saim_mm.datasets.check_labels import LabelMapError
 from saim_mm.datasets.image_header import check_cost, jpeg_segments
 from saim_mm.datasets.load_random_crop import LoadRandomResizedCrop
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 FAST = LoadRandomResizedCrop(8)
-LOADERS = pytest.mark.parametrize("loader", [LoadImage(), FAST], ids=["slow", "fast"])
+#: mm's own, as its inferencers find it by its name.
+THEIRS = dict(type="LoadImageFromFile", backend_args=dict(backend="checked_image"))
+LOADERS = pytest.mark.parametrize(
+    "loader",
+    [LoadImage(), FAST, TRANSFORMS.build(THEIRS)],
+    ids=["slow", "fast", "mm's"],
+)
 
 
 def _socket(path: Path) -> None:
@@ -74,6 +85,55 @@ def test_only_regular_files_of_a_size_are_read(
     with pytest.raises((BrokenImageError, OSError), match=reason):
         loader(dict(img_path=str(tmp_path / "a.jpg")))
     assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_label_maps_are_regular_files_too(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, reason = NO_FILES[kind]
+    make(tmp_path / "a.png")
+    with pytest.raises(LabelMapError, match=f"a.png.*({reason}|does not exist)"):
+        CheckLabels(num_classes=2)(dict(seg_map_path=str(tmp_path / "a.png")))
+
+
+def _steps(value: Any) -> Iterator[dict[str, Any]]:
+    """Every dict inside a config that has a type."""
+    if isinstance(value, dict):
+        if "type" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _steps(item)
+
+
+def test_recipes_have_no_other_way_to_an_image() -> None:
+    found = 0
+    for path in sorted(CONFIGS.rglob("*.py")):
+        for step in _steps(Config.fromfile(path).to_dict()):
+            if step["type"] == "LoadImageFromFile":
+                assert step == THEIRS, path
+                found += 1
+    assert found >= 20  # four COCO recipes alone have four each
+
+
+@pytest.mark.parametrize("library", ["mmdet", "mmseg"])
+def test_the_loaders_of_inferencers_take_the_option(
+    library: str, tmp_path: Path
+) -> None:
+    """They stand in the place of a recipe's loader, and keep its options."""
+    pytest.importorskip("mmcv.ops", reason="mmcv has no compiled ops")
+    pytest.importorskip(f"{library}.apis")
+    loader = TRANSFORMS.build(THEIRS | dict(type=f"{library}.InferencerLoader"))
+    path = str(write(tmp_path / "a.png", encoded("PNG", photo(20, 30))))
+    image = loader(path)["img"]
+    np.testing.assert_array_equal(image, LoadImage()(dict(img_path=path))["img"])
+    np.testing.assert_array_equal(image, loader(image)["img"])
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(OSError, match="not a regular file"):
+        loader(str(tmp_path / "b.png"))
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -164,18 +224,25 @@ def test_bombs_are_refused_before_they_are_decoded(
     assert "a.jpg" in one_line(raised)
 
 
+def _with_backend(max_pixels: int) -> LoadImageFromFile:
+    options = dict(backend="checked_image", max_pixels=max_pixels)
+    return LoadImageFromFile(backend_args=options)
+
+
 @LOADERS
 def test_the_limit_is_an_option_that_the_message_names(
     loader: Any, tmp_path: Path
 ) -> None:
     path = str(write(tmp_path / "a.png", encoded("PNG", photo(20, 30))))
     kind, options = type(loader), dict(scale=8) if loader is FAST else {}
+    if kind is LoadImageFromFile:
+        kind = _with_backend
     with pytest.raises(BrokenImageError, match="raise max_pixels of the transform"):
         kind(**options, max_pixels=599)(dict(img_path=path))
     assert kind(**options, max_pixels=600)(dict(img_path=path))["ori_shape"] == (20, 30)
     for wrong in (0, 2**30 + 1):
         with pytest.raises(ValueError, match=f"max_pixels={wrong} must be from 1"):
-            kind(**options, max_pixels=wrong)
+            kind(**options, max_pixels=wrong)(dict(img_path=path))
 
 
 def test_ordinary_progressive_images_have_scans_to_spare() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_files import LOAD, encoded, names, photo, write
+from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
@@ -68,6 +69,9 @@ def test_load_image_equals_mmcv(tmp_path: Path) -> None:
         assert ours["img"].dtype == theirs["img"].dtype
         np.testing.assert_array_equal(ours["img"], theirs["img"])
         assert ours["img_shape"] == theirs["img_shape"]
+        checked = dict(backend_args=dict(backend="checked_image"), **options)
+        checked = LoadImageFromFile(**checked)(dict(info))
+        np.testing.assert_array_equal(checked["img"], theirs["img"])
 
 
 def test_whole_jpegs_are_not_called_truncated(tmp_path: Path) -> None:

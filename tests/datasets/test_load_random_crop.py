@@ -107,6 +107,24 @@ def test_same_crop_and_flip_and_nearly_the_same_pixels(
         assert np.abs(got["img"].astype(int) - wanted["img"]).max() <= 3
 
 
+def test_loaded_image_gives_the_crop_of_its_file(tmp_path: Path) -> None:
+    """As several views of one image want it, which is decoded once."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(KINDS["PNG"])
+    crop = LoadRandomResizedCrop(**CROP, flip_prob=0.5)
+    loaded = LoadImage()(dict(img_path=str(path)))
+    before = loaded["img"].copy()
+    for seed in range(5):
+        results = []
+        for given in (dict(img_path=str(path)), dict(loaded)):
+            np.random.seed(seed)
+            results.append(crop(given))
+        assert np.array_equal(results[0]["img"], results[1]["img"])
+        assert results[0]["ori_shape"] == results[1]["ori_shape"]
+        assert results[0]["flip"] == results[1]["flip"]
+    assert np.array_equal(loaded["img"], before)
+
+
 @pytest.mark.usefixtures("decoder")
 def test_real_photographs() -> None:
     root = Path(os.environ.get("SAIM_MM_DATA", "missing")) / "imagenet" / "train"

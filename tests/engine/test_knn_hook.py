@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,20 +71,21 @@ class Recorder(Hook):
         self.states.append((pending, modes, torch.get_rng_state()))
 
 
-def train(work_dir: Path, *hooks: dict) -> tuple[Runner, Recorder]:
+def train(work_dir: Path, *hooks: dict | Hook) -> tuple[Runner, Recorder]:
     cfg = Config.fromfile(ROOT / "configs/saim/saim_debug.py")
     cfg.work_dir = str(work_dir)
     cfg.train_dataloader.dataset.num_images = 128
     cfg.train_cfg.max_epochs = 3
     cfg.model.backbone.drop_path_rate = 0.3  # draws in training mode only
-    cfg.custom_hooks = list(hooks)
+    cfg.custom_hooks = [hook for hook in hooks if isinstance(hook, dict)]
     # Four iterations an epoch: gradients of one or two are pending at its end.
     cfg.optim_wrapper.accumulative_counts = 3
     cfg.train_dataloader.pin_memory = False
     cfg.log_level = "ERROR"
     runner = Runner.from_cfg(cfg)
     recorder = Recorder()
-    runner.register_hook(recorder)
+    for hook in (recorder, *hooks[len(cfg.custom_hooks) :]):
+        runner.register_hook(hook)
     runner.train()
     return runner, recorder
 
@@ -146,15 +149,67 @@ def test_bad_options_end_the_run_at_its_start(folders, tmp_path) -> None:
         train(tmp_path / "b", knn_hook(tmp_path / "b"))
 
 
+def break_images(folders: Path) -> None:
+    """One of each set; a third is gone, as if removed after the start."""
+    (folders / "train" / "red" / "0.png").write_bytes(b"no image")
+    (folders / "val" / "blue" / "0.png").unlink()
+    os.mkfifo(folders / "val" / "blue" / "0.png")
+    (folders / "val" / "red" / "1.png").unlink()
+
+
+class BreakImages(Hook):
+    """After the other hooks have found them."""
+
+    priority = "LOWEST"
+
+    def __init__(self, folders: Path) -> None:
+        self.folders = folders
+        self.warnings: list[str] = []
+
+    def before_train(self, runner) -> None:
+        runner.logger.warning = self.warnings.append
+        break_images(self.folders)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_broken_images_are_left_out(folders, tmp_path, num_workers) -> None:
+    _, without = train(tmp_path / "without")
+    hook = knn_hook(folders, interval=2, num_workers=num_workers)
+    breaking = BreakImages(folders)
+    runner, recorder = train(tmp_path / "with", hook, breaking)
+    assert recorder.losses == without.losses
+    bank, queries = breaking.warnings[-2:]
+    assert "1 of 7 images cannot be loaded" in bank
+    assert "2 of 5 images cannot be loaded" in queries
+    for path, warning in (("train/red/0", bank), ("val/blue/0", queries)):
+        assert str(folders / f"{path}.png") in warning
+
+    for path in ("train/red/0", "val/blue/0"):
+        (folders / f"{path}.png").unlink()
+    extractor = FeatureExtractor(runner.model.backbone, runner.model.data_preprocessor)
+    bank, queries = map(extractor.extract, split_class_folders(folders, (32, 32)))
+    history, _ = runner.message_hub.get_scalar("val/accuracy/knn").data
+    assert history[-1] == pytest.approx(knn_accuracy(queries, bank, k=3))
+
+
+def test_no_evaluation_without_images(folders, tmp_path) -> None:
+    hook, breaking = knn_hook(folders, k=7), BreakImages(folders)  # all that there are
+    runner, recorder = train(tmp_path / "run", hook, breaking)
+    assert len(recorder.losses) == 12
+    assert breaking.warnings[-1] == "accuracy/knn: too few images that load."
+    assert "val/accuracy/knn" not in runner.message_hub.log_scalars
+
+
 def evaluate(folders: Path) -> tuple[torch.Tensor, torch.Tensor, float]:
     torch.manual_seed(0)
-    backbone = MODELS.build(tiny_backbone(image_size=(32, 32), patch_size=(8, 8)))
-    backbone.init_weights()
-    extractor = FeatureExtractor(backbone, SelfSupDataPreprocessor([120.0], [60.0]))
-    bank, queries = (
-        extractor.extract(images, batch_size=2)
-        for images in split_class_folders(folders, (32, 32))
-    )
+    model = torch.nn.Module()
+    model.backbone = MODELS.build(tiny_backbone(image_size=(32, 32), patch_size=(8, 8)))
+    model.backbone.init_weights()
+    model.data_preprocessor = SelfSupDataPreprocessor([120.0], [60.0])
+    hook = HOOKS.build(knn_hook(folders, batch_size=2))
+    runner = SimpleNamespace(model=model, logger=logging.getLogger("knn"))
+    hook.before_train(runner)
+    bank, queries = (hook._extract(runner, x) for x in (hook._bank, hook._queries))
     return bank.vectors, bank.labels, knn_accuracy(queries, bank, k=3)
 
 
@@ -167,8 +222,11 @@ def _evaluate_as_rank(rank: int, folders: Path, store: str, results: str) -> Non
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_three_processes_agree_with_one(folders, tmp_path) -> None:
-    """7 and 5 images over 3 processes: uneven shards."""
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_three_processes_agree_with_one(is_broken, folders, tmp_path) -> None:
+    """7 and 5 images over 3 processes: uneven shards, and broken images in some."""
+    if is_broken:
+        break_images(folders)
     arguments = (folders, str(tmp_path / "store"), str(tmp_path))
     mp.start_processes(_evaluate_as_rank, arguments, nprocs=3, start_method="fork")
     vectors, labels, accuracy = evaluate(folders)
@@ -177,4 +235,4 @@ def test_three_processes_agree_with_one(folders, tmp_path) -> None:
         torch.testing.assert_close(found[0], vectors)
         assert torch.equal(found[1], labels)
         assert found[2] == accuracy
-    assert labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert labels.tolist() == [0, 0, 0, 1, 1, 2] + [2] * (not is_broken)

@@ -55,6 +55,11 @@ def tiny_config(
     norm_pix: bool = True,
     smoothing: dict[str, Any] | None = SMOOTHING,
     query_share: float = 1.0,
+    reading: dict[str, Any] | None = None,
+    neck: dict[str, Any] | None = None,
+    head: dict[str, Any] | None = None,
+    segment_order: str = "random",
+    group_size: Size | None = None,
     **backbone: Any,
 ) -> dict[str, Any]:
     """Config of a small ``SAIM``: 2 x 3 patches, 4 layers, 16 channels.
@@ -69,6 +74,11 @@ def tiny_config(
         norm_pix: As for ``SAIMHead``.
         smoothing: As for ``SAIMHead``.
         query_share: As for ``SAIM``.
+        reading: As for ``SAIM``.
+        neck: What else the config of the neck has; with ``_delete_``, all of it.
+        head: What else the config of the head has; with ``_delete_``, all of it.
+        segment_order: As for ``SAIM``.
+        group_size: As for ``SAIM``.
         **backbone: As for :func:`tiny_backbone`.
 
     Returns:
@@ -77,18 +87,32 @@ def tiny_config(
     return dict(
         type="SAIM",
         backbone=tiny_backbone(**backbone),
-        neck=dict(type="SAIMNeck", depth=depth, tied_decoder=tied_decoder),
-        head=dict(
-            type="SAIMHead",
-            projector=projector,
-            loss=loss,
-            norm_pix=norm_pix,
-            smoothing=smoothing,
+        neck=_merge(
+            dict(type="SAIMNeck", depth=depth, tied_decoder=tied_decoder), neck
+        ),
+        head=_merge(
+            dict(
+                type="SAIMHead",
+                projector=projector,
+                loss=loss,
+                norm_pix=norm_pix,
+                smoothing=smoothing,
+            ),
+            head,
         ),
         order=order,
         segment_size=segment_size,
         query_share=query_share,
+        reading=reading,
+        segment_order=segment_order,
+        group_size=group_size,
     )
+
+
+def _merge(base: dict[str, Any], other: dict[str, Any] | None) -> dict[str, Any]:
+    """As a config merges: ``_delete_`` leaves nothing of the base."""
+    other = dict(other or {})
+    return other if other.pop("_delete_", False) else {**base, **other}
 
 
 def tiny_saim(*, seed: int = 0, **options: Any) -> SAIM:

@@ -75,13 +75,15 @@ def test_unknown_heads_are_asked_for(given: int | None) -> None:
         infer_arch(ours, "backbone.", given)
 
 
-@pytest.mark.parametrize("grid", [(3, 3), (2, 6), (6, 2), (4, 9), (2, 18), (1, 5)])
+@pytest.mark.parametrize(
+    "grid",
+    [(3, 3), (2, 6), (6, 2), (4, 9), (2, 18), (1, 5), (1, 16), (16, 1), (2, 1), (1, 1)],
+)
 def test_grid_is_read_off_the_sincos_embedding(grid: tuple[int, int]) -> None:
     positions = sincos_position_embedding(grid, 16)
-    if 1 in grid:  # one row repeats nothing; the model's own grid decides
-        assert infer_grid(positions, like=grid) == grid
-    else:
-        assert infer_grid(positions) == grid
+    assert infer_grid(positions) == grid
+    assert infer_grid(positions, like=(4, 4), same_model=True) == grid
+    assert infer_grid(positions.half()) == grid
 
 
 def test_grid_of_a_trained_embedding() -> None:

@@ -37,6 +37,7 @@ from saim_mm.reliability.finite_guard import (
 )
 from saim_mm.reliability.finite_guard_hook import FiniteGuardHook, NotFiniteError
 from saim_mm.reliability.replay import replay
+from saim_mm.weights import resume
 from saim_mm.weights.resume import ResumeCandidate, find_newest, why_not_finite
 
 ROOT = Path(__file__).parents[2]
@@ -196,14 +197,42 @@ def test_goes_back_to_the_checkpoint_once(images: str, tmp_path: Path) -> None:
     assert saved["finite_guard"] == dict(skipped=0, in_a_row=0, rolled_back=False)
 
 
+def test_going_back_leaves_the_rates_where_they_are(
+    images: str, tmp_path: Path
+) -> None:
+    """They rise until the fifth iteration; the file is of the second."""
+    options = dict(where="gradient", at=[2, 3], guard=dict(patience=2))
+    back = poisoned_run(images, f"{tmp_path}/a", dict(points=["iter_2"], **options))
+    assert back["counts"] == (2, 0, True)
+    straight = poisoned_run(images, f"{tmp_path}/b", {})
+    groups = [run["state"]["optimizer"]["param_groups"] for run in (back, straight)]
+    assert differing_bytes(*groups) == 0
+    saved = torch.load(tmp_path / "a/iter_2.pth", weights_only=False)["optimizer"]
+    assert saved["param_groups"][0]["lr"] != groups[0][0]["lr"]
+    # The moments were the file's: two steps less.
+    steps = [run["state"]["optimizer"]["state"][0]["step"] for run in (back, straight)]
+    assert [int(step) for step in steps] == [4, 6]
+
+
+def test_what_comes_and_goes_does_not_fill_the_disk(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finite_guard_hook, "_RECORDED", 2)
+    options = dict(where="gradient", at=[0, 2, 4, 6, 8], length=2)
+    run = poisoned_run(images, str(tmp_path), options)
+    assert run["counts"] == (5, 0, False)
+    records = sorted(path.name for path in (tmp_path / "not_finite").glob("*.json"))
+    assert records == ["iter_1_rank_0.json", "iter_3_rank_0.json"]
+
+
 @pytest.mark.slow
 def test_all_ranks_go_back_to_what_the_first_one_finds(
     images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a network disk the second one may not see the checkpoint yet."""
-    find = finite_guard_hook.find_newest
+    find = resume.find_newest
     monkeypatch.setattr(
-        finite_guard_hook,
+        resume,
         "find_newest",
         lambda *args: find(*args) if get_rank() == 0 else ResumeCandidate(),
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from forked_runs import Child, Ledger, build_runner, run_config
+from mmengine.hooks import Hook
 from torch import distributed
 
 from saim_mm.reliability.preemption_hook import EXIT_NOT_SAVED, EXIT_PREEMPTED
@@ -139,6 +144,114 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert child.join(4) == 1  # KeyboardInterrupt
     assert not list(tmp_path.glob("*.pth"))
     wait_for_offspring(child)
+
+
+def lock_twice(pipe: int) -> None:
+    """Waits for ever in C code, which no signal interrupts."""
+    os.write(pipe, b"s")
+    lock = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(lock)
+
+
+def read_nothing(pipe: int) -> None:
+    """Waits for ever in a read, which Python begins anew after a signal."""
+    os.write(pipe, b"s")
+    os.read(os.pipe()[0], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stuck", [lock_twice, read_nothing])
+def test_a_second_sigterm_ends_what_is_stuck(tmp_path: Path, stuck: Any) -> None:
+    def run(pipe: int) -> None:
+        runner = build_runner(run_config(tmp_path))
+        runner.model.forward = lambda *args, **options: stuck(pipe)
+        runner.train()
+
+    child = Child(run)
+    child.wait_for(b"s")
+    for pause in (0.1, 2.5, 0):  # the second is the first, handed on
+        child.signal(signal.SIGTERM)
+        time.sleep(pause)
+    assert child.join(5) == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_signals_of_a_child_are_not_its_parents(tmp_path: Path) -> None:
+    """A process that was forked from the run is terminated, twice; the run goes on."""
+
+    class Forks(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+            if runner.iter in (0, 100):
+                pid = os.fork()
+                if not pid:
+                    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+                    time.sleep(20)
+                time.sleep(0.2)
+                os.kill(pid, signal.SIGTERM)
+                assert os.waitpid(pid, 0)[1] == 0
+                time.sleep(2)
+
+    def run_and_fork(pipe: int) -> None:
+        runner = build_runner(run_config(tmp_path, max_epochs=20))
+        runner.register_hook(Forks())
+        runner.train()
+
+    assert Child(run_and_fork).join() == 0
+
+
+def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    def run(pipe: int) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        train(pipe, run_config(tmp_path, seconds=0.02))
+
+    child = Child(run)
+    child.wait_for(b"i")
+    child.signal(signal.SIGHUP)
+    child.wait_for(b"i", times=child.told.count(b"i") + 10)
+    child.signal(signal.SIGTERM)
+    assert child.join() == EXIT_PREEMPTED
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_run_whose_torchrun_is_killed(tmp_path: Path, launched: bool) -> None:
+    """It saves and ends; one that somebody's shell has left behind trains on."""
+
+    def launch_and_wait(pipe: int) -> None:
+        if launched:
+            os.environ["TORCHELASTIC_RUN_ID"] = "a"
+        pid = os.fork()
+        if pid:
+            (tmp_path / "pid").write_text(str(pid))
+            time.sleep(100)
+        os.setsid()
+        train(pipe, run_config(tmp_path, seconds=0.01))
+
+    launcher = Child(launch_and_wait)
+    launcher.wait_for(b"i")
+    run = int((tmp_path / "pid").read_text())
+    os.kill(launcher.pid, signal.SIGKILL)
+    if not launched:
+        launcher.wait_for(b"i", times=launcher.told.count(b"i") + 20)
+        os.kill(run, signal.SIGUSR1)
+    wait_until(lambda: gone(run))
+    launcher.join()
+    assert saved_iterations(tmp_path) == launcher.told.count(b"i") > 0
 
 
 @pytest.mark.slow
@@ -284,29 +397,70 @@ def test_ranks_end_at_the_same_step_twenty_times(tmp_path: Path) -> None:
         signal_one_rank(tmp_path / str(number), rng)
 
 
+def start_tool(tmp_path: Path, *command: str, **options: Any) -> subprocess.Popen:
+    """Trains the debug config by a tool, in a session of its own."""
+    root = Path(__file__).parents[2]
+    environment = dict(os.environ, PYTHON=sys.executable, CUDA_VISIBLE_DEVICES="")
+    arguments = [
+        "--work-dir", str(tmp_path), "--resume", "auto",
+        "--cfg-options", "train_cfg.max_epochs=1000", "train_dataloader.num_workers=1",
+    ]  # fmt: skip
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT) | options
+    return subprocess.Popen(
+        [*command, *arguments], cwd=root, env=environment, start_new_session=True,
+        **options,
+    )  # fmt: skip
+
+
+def read_until(run: subprocess.Popen, text: bytes) -> bytes:
+    log = b""
+    assert run.stdout is not None
+    for line in run.stdout:
+        log += line
+        if text in line:
+            break
+    return log
+
+
+TORCHRUN = ("tools/dist_train.sh", "configs/saim/saim_debug.py", "2")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_torchrun_passes_signals_on(tmp_path: Path, number: signal.Signals) -> None:
     """Through tools/dist_train.sh; torchrun itself ends with 1."""
-    root = Path(__file__).parents[2]
-    environment = dict(os.environ, PYTHON=sys.executable, CUDA_VISIBLE_DEVICES="")
-    command = [
-        "tools/dist_train.sh", "configs/saim/saim_debug.py", "2",
-        "--work-dir", str(tmp_path), "--resume", "auto",
-        "--cfg-options", "train_cfg.max_epochs=1000", "train_dataloader.num_workers=1",
-    ]  # fmt: skip
-    run = subprocess.Popen(
-        command, cwd=root, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert run.stdout is not None
-    log = ""
-    for line in run.stdout:
-        log += line
-        if "[ 5/10]" in line:
-            os.killpg(run.pid, number)
-            break
+    run = start_tool(tmp_path, *TORCHRUN)
+    log = read_until(run, b"[ 5/10]")
+    os.killpg(run.pid, number)
     log += run.communicate(timeout=60)[0]
     assert run.returncode == 1, log
-    assert "exitcode  : 75" in log or "exitcode: 75" in log or number.name in log
+    assert b"exitcode  : 75" in log or b"exitcode: 75" in log or number.name in str(log)
+    assert saved_iterations(tmp_path) >= 5
+
+
+@pytest.mark.slow
+def test_processes_of_a_killed_torchrun_save_and_end(tmp_path: Path) -> None:
+    run = start_tool(tmp_path, *TORCHRUN)
+    read_until(run, b"[ 5/10]")
+    os.kill(run.pid, signal.SIGKILL)
+    log = run.communicate(timeout=60)[0]  # until the last process is gone
+    assert b"the same command with --resume goes on" in log
+    assert saved_iterations(tmp_path) >= 5
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
+    """Nothing can be said any more, and the exit code is that of a saved run."""
+    ours, theirs = os.openpty()
+    run = start_tool(
+        tmp_path, sys.executable, "tools/train.py", TORCHRUN[1],
+        stdin=theirs, stdout=theirs, stderr=theirs,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    log = b""
+    while b"[ 5/20]" not in log:
+        log += os.read(ours, 4096)
+    os.close(ours)
+    assert run.wait(60) == EXIT_PREEMPTED
     assert saved_iterations(tmp_path) >= 5

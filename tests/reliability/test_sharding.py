@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,16 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from saved_runs import fail_to_write
 from tiny import relative, tiny_config
 from torch import Tensor, nn
 
 from saim_mm.models.layers import transformer_layers
 from saim_mm.reliability import FullyShardedModel, sharding
 from saim_mm.reliability.finite_guard import FiniteGuard, all_finite
+from saim_mm.reliability.preemption_hook import EXIT_NOT_SAVED, EXIT_PREEMPTED
 from saim_mm.reliability.sharding import is_sharded, own_part, whole_state
+from saim_mm.weights import CheckpointError
 
 RANKS = 2
 needs_fully_shard = pytest.mark.skipif(
@@ -249,6 +255,79 @@ def test_goes_back_to_a_checkpoint(images: str, tmp_path: Path) -> None:
     assert differing_bytes(noted, saved["state_dict"]) > 0
     reports = sorted(path.name for path in (tmp_path / "not_finite").glob("*.json"))
     assert reports == ["iter_8_rank_0.json", "iter_8_rank_1.json"]
+
+
+@HOOKS.register_module(force=True)
+class SignalAt(Hook):
+    """The second rank gets a signal in an iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        if runner.iter == self.iteration and torch.distributed.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_with_full_disk(cfg: Config, fails: set[int]) -> Any:
+    """How a run ends of which some writes fail, on the first rank as on any disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        fail_to_write(patch, fails, errno.ENOSPC)
+        try:
+            train(cfg)
+        except (OSError, SystemExit) as end:
+            return getattr(end, "code", None) or getattr(end, "errno", None)
+    return 0
+
+
+@pytest.mark.parametrize(
+    "sharded", [pytest.param(True, marks=needs_fully_shard), False]
+)
+@pytest.mark.parametrize(
+    ("fails", "stop", "end"),
+    [
+        ({2}, False, EXIT_PREEMPTED),  # the same file, once more, for the signal
+        ({2, 3}, False, EXIT_NOT_SAVED),
+        ({2}, True, errno.ENOSPC),
+    ],
+)
+def test_all_ranks_learn_that_a_save_failed(
+    images: str, tmp_path: Path, sharded: bool, fails: set[int], stop: bool, end: int
+) -> None:
+    """A save fails at iteration 6; a signal of iteration 3 ends the run there."""
+    cfg = config(images, tmp_path, sharded)
+    cfg.default_hooks.checkpoint.on_write_error = "stop" if stop else "continue"
+    cfg.default_hooks.preemption = dict(type="PreemptionHook")
+    cfg.custom_hooks.append(dict(type="SignalAt", iteration=2))
+    ends = on_ranks(RANKS, tmp_path, end_with_full_disk, cfg, fails)
+    assert ends == [end, end]
+    left = {path.name for path in tmp_path.glob("*.pth")}
+    assert left == {"iter_3.pth"} | ({"iter_6.pth"} if end == EXIT_PREEMPTED else set())
+
+
+@HOOKS.register_module(force=True)
+class Unplain(Hook):
+    """Puts into a checkpoint what cannot be stored; only the first rank sees it."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint["extra"] = object()
+
+
+def refused_checkpoint(cfg: Config) -> list[str]:
+    with pytest.raises(CheckpointError) as error:
+        train(cfg)
+    return [str(error.value)]
+
+
+def test_all_ranks_end_where_a_checkpoint_is_refused(
+    images: str, tmp_path: Path
+) -> None:
+    cfg = config(images, tmp_path, False)
+    cfg.custom_hooks.append(dict(type="Unplain"))
+    (first,), (second,) = on_ranks(RANKS, tmp_path, refused_checkpoint, cfg)
+    assert first == second and first.startswith("extra: a builtins.object")
 
 
 @needs_fully_shard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,7 +73,8 @@ def test_nested_folder_of_odd_images_twice(tmp_path: Path) -> None:
     first = demo(tmp_path, *arguments)
     assert first.returncode == 0, first.stderr
     assert "broken.jpg" in first.stdout
-    assert "eta:" in first.stdout
+    assert re.search(r"step 1/3  loss: \d.* eta: ", first.stdout)
+    assert len(first.stdout.splitlines()) < 20
     assert "Trained 3 steps" in first.stdout
     (old_run,) = run_dirs(work_dir)
     assert len(list((old_run / "photographs").iterdir())) == 4
@@ -166,7 +168,7 @@ def test_interrupt_leaves_no_mess(tmp_path: Path) -> None:
         )  # fmt: skip
         try:
             deadline = time.monotonic() + 200
-            while "Iter(train)" not in log.read_text() and time.monotonic() < deadline:
+            while "step 1/" not in log.read_text() and time.monotonic() < deadline:
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.2)
             os.killpg(process.pid, signal.SIGINT)

@@ -85,7 +85,7 @@ def test_bytes_are_kept_and_verified(
     assert run(source, pack, "--images-per-shard", 3) == 0
     shown = capsys.readouterr().out
     assert "[3/3] images-00002.tar: 2 images" in shown
-    assert "empty or unreadable: a/2.jpg\nempty or unreadable: b/7.jpg\n" in shown
+    assert "unreadable: 'a/2.jpg'\nempty or unreadable: 'b/7.jpg'\n" in shown
     assert members(pack) == {**CONTENTS, "b/7.jpg": b""}
     # The dangling link is there too: index i is image i of the folder.
     folder, packed = UnlabeledImages(str(source)), PackedImages(str(pack))
@@ -281,13 +281,14 @@ def test_only_regular_files_are_packed(
 ) -> None:
     os.mkfifo(source / "a" / "fifo.jpg")
     (source / "a" / "zero.jpg").symlink_to("/dev/zero")
+    (source / "a" / os.fsdecode(b"\xff.jpg")).touch()  # named all the same
     for options in ([], ["--short-side", 32], ["--uncompressed"]):
         pack = tmp_path / "-".join(["pack", *map(str, options)])
         # A device lies outside of the folder, too.
         assert run(source, pack, "--follow-links", *options) == 0
         shown = capsys.readouterr().out
-        for name in ("a/fifo.jpg", "a/zero.jpg"):
-            assert f"empty or unreadable: {name}\n" in shown
+        for name in ("a/fifo.jpg", "a/zero.jpg", "a/\udcff.jpg"):
+            assert f"empty or unreadable: {name!r}\n" in shown
         assert members(pack)["a/zero.jpg"] == b""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -128,6 +129,126 @@ def test_a_bare_run_has_a_report_too(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no logged loss"):
         write_report(tmp_path / "nothing", tmp_path / "other.html")
     assert not (tmp_path / "other.html").exists()
+
+
+SECRET = "what the reader alone may see"
+
+
+def link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+def test_no_link_puts_another_file_into_the_page(tmp_path: Path) -> None:
+    """A run may be a stranger's, and the page may go back to him."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text(
+        f"\nSystem environment:\n{SECRET}\n{'-' * 60}\n"
+        + json.dumps({"x": 1, "step": 1})
+    )
+    picture = np.full((4, 5, 3), 77, np.uint8)
+    save_png(picture, tmp_path / "secret.png")
+    other = write_start(tmp_path / "other", "2027", [{SECRET: 1.0, "step": 1}])
+    (other / "config.py").write_text(f"{SECRET!r}")
+
+    run = tmp_path / "run"
+    write_start(run, "2025", [dict(loss=1.0, step=1)])
+    for target in (secret, Path("../../../secret.txt")):
+        start = "absolute" if target.is_absolute() else "relative"
+        for name in ("scalars.json", "config.py"):
+            link(run / start / "vis_data" / name, target)
+        link(run / start / "a.log", secret)
+    link(run / "2026", tmp_path / "other" / "2027")  # a whole start
+    link(run / "2028" / "vis_data", other)
+    images = run / "2025" / "vis_data" / "vis_image"
+    link(images / "reconstruction_3.png", tmp_path / "secret.png")
+    link(images / "loss_by_step_3.png", secret)
+
+    write_report(run, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert SECRET not in text and "No config" in text and "No log" in text
+    assert len(re.findall("base64,", text)) == 1  # the curve
+    assert read_scalars(run).keys() == {"loss"}
+
+    link(tmp_path / "linked run", run)  # by the reader himself
+    assert read_scalars(tmp_path / "linked run").keys() == {"loss"}
+
+
+def test_nothing_waits_for_a_pipe_or_fills_memory_from_a_device(tmp_path: Path) -> None:
+    vis_data = write_start(tmp_path, "2025", [dict(loss=1.0, step=1)])
+    for name in ("config.py", "scalars.json"):
+        (tmp_path / "2026" / "vis_data").mkdir(parents=True, exist_ok=True)
+        os.mkfifo(tmp_path / "2026" / "vis_data" / name)
+    os.mkfifo(tmp_path / "2026" / "a.log")
+    link(tmp_path / "2027" / "vis_data" / "scalars.json", Path("/dev/zero"))
+    (vis_data / "vis_image").mkdir()
+    os.mkfifo(vis_data / "vis_image" / "reconstruction_1.png")
+    write_report(tmp_path, tmp_path / "report.html")
+    assert "No config" in (tmp_path / "report.html").read_text()
+
+
+def test_odd_values_are_text(tmp_path: Path) -> None:
+    vis_data = write_start(
+        tmp_path, "2025", [dict(loss=float(s), step=s) for s in (1, 2)]
+    )
+    name = "$\\\\frac{$"  # as JSON: no formula of matplotlib's
+    lines = [
+        f'{{"{name}": 1, "step": 3}}',
+        '{"\\ud800\\u0000\\n": 1, "step": 3}',
+        f'{{"of 400 digits": {"9" * 400}, "step": 3}}',
+        f'{{"of 5000 digits": {"9" * 5000}, "step": 3}}',
+        '{"largest": 1.7e308, "step": 3}',
+        '{"none": NaN, "step": 3}',
+        '{"text": "text", "loss": Infinity, "step": 3}',
+        *(f'{{"loss": 1, "step": {s}}}' for s in ("NaN", "1e400", "9" * 5000, "null")),
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "[1, 2]",
+        '"step"',
+    ]
+    content = "\n".join(lines).encode() + b'\n\xff\xfe{\n{"\xff": 1, "step": 3}\n'
+    content += b'{"loss": 5, "step": 4}\n'
+    (vis_data / "scalars.json").write_bytes(content)
+    scalars = read_scalars(tmp_path)
+    assert scalars["loss"].steps.tolist() == [3, 4]
+    assert scalars["loss"].values.tolist() == [np.inf, 5]
+    assert {"$\\frac{$", "\ufffd", "\ud800\x00\n"} <= scalars.keys()
+    assert scalars["of 5000 digits"].values.tolist() == [np.inf]
+
+    write_report(tmp_path, tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text()).text
+    for row in (
+        "line without a step9",
+        "value that is no number1",
+        "of 400 digits1 of 1, the last inf",
+        "largest1 of 1, the last 1.7e+308",
+        "none1 of 1, the last nan",
+        "loss1 of 2, the last inf",
+    ):
+        assert row in text, row
+
+
+@pytest.mark.slow
+def test_much_is_bounded_and_said(tmp_path: Path) -> None:
+    names = {f"{i:05d}{'x' * 200}": 1.0 for i in range(3000)}
+    records = [{**names, "step": 1}] + [{"loss": 1.0, "step": s} for s in range(100)]
+    records.append({"long" * 300_000: 1.0, "step": 1})
+    records.append({f"accuracy/{i}": 50.0 for i in range(9000)} | {"step": 1})
+    vis_data = write_start(tmp_path, "2025", records)
+    (vis_data / "config.py").write_text("#" * 5_000_000)
+    (tmp_path / "2025" / "a.log").write_text("System environment:\n" * 200_000)
+    write_report(tmp_path, tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text()).text
+    # 3,001 and 6,999 of the 9,000 fill the 10,000 names; all but 60 are not drawn.
+    for row in (
+        "value of a name after the first 10,0002,001",
+        "name that is not drawn, as there are more than 609,939",
+        "line without a step1",
+        "And 6,899 more.",
+        "... and more than 1,048,576 bytes",
+    ):
+        assert row in text, row
+    assert (tmp_path / "report.html").stat().st_size < 5e6
 
 
 def test_stacked_pictures_are_centred() -> None:

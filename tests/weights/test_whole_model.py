@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from forked_runs import Regression, run_config
 from mmengine.model import BaseTTAModel
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -18,19 +20,20 @@ from saim_mm.weights import CheckpointError, read_state_dict, write_state_dict
 from saim_mm.weights.safe_loader import load_from_local
 from saim_mm.weights.whole_model import (
     CompleteLoadHook,
+    check_backbone,
     check_complete,
     forget_pretrained,
 )
 
 
-def classifier(**backbone: Any) -> nn.Module:
-    options = dict(out_type="avg_featmap", **backbone)
+def classifier(classes: int = 3, **backbone: Any) -> nn.Module:
+    options = {"out_type": "avg_featmap", **backbone}
     with DefaultScope.overwrite_default_scope("mmpretrain"):
         return MODELS.build(
             dict(
                 type="ImageClassifier",
                 backbone=tiny_backbone(**options),
-                head=dict(type="LinearClsHead", num_classes=3, in_channels=16),
+                head=dict(type="LinearClsHead", num_classes=classes, in_channels=16),
             )
         )
 
@@ -136,3 +139,121 @@ def test_test_time_augmentation_loads_the_model_inside(
         assert torch.equal(tensor, state[key])
     with pytest.raises(CheckpointError, match="not a checkpoint of this ImageClass"):
         runner.load_checkpoint(str(tmp_path / "bad.pth"))
+
+
+# ---- load_from, for training ---------------------------------------------------------
+
+
+def without_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("backbone."): tensor for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s,
+        lambda s: classifier(classes=7).state_dict(),  # a head for other classes
+        lambda s: {k: t for k, t in s.items() if "head" not in k},
+        lambda s: {f"module.{k}": t for k, t in s.items()},
+        lambda s: classifier(image_size=(32, 16)).state_dict(),  # another grid
+        lambda s: {**s, "backbone.mask_token": torch.zeros(1), "teacher.x": 1},
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_whole_backbone_may_be_trained_on(change: Any, nested: bool) -> None:
+    model = classifier()
+    state = change(model.state_dict())
+    check_backbone(model, {"state_dict": state} if nested else state, "file.pth")
+
+
+def test_a_pretraining_checkpoint_may_lack_no_norm() -> None:
+    state = tiny_saim().state_dict()
+    check_backbone(classifier(out_type="featmap"), state, "x.pth")
+    with pytest.raises(CheckpointError, match=r"ln2\.weight, ln2\.bias missing"):
+        check_backbone(classifier(), state, "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_backbone, "missing"),  # a bare encoder
+        (lambda s: {"backbone": s}, "missing"),
+        (lambda s: {"model": s}, "missing"),  # where MMEngine does not look
+        (lambda s: {f"encoder.{k}": t for k, t in s.items()}, "missing"),
+        (lambda s: dict(list(s.items())[1:]), "cls_token missing"),
+        (
+            lambda s: {**s, "backbone.ln2.bias": torch.zeros(3)},
+            "ln2.bias of another shape",
+        ),
+        (lambda s: {**s, "backbone.ln2.bias": 3}, "ln2.bias of another shape"),
+        (
+            lambda s: classifier(num_layers=5).state_dict(),
+            r"layers\.4\.ln1\.weight.*without a place",
+        ),
+        (lambda s: classifier(num_layers=3).state_dict(), "missing"),
+        (lambda s: classifier(patch_size=(2, 2)).state_dict(), "of another shape"),
+        (lambda s: {"blocks.0.attn.qkv.weight": torch.zeros(1)}, "timm ViT"),
+        (lambda s: {}, "missing"),
+    ],
+)
+def test_a_backbone_in_part_is_refused(change: Any, message: str) -> None:
+    model = classifier()
+    with pytest.raises(CheckpointError, match=message) as refusal:
+        check_backbone(model, {"state_dict": change(model.state_dict())}, "file.pth")
+    assert str(refusal.value).startswith("file.pth: not the backbone of this Image")
+    assert "model.backbone.init_cfg.checkpoint=FILE" in str(refusal.value)
+
+
+def test_models_of_others_load_as_they_did() -> None:
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        resnet = MODELS.build(
+            dict(
+                type="ImageClassifier",
+                backbone=dict(
+                    type="ResNet", depth=18, stem_channels=8, base_channels=8
+                ),
+                head=dict(type="ClsHead"),
+            )
+        )
+    state = resnet.state_dict()
+    old = {k: t for k, t in state.items() if not k.endswith("num_batches_tracked")}
+    check_backbone(resnet, old, "x.pth")
+    with pytest.raises(CheckpointError, match="conv1"):
+        check_backbone(resnet, {k: t for k, t in state.items() if "conv1" not in k}, "")
+    check_backbone(nn.Linear(2, 2), {"nothing": torch.zeros(1)}, "x.pth")
+
+
+@ROOT_MODELS.register_module(force=True)
+class TwoParts(Regression):
+    """A backbone, and a head of ``width`` outputs."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__(width)
+        self.backbone = nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor, mode: str = "loss") -> Any:
+        return super().forward(self.backbone(torch.stack(list(inputs))), mode)
+
+
+def test_training_from_a_bare_encoder_stops_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    path, state = tmp_path / "x.pth", TwoParts(width=3).state_dict()
+
+    def runner_of(name: str) -> Runner:
+        config = run_config(tmp_path / name, max_epochs=1, load_from=str(path))
+        config["model"] = dict(type="TwoParts")
+        config["optim_wrapper"]["optimizer"]["lr"] = 0.0
+        return Runner.from_cfg(config)
+
+    write_state_dict(path, without_backbone(state))
+    runner = runner_of("refused")
+    with pytest.raises(CheckpointError, match=r"x\.pth: .*weight, bias missing"):
+        runner.train()
+    assert runner.iter == 0
+    write_state_dict(path, state)
+    runner = runner_of("trained")
+    runner.train()
+    found = runner.model.state_dict()
+    assert torch.equal(found["backbone.weight"], state["backbone.weight"])
+    assert found["linear.weight"].shape == (4, 4)  # another head, from scratch

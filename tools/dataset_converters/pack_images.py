@@ -16,13 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saim_mm.datasets.packing import (
-    SIDE,
-    Packed,
-    PackOptions,
-    pack_images,
-    verify_pack,
-)
+from saim_mm.datasets.packing import SIDE, Packed, PackOptions, pack_images, verify_pack
 from saim_mm.utils.command_line import one_line_errors
 
 
@@ -93,7 +87,7 @@ def show(packed: Packed, folder: Path) -> None:
         print("no image of the sample was changed")
     print(f"{manifest.images} images, {packed.bytes / 2**20:,.1f} MiB, in {folder}")
     for name in packed.empty[:10]:
-        print(f"empty or unreadable: {name}")
+        print(f"empty or unreadable: {name!r}")
     if len(packed.empty) > 10:
         print(f"and {len(packed.empty) - 10} more")
 

@@ -34,7 +34,7 @@ train_dataloader = dict(
 # By these two names mmseg finds the pipeline of a single image (inference_model) and
 # its loader (MMSegInferencer, which knows no other loader).
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
+    dict(type="LoadImageFromFile", backend_args=dict(backend="checked_image")),
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     # After Resize: the prediction is scaled back and judged at the original size.
     dict(type="CheckLabels", num_classes=150),

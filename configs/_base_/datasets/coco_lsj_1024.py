@@ -4,6 +4,7 @@
 # Names with two underscores are none of the config's keys.
 __size = (1024, 1024)
 __root = "data/coco/"
+__load = dict(type="LoadImageFromFile", backend_args=dict(backend="checked_image"))
 
 train_dataloader = dict(
     batch_size=2,  # x 32 GPUs = 64 (Table 8)
@@ -19,7 +20,7 @@ train_dataloader = dict(
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
         pipeline=[
             dict(type="SeedSample"),
-            dict(type="LoadImageFromFile"),
+            __load,
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(
                 type="RandomResize",
@@ -54,7 +55,7 @@ val_dataloader = dict(
         data_prefix=dict(img="val2017/"),
         test_mode=True,
         pipeline=[
-            dict(type="LoadImageFromFile"),
+            __load,
             dict(type="Resize", scale=__size, keep_ratio=True),
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(

@@ -2,7 +2,6 @@
 # warm-up. The cosine ends where train_cfg.max_epochs says.
 optim_wrapper = dict(
     type="AmpOptimWrapper",
-    loss_scale="dynamic",
     optimizer=dict(type="SGD", lr=0.1 * 2048 / 256, momentum=0.9, weight_decay=0.0),
 )
 auto_scale_lr = dict(base_batch_size=2048)
