@@ -128,7 +128,8 @@ def _preprocessor(cfg: Config, encoder: Encoder) -> tuple[Block, str]:
         for name in names
     }
     rgb = bool(ours._channel_conversion)
-    if cfg.default_scope == "mmpretrain":
+    given = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor", {})
+    if cfg.default_scope == "mmpretrain" or "to_rgb" in given:
         colours = dict(to_rgb=rgb)
     else:
         colours = dict(bgr_to_rgb=rgb, rgb_to_bgr=False)

@@ -28,7 +28,7 @@ from saim_mm.utils.command_line import one_line_errors
 #: Classification is the only task of mmpretrain whose labels can be made up.
 _CLASSIFIER = "ImageClassifier"
 #: Sides of the images that are tried, in pixels.
-_SIDES = dict(mmdet=(128, 256), mmseg=(128, 512), mmpretrain=(224,))
+_SIDES = dict(mmdet=(128, 256, 512), mmseg=(128, 512), mmpretrain=(224,))
 #: ``new`` and ``old``: whether it trains with the encoder, and as it is.
 Record = dict[str, str]
 
