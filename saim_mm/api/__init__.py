@@ -1,1 +1,5 @@
-"""What the command ``saim-mm`` can do, as functions: a file a verb."""
+"""What people do with the package, a function each; ``saim-mm`` has them as verbs."""
+
+from .adapt import adapt
+
+__all__ = ["adapt"]

@@ -100,6 +100,7 @@ def _backbone(cfg: Config, outputs: Outputs, vit: SAIMViT) -> tuple[Block, str]:
             encoder=encoder,
             out_channels=outputs.channels,
             out_strides=outputs.strides,
+            **(dict(grouped=True) if outputs.grouped else {}),
         ),
         f"backbone: {cfg.model.backbone.type} -> MultiLevelViT with the same channels "
         f"{outputs.channels} at strides {outputs.strides}{windows}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from saim_mm.api import _outputs
 from saim_mm.api._outputs import Outputs, outputs_of, without_weights
 from saim_mm.api.adapt import adapt, config_path
+from saim_mm.cli import adapt as verb
 from saim_mm.weights import CheckpointError
 
 pytest.importorskip("mmcv.ops", reason="mmcv has no compiled ops")
@@ -190,7 +192,8 @@ class OddBackbone(nn.Module):
         return {
             "tensor": small,
             "tokens": (small, small.flatten(2)),
-            "nested": ((small, small),),
+            "grouped": ((small, small),),
+            "nested": ((small,), (small,)),
             "image": (x, small),
             "branches": (torch.cat([small] * 3),),
             "modes": (small, small) if self.training else (small,),
@@ -200,6 +203,21 @@ class OddBackbone(nn.Module):
 def test_a_backbone_that_asks_for_values_is_run_for_real() -> None:
     outputs = outputs_of(ConfigDict(type="OddBackbone", kind="values"), 3)
     assert outputs == Outputs((3, 3), (16, None))
+
+
+def test_outputs_that_come_as_one() -> None:
+    outputs = outputs_of(ConfigDict(type="OddBackbone", kind="grouped"), 3)
+    assert outputs == Outputs((3, 3), (16, 16), grouped=True)
+    assert outputs != Outputs((3, 3), (16, 16))
+
+
+def test_a_distilled_vit(encoder: Path) -> None:
+    """Its head reads two tokens out of one output."""
+    config = "mmpretrain::deit/deit-tiny-distilled_4xb256_in1k.py"
+    done = adapt(config, encoder, num_heads=2, image_size=SIZE)
+    assert done.outputs == Outputs((192, 192), (None, None), grouped=True)
+    assert "grouped=True" in done.text
+    assert done.trial.unreached == ()
 
 
 @pytest.mark.parametrize(
@@ -302,3 +320,23 @@ def test_an_encoder_that_is_none(tmp_path: Path) -> None:
     torch.save(dict(state_dict={"fc.weight": torch.zeros(1)}), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="holds no encoder"):
         adapt(RESNET, tmp_path / "x.pth")
+
+
+def test_the_verb_prints_what_was_done(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    line = [RESNET, "--encoder", str(encoder), "--num-heads", "2"]
+    line += ["--image-size", "64", "64"]
+    assert verb.run(**vars(parser.parse_args(line))) == 0
+    printed = capsys.readouterr().out
+    child = tmp_path / "child.py"
+    assert verb.run(**vars(parser.parse_args([*line, "-o", str(child)]))) == 0
+    written = capsys.readouterr().out
+    assert child.read_text() in printed
+    assert f"written: {child}" in written
+    for text in (printed, written):
+        assert "ResNet -> MultiLevelViT" in text
+        assert "AdamW" in text
+        assert "one step on cpu: loss " in text
