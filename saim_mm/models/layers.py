@@ -86,7 +86,7 @@ class AttentionBlock(BaseModule):
         Returns:
             (B, L, D).
         """
-        options = (x, memory, attn_mask, is_causal, prefix, attn_bias, windows)
+        options = (x, memory, attn_mask, is_causal, prefix, attn_bias, windows, turns)
         if self.with_cp and torch.is_grad_enabled():
             # Not reentrant: that would give no gradient above frozen layers.
             return checkpoint(self._run, *options, use_reentrant=False)
@@ -101,6 +101,7 @@ class AttentionBlock(BaseModule):
         prefix: int,
         attn_bias: Tensor | None,
         windows: Windows | None,
+        turns: Turns | None,
     ) -> Tensor:
         tokens = self.ln1(x)
         if windows is not None:
