@@ -227,7 +227,7 @@ def shrunk(path: Path) -> Config:
 def step(cfg: Config, model: torch.nn.Module) -> dict[str, float]:
     """One optimisation step on made-up photographs; returns the losses."""
     wrapper = dict(cfg.optim_wrapper, type="OptimWrapper")
-    wrapper.pop("loss_scale", None)
+    wrapper.pop("loss_scale", None), wrapper.pop("dtype", None)
     optim_wrapper = build_optim_wrapper(model, wrapper)
     pipeline = Compose(cfg.small_pipeline)
     batch = default_collate([pipeline(image) for image in photographs(4)])
@@ -310,7 +310,8 @@ def test_encoders_with_other_parts_load_completely(
     name: str, recipe: str, task: str, tmp_path: Path
 ) -> None:
     """And come to the same features, after no norm, as what was trained."""
-    trained = build_and_step(shrunk(ROOT / f"baselines/{recipe}.py")).backbone.eval()
+    trained = build_and_step(shrunk(ROOT / f"baselines/{recipe}.py")).backbone
+    trained.eval()
     torch.save(
         dict(state_dict={f"backbone.{k}": v for k, v in trained.state_dict().items()}),
         tmp_path / "epoch_1.pth",
@@ -319,7 +320,8 @@ def test_encoders_with_other_parts_load_completely(
     options = {**cfg.model.backbone, "arch": ARCH, "img_size": 32, "patch_size": 8}
     options.update(out_type="raw", final_norm=False, init_cfg=None)
     options.pop("frozen_stages", None)
-    encoder = MODELS.build(options).eval()
+    encoder = MODELS.build(options)
+    encoder.eval()
     load_encoder(encoder, tmp_path / "epoch_1.pth")
     images = torch.randn(2, 3, 32, 32)
     trained.out_type = "raw"

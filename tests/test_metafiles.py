@@ -31,7 +31,9 @@ def entries() -> dict[str, dict[str, Any]]:
 def test_every_recipe_is_listed_once() -> None:
     listed = [model for name in FOLDERS for model in written(name)["Models"]]
     configs = {p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts}
-    configs.remove(CONFIGS / "saim/benchmarks/vit-b_knn_in1k.py")  # trains nothing
+    trains_nothing = {path for path in configs if "_knn_" in path.name}
+    assert len(trains_nothing) > 1
+    configs -= trains_nothing
     assert sorted(ROOT / model["Config"] for model in listed) == sorted(configs)
     assert len({model["Name"] for model in listed}) == len(listed)
     assert yaml.safe_load((ROOT / "model-index.yml").read_text()) == model_index()

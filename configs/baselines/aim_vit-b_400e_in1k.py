@@ -1,9 +1,9 @@
 # AIM (El-Nouby et al. 2024): raster order, a prefix of random length that sees itself,
-# no query stream, a deep residual MLP as head. 125,000 steps of 4096 images. Its authors
-# have no ViT-B; their 0.6B has linear 70.0, attentive 78.2 on ImageNet-1K alone.
-# The head costs 4.5 times the encoder. What differs from AIM: patches of 16 pixels, not
-# 14; linear layers have biases; no norm after the patch projection; one prefix for a
-# batch, drawn so that the mean loss is that of a prefix for each image.
+# no query stream, a deep residual MLP as head. 125,000 steps of 4096 images. Its
+# authors have no ViT-B; their 0.6B has linear 70.0, attentive 78.2 on ImageNet-1K
+# alone. The head costs 4.5 times the encoder. What differs from AIM: patches of 16
+# pixels, not 14; linear layers have biases; no norm after the patch projection; one
+# prefix for a batch, drawn so that the mean loss is that of a prefix for each image.
 _base_ = "../saim/saim_vit-b_800e_in1k.py"
 
 model = dict(

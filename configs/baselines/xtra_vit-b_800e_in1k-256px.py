@@ -1,7 +1,7 @@
-# XTRA (Amrani et al. 2024): blocks of 4 x 4 patches in raster order, each predicted as a
-# whole from those before. Attentive probe 76.8, linear 70.2.
-# What differs from XTRA: its predictor is 8 layers over the encoder's tokens, ours 8
-# layers of queries that read the encoder's output; no drop path.
+# XTRA (Amrani et al. 2024): blocks of 4 x 4 patches in raster order, each predicted as
+# a whole from those before. Attentive probe 76.8, linear 70.2. What differs from XTRA:
+# its predictor is 8 layers over the encoder's tokens, ours 8 layers of queries that
+# read the encoder's output; no drop path.
 _base_ = "../saim/saim_vit-b_800e_in1k.py"
 
 model = dict(

@@ -207,7 +207,7 @@ def init_like_official(module: nn.Module) -> None:
             nn.init.xavier_uniform_(child.weight)
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
-        elif isinstance(child, nn.LayerNorm):
+        elif isinstance(child, nn.LayerNorm) and child.elementwise_affine:
             nn.init.ones_(child.weight)
             nn.init.zeros_(child.bias)
     for child in module.modules():

@@ -2,3 +2,4 @@
 _base_ = "../../saim/benchmarks/vit-b_finetune-avgpool_100e_in1k.py"
 
 model = dict(backbone=dict(with_cls_token=False))
+optim_wrapper = dict(paramwise_cfg=dict(no_decay=["pos_embed"]))

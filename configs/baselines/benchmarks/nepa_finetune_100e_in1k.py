@@ -1,6 +1,6 @@
 # Fine-tuning of NEPA's encoder without a mask, its patch embedding frozen; schedule and
-# augmentation as for SAIM. Its authors let the layer decay rise from 0.35 to 1, and give
-# the norms of queries and keys a scale.
+# augmentation as for SAIM. Its authors let the layer decay rise from 0.35 to 1, and
+# give the norms of queries and keys a scale.
 _base_ = "../../saim/benchmarks/vit-b_finetune-avgpool_100e_in1k.py"
 
 model = dict(

@@ -1,4 +1,5 @@
-# Linear probe of the mean of NEPA's patches, by attention to all; its authors have 14.1.
+# Linear probe of the mean of NEPA's patches, by attention to all; its authors have
+# 14.1.
 _base_ = "../../saim/benchmarks/vit-b_linear_90e_in1k.py"
 
 model = dict(
