@@ -29,15 +29,23 @@ class BlockHead(SAIMHead):
         width: Hidden channels of the MLP.
         smoothing: As for :class:`SAIMHead`; XTRA has none.
         **kwargs: As for :class:`SAIMHead`, without ``projector``.
+
+    Raises:
+        ValueError: As :class:`SAIMHead`, or if there are no segments.
     """
 
     def __init__(
         self,
-        segment_size: tuple[int, int],
+        segment_size: tuple[int, int] | None,
         width: int = 6144,
         smoothing: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if segment_size is None:
+            raise ValueError(
+                "BlockHead predicts whole segments and the model has none; set "
+                "order='segments' and segment_size=(rows, columns)."
+            )
         super().__init__(projector="linear", smoothing=smoothing, **kwargs)
         linear = self.projector.to_pixels
         assert isinstance(linear, nn.Linear)

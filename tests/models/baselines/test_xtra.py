@@ -76,6 +76,10 @@ def test_no_prediction_sees_its_block(segment_order: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            dict(order="raster", segment_order="random", segment_size=None),
+            "order='segments'",
+        ),
         (dict(query_share=0.5), "projector='mlp'"),
         (dict(reading=dict(type="StrataReading", strata=2)), "projector='mlp'"),
         (dict(head=dict(segment_size=(4, 4))), r"segment_size=\(4, 4\)"),
