@@ -190,8 +190,8 @@ def read_torch(
     Raises:
         CheckpointError: If the file is damaged, is no checkpoint or wants to run code.
     """
-    if check:
-        mmap = check_intact(path) and mmap
+    intact = check_intact(path) if check else True
+    mmap = mmap and intact
     if known is None:
         known = known_globals()
     try:
@@ -206,7 +206,7 @@ def read_torch(
     except CheckpointError as error:
         raise CheckpointError(refused(path, error)) from None
     except Exception as error:  # a damaged file can make the reader raise anything
-        raise CheckpointError(explain(path, str(error))) from None
+        raise CheckpointError(explain(path, str(error), intact)) from None
 
 
 def refused(path: str | Path, error: CheckpointError) -> str:
@@ -217,8 +217,8 @@ def refused(path: str | Path, error: CheckpointError) -> str:
     )
 
 
-def explain(path: str | Path, error: str) -> str:
-    """One line for why torch would not read a file."""
+def explain(path: str | Path, error: str, intact: bool = False) -> str:
+    """One line for why torch would not read a file, whose checksums may fit."""
     refused = re.search(r"GLOBAL (\S+)", error)
     if refused is not None:
         return (
@@ -232,9 +232,9 @@ def explain(path: str | Path, error: str) -> str:
         )
     told = re.search(r"(?:WeightsUnpickler error:\s*)(\S.*)", error)
     reason = told[1] if told else (error.strip().splitlines() or ["it ends early"])[0]
-    if reason.startswith("Can only"):  # a list or dict of a class of its own, say
+    if intact or reason.startswith("Can only"):  # a list of a class of its own, say
         return (
-            f"{path}: refused, as torch restores no such object without running code "
+            f"{path}: refused, as torch restores no such file without running code "
             f"({reason[:160]}). If you trust its author, load it after "
             "saim_mm.weights.uninstall_safe_loader(), and save its state dict anew."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime, time, timedelta, timezone
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmengine.logging import HistoryBuffer
 
 from .allowed_types import Allowed, is_trusted, with_trusted
 from .errors import CheckpointError
+from .nested import replace_nested
 from .numpy_pickles import NUMPY, ArrayInFile, DtypeInFile
 
 _HISTORY_STATE = ("_log_history", "_count_history", "max_length")
@@ -50,13 +52,29 @@ class _History(HistoryBuffer):
 _DISCARDED_NAMES = (
     "argparse.Namespace",
     "builtins.getattr",
-    "pathlib.PosixPath",
-    "pathlib._local.PosixPath",
+    *(
+        f"pathlib.{module}{pure}{system}Path"
+        for module in ("", "_local.")
+        for pure in ("", "Pure")
+        for system in ("Posix", "Windows")
+    ),
 )
+_TIMES = (date, datetime, time, timedelta, timezone)
+_NO_DATA = (type, FunctionType, BuiltinFunctionType, _History)
+
+
+def _list(items: Any = (), maxlen: Any = None) -> list:
+    """Stands for ``collections.deque``: torch appends to lists alone."""
+    return list(items)
+
+
 _KNOWN: Allowed = (
     *NUMPY,
     (_History, "mmengine.logging.history_buffer.HistoryBuffer"),
     (ConfigDict, "mmengine.config.config.ConfigDict"),
+    (_list, "collections.deque"),
+    (frozenset, "builtins.frozenset"),
+    *((kind, f"datetime.{kind.__name__}") for kind in _TIMES),
     *((_Discarded, name) for name in _DISCARDED_NAMES),
 )
 
@@ -76,33 +94,14 @@ def restore(content: Any) -> Any:
     Raises:
         CheckpointError: If a function or class lies in it, or an unfinished history.
     """
-    return _restore(content, {})
+    return replace_nested(content, _restored)
 
 
-def _restore(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
-    if type(value) in (str, int, float, bool, bytes, type(None)):
-        return value
-    if id(value) not in done:
-        done[id(value)] = value, value  # also keeps it, and with it its id
-        done[id(value)] = value, _restored(value, done)
-    return done[id(value)][1]
-
-
-def _restored(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
+def _restored(value: Any) -> Any:
     if isinstance(value, ArrayInFile):
         return np.array(value)
     if isinstance(value, DtypeInFile):
         return value.dtype
-    if type(value) is tuple:
-        return tuple(_restore(item, done) for item in value)
-    if isinstance(value, (type, FunctionType, BuiltinFunctionType, _History)):
-        if not is_trusted(value):
-            raise CheckpointError(f"holds {str(value)[:80]}, which is no data")
-    elif isinstance(value, list):
-        value[:] = [_restore(item, done) for item in value]
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            dict.__setitem__(value, key, _restore(item, done))
-    if isinstance(getattr(value, "__dict__", None), dict):  # versions of modules, say
-        _restore(value.__dict__, done)
+    if isinstance(value, _NO_DATA) and not is_trusted(value):
+        raise CheckpointError(f"holds {str(value)[:80]}, which is no data")
     return value

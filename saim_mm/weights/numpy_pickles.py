@@ -70,6 +70,24 @@ def _scalar(kind: Any, data: Any) -> Any:
     return np.frombuffer(data, dtype)[0]
 
 
+def build_array(dtype: Any, shape: Any, data: bytes) -> np.ndarray:
+    """An array of numbers or text.
+
+    Args:
+        dtype: Byte order, kind and width, such as ``<f4``.
+        shape: The shape, a list of integers.
+        data: Its bytes.
+
+    Raises:
+        CheckpointError: If it is of another kind, or the bytes are too few or many.
+    """
+    kind = DtypeInFile(str(dtype)[1:])
+    order: Any = str(dtype)[:1]
+    kind.dtype = kind.dtype.newbyteorder(order)
+    checked = _checked(kind, tuple(shape), data)
+    return np.frombuffer(data, checked).reshape(shape).copy()
+
+
 def _checked(kind: Any, shape: Any, data: Any) -> np.dtype:
     """The kind of number, if there are exactly the bytes that the shape takes."""
     if type(kind) is not DtypeInFile or type(data) is not bytes:

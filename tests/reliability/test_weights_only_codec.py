@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import io
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from mmengine.logging import HistoryBuffer
 from saim_mm.reliability.weights_only_codec import decode, encode
 from saim_mm.weights import CheckpointError
 from saim_mm.weights.allowed_types import allowing
+
+WHEN = datetime(2020, 1, 2, 3, 4, 5, 6, timezone(timedelta(hours=2)))
 
 
 class Colour(enum.Enum):
@@ -49,6 +52,20 @@ def through_a_file(value: Any) -> Any:
         (ConfigDict(a=ConfigDict(b=(1, [2]))), {"a": {"b": (1, [2])}}),
         ({Index(1): "x", None: b"y"}, {1: "x", None: b"y"}),
         (complex(1, 2), complex(1, 2)),
+        (b"", b""),
+        ({"a": (b"",)}, {"a": (b"",)}),
+        (np.bytes_(b""), b""),
+        (bytearray(b"xy"), b"xy"),
+        (np.str_("a"), "a"),
+        (deque([1, {2}], maxlen=3), deque([1, {2}], maxlen=3)),
+        (deque(), deque()),
+        ({frozenset({1})}, {frozenset({1})}),
+        (WHEN, WHEN),
+        (WHEN.date(), WHEN.date()),
+        (WHEN.timetz(), WHEN.timetz()),
+        (timedelta(-1, 2, 3), timedelta(-1, 2, 3)),
+        (np.datetime64("2020-01-02"), WHEN.date()),
+        (Counter({"a": 1, "b": -2}), Counter({"a": 1, "b": -2})),
     ],
 )
 def test_values(value: Any, expected: Any) -> None:
@@ -57,14 +74,20 @@ def test_values(value: Any, expected: Any) -> None:
     assert type(result) is type(expected)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool", "uint8"])
-def test_arrays(dtype: str) -> None:
+NUMBERS = [*"?bBhHiIlLqQefdgFDG"]
+
+
+@pytest.mark.parametrize("dtype", [*NUMBERS, ">f4", ">i8", "U3", ">U2", "S2"])
+@pytest.mark.parametrize("columns", [3, 1])
+def test_arrays(dtype: str, columns: int) -> None:
     array = np.arange(6).reshape(2, 3).astype(dtype)
-    view = array[::-1, 1:]
+    view = array[::-1, columns:]
     view.setflags(write=False)
     result = through_a_file({"array": view})["array"]
     assert result.dtype == array.dtype
+    assert result.shape == view.shape
     assert np.array_equal(result, view)
+    result[...] = result  # it may be written
 
 
 def test_history_is_bit_for_bit_the_same() -> None:
@@ -95,8 +118,15 @@ def test_state_that_has_no_plain_form_is_refused() -> None:
         CheckpointError, match=r"optimizer\.groups\[1\]\.rule.*function"
     ):
         encode({"optimizer": {"groups": [{}, {"rule": test_values}]}})
-    with pytest.raises(CheckpointError, match="numpy array of object"):
-        encode({"optimizer": np.array([None])})
+    for array in (np.array([None]), np.zeros(1, "M8[s]"), np.zeros(1, [("a", "i4")])):
+        with pytest.raises(CheckpointError, match="optimizer: a numpy array of"):
+            encode({"optimizer": array})
+    with pytest.raises(CheckpointError, match=r"a: a numpy\.longdouble in a"):
+        encode({"a": np.longdouble(1)})
+    with pytest.raises(CheckpointError, match=r"a: a datetime\.timezone in a"):
+        encode({"a": timezone.utc})
+    with pytest.raises(CheckpointError, match=r"a datetime\.datetime as a key"):
+        encode({"a": {WHEN: 1}})
 
 
 def test_what_only_tells_about_the_run_is_left_out() -> None:
@@ -105,6 +135,80 @@ def test_what_only_tells_about_the_run_is_left_out() -> None:
     assert plain == {"message_hub": {"runtime_info": {"epoch": 3}}, "meta": {}}
 
 
+def test_what_is_shared_with_the_state_is_not_left_out_of_it() -> None:
+    part = {"rule": len}
+    for content in ({"meta": part, "optimizer": part}, {"optimizer": part, "meta": 1}):
+        with pytest.raises(CheckpointError, match=r"optimizer\.rule: a builtins"):
+            encode(content)
+
+
+@pytest.mark.parametrize("join", [lambda x: [x, x], lambda x: {"a": x, "b": (x, x)}])
+def test_shared_nesting_is_coded_once(join: Any) -> None:
+    value: Any = [1, {2}]
+    for _ in range(45):
+        value = join(value)
+    plain = encode({"x": value, "y": value})
+    assert plain["x"] is plain["y"]
+    decoded = through_a_file({"x": value})["x"]
+    for _ in range(45):
+        decoded = decoded[0] if isinstance(decoded, list) else decoded["b"][1]
+    assert decoded == [1, {2}]
+
+
+def test_endless_and_bottomless_nesting_is_named() -> None:
+    loop: dict[str, Any] = {"lr": 0.1}
+    loop["groups"] = [loop]
+    deep: Any = 1
+    for _ in range(5000):
+        deep = (deep,)
+    for value, named in (
+        (loop, r"optimizer\.groups\[0\]: a builtins.dict"),
+        (deep, ""),
+    ):
+        with pytest.raises(
+            CheckpointError, match=f"{named}.*contains itself or is nes"
+        ):
+            encode({"optimizer": value})
+    plain = encode({"meta": {"loop": loop, "epoch": 1}, "message_hub": {"x": deep}})
+    found = {"loop": {"lr": 0.1}, "epoch": 1}
+    assert plain == {"meta": found, "message_hub": {}}
+
+
 def test_a_later_version_is_named() -> None:
     with pytest.raises(CheckpointError, match="'Quaternion'.*install the version"):
         decode({"x": {"__saim_mm_type__": "Quaternion"}})
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"__saim_mm_type__": ["set"]},
+        {"__saim_mm_type__": "set"},
+        {"__saim_mm_type__": "set", "items": [[]]},
+        {"__saim_mm_type__": "deque", "items": 3, "maxlen": -1},
+        {"__saim_mm_type__": "datetime", "text": "x"},
+        {"__saim_mm_type__": "timedelta", "parts": [1e300]},
+        {"__saim_mm_type__": "ndarray", "array": 3},
+        {"__saim_mm_type__": "ndarray", "data": torch.zeros(8), "dtype": "|O8"},
+        *(
+            dict(
+                __saim_mm_type__="ndarray",
+                data=torch.full((8,), 255, dtype=torch.uint8),
+                dtype=dtype,
+                shape=shape,
+            )
+            for dtype, shape in (
+                ("|O8", [1]),
+                ("<U2", [1]),  # no characters
+                ("<f4", [3]),
+                ("<f4", [-2]),
+                ("<f4", 2),
+                ("?f4", [2]),
+                (None, [2]),
+            )
+        ),
+    ],
+)
+def test_a_mark_without_what_it_needs_is_refused(part: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="holds"):
+        decode({"x": [part]})

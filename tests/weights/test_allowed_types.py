@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
+import decimal
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -94,8 +94,8 @@ def test_a_command_line_is_left_out_unless_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["class", "call", "config"])
 def test_the_error_says_what_to_write(tmp_path: Path, way: str) -> None:
     """Word by word, one type after the other; it is good for our own reading, too."""
-    content = dict(palette=Palette([1, 2]), on=datetime.date(2024, 2, 29))
-    left = {NAME: Palette, "datetime.date": datetime.date}
+    content = dict(palette=Palette([1, 2]), rate=decimal.Decimal("1.5"))
+    left = {NAME: Palette, "decimal.Decimal": decimal.Decimal}
     while left:
         with pytest.raises(CheckpointError, match="trust author and class") as error:
             load(content, tmp_path)
@@ -122,7 +122,7 @@ def test_the_error_says_what_to_write(tmp_path: Path, way: str) -> None:
         load(content, tmp_path),
         read_checkpoint(tmp_path / "foreign.pth")["meta"],
     ):
-        assert loaded["on"] == content["on"]
+        assert loaded["rate"] == content["rate"]
         assert type(loaded["palette"]) is Palette
         assert loaded["palette"].colours == [1, 2]
 

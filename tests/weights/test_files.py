@@ -6,12 +6,16 @@ import argparse
 import os
 import pickle
 import zipfile
+from collections import defaultdict, deque
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from release_states import assert_same, release_state
 
@@ -180,3 +184,88 @@ def test_a_flipped_bit_is_found_on_every_way(
         path.write_bytes(flipped)
         with pytest.raises(CheckpointError, match="x.pth: damaged"):
             load_anyhow(path, way)
+
+
+WHEN = datetime(2020, 1, 2, 3, 4, 5, 6, timezone(timedelta(hours=2)))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (deque([1, "a"], 3), [1, "a"]),  # torch fills lists alone
+        (WHEN, WHEN),
+        (WHEN.date(), WHEN.date()),
+        (WHEN.timetz(), WHEN.timetz()),
+        (timedelta(1, 2, 3), timedelta(1, 2, 3)),
+        (frozenset({1, "a"}), frozenset({1, "a"})),
+        (b"", b""),
+        (bytearray(), bytearray()),
+        (ConfigDict(a=[ConfigDict(b=1)]), {"a": [{"b": 1}]}),
+    ],
+)
+def test_values_of_honest_files_load(tmp_path: Path, value: Any, expected: Any) -> None:
+    torch.save({"x": [value]}, tmp_path / "x.pth")
+    found = checkpoint.read_checkpoint(tmp_path / "x.pth")["x"][0]
+    assert found == expected
+    assert type(found) in (type(expected), ConfigDict)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (Decimal(1), "decimal.Decimal"),
+        (range(3), "range"),
+        (defaultdict(int), "collections.defaultdict"),
+        (np.zeros(2, "M8[s]"), "numpy.dtype\\('M8'\\)"),
+        (np.array([None]), "numpy.dtype\\('O8'\\)"),
+        (np.zeros(2, [("a", "i4")]), "numpy.dtype\\('V4'\\)"),
+    ],
+)
+def test_what_a_sound_file_may_not_hold_is_named(
+    tmp_path: Path, value: Any, named: str
+) -> None:
+    torch.save({"x": value}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=f"refused.*{named}") as refusal:
+        checkpoint.read_checkpoint(tmp_path / "x.pth")
+    assert "truncated" not in str(refusal.value)
+
+
+def test_sound_files_of_other_formats_are_not_called_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"w": torch.ones(2)}, path, pickle_protocol=4)
+    with pytest.raises(CheckpointError, match=r"refused, as torch.*uninstall_safe"):
+        checkpoint.read_checkpoint(path)
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+    with pytest.raises(CheckpointError, match=r"refused, as torch.*TorchScript"):
+        checkpoint.read_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match="truncated"):
+        checkpoint.read_checkpoint(path)
+
+
+def test_shared_and_endless_nesting_is_read_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    shared: list[Any] = [np.float32(1)]
+    for _ in range(60):
+        shared = [shared, shared, (shared, {"x": shared})]
+    endless: list[Any] = [1]
+    endless.append(endless)
+    torch.save({"shared": shared, "endless": endless}, path)
+    found = checkpoint.read_checkpoint(path)
+    assert found["shared"][0] is found["shared"][1]
+    assert found["endless"][1] is found["endless"]
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    torch.save({"deep": deep}, path)
+    content = checkpoint.read_checkpoint(path)
+    assert content["deep"][0] != []
+    data = pickle.dumps(1, 2)[:2] + b"]" * 5000 + b"a" * 4999 + b"."
+    torch.save({}, path)
+    with zipfile.ZipFile(path) as old:
+        files = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in files.items():
+            new.writestr(name, data if name.endswith("data.pkl") else content)
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        checkpoint.read_checkpoint(path)

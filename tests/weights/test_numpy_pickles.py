@@ -8,6 +8,8 @@ import pickle
 import random
 import resource
 import zipfile
+from collections import deque
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +217,7 @@ def check_plain(value: Any, seen: set[int]) -> None:
         check_plain(list(value.data), seen)
     elif isinstance(value, dict):
         check_plain([*value.keys(), *value.values()], seen)
-    elif isinstance(value, (list, tuple, set)):
+    elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
             check_plain(item, seen)
     elif isinstance(value, np.ndarray):
@@ -225,14 +227,19 @@ def check_plain(value: Any, seen: set[int]) -> None:
     else:
         plain = (str, bytes, bytearray, int, float, complex, torch.Tensor, torch.Size)
         others = (torch.dtype, torch.device, np.generic, np.dtype, _Discarded)
-        assert value is None or isinstance(value, (*plain, *others)), type(value)
+        times = (date, time, timedelta, tzinfo)
+        assert value is None or isinstance(value, (*plain, *others, *times)), type(
+            value
+        )
 
 
 def fuzz(folder: Path, seed: int, count: int) -> None:
     """Reads mutated pickles; whatever is no refusal is plain data."""
     resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))
     rng, pickles = random.Random(seed), []
-    for content in honest():
+    times = [datetime(2020, 1, 2, tzinfo=timezone.utc), timedelta(1), date(1, 1, 1)]
+    others = {"t": times, "d": deque([1, b""], 3), "f": frozenset({1, "a"})}
+    for content in [*honest(), others]:
         torch.save(content, folder / "seed.pth")
         with zipfile.ZipFile(folder / "seed.pth") as file:
             pickles.append(file.read(file.namelist()[0]))
