@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import logging
@@ -27,7 +28,9 @@ from saim_mm.utils.command_line import one_line_errors
 #: Classification is the only task of mmpretrain whose labels can be made up.
 _CLASSIFIER = "ImageClassifier"
 #: Sides of the images that are tried, in pixels.
-_SIDES = dict(mmdet=(128, 256, 512), mmseg=(128, 512), mmpretrain=(224,))
+_SIDES = dict(
+    mmdet=(128, 256, 300, 512), mmseg=(128, 512, 640), mmpretrain=(224, 256, 384)
+)
 #: ``new`` and ``old``: whether it trains with the encoder, and as it is.
 Record = dict[str, str]
 
@@ -112,7 +115,7 @@ def _train_old(config: str, side: int) -> None:
     cfg = Config.fromfile(config_path(config))
     cfg.model = without_weights(cfg.model)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        train_one_step(cfg, (side, side), "cpu", init_weights=False)
+        train_one_step(cfg, (side, side), "cpu")
 
 
 def _outcome(run: Callable[[], Any], seconds: float) -> str:
@@ -132,6 +135,7 @@ def _outcome(run: Callable[[], Any], seconds: float) -> str:
         return f"not done in {seconds:g} s" if late else short(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.collect()  # the frames of an error keep its model
     return "ok"
 
 
