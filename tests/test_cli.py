@@ -18,7 +18,11 @@ from saim_mm.weights import read_state_dict
 
 ROOT = Path(__file__).parents[1]
 #: What argparse needs besides the defaults.
-REQUIRED = {"report": ["RUN"], "convert": ["SRC", "DST"]}
+REQUIRED = {
+    "report": ["RUN"],
+    "convert": ["SRC", "DST"],
+    "adapt": ["CONFIG", "--encoder", "FILE"],
+}
 
 
 def test_verbs_are_the_functions() -> None:

@@ -41,9 +41,7 @@ class Trial:
     device: str
 
 
-def train_one_step(
-    cfg: Config, size: tuple[int, int], device: str, init_weights: bool = True
-) -> Trial:
+def train_one_step(cfg: Config, size: tuple[int, int], device: str) -> Trial:
     """Builds model and optimiser of a config and trains them on two made-up images.
 
     Batch augmentations, and the padding of segmentation to the crop, are left out, so
@@ -54,15 +52,13 @@ def train_one_step(
             :data:`~._made_up.SCOPES`, which must be the process's own. Not changed.
         size: Rows and columns of the images.
         device: Where to train.
-        init_weights: Whether to initialise the model as its config says.
 
     Raises:
         ValueError: If the loss is not finite.
     """
     options = _small(cfg, size)
     model = revert_sync_batchnorm(MODELS.build(options))
-    if init_weights:
-        model.init_weights()
+    model.init_weights()
     model = model.to(device).train()
     wrapper_cfg = copy.deepcopy(cfg.optim_wrapper)
     if device == "cpu":

@@ -7,7 +7,7 @@ reports the largest absolute difference of their features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from .release_model import release_classifier, release_pretraining
 #: Largest absolute difference of features that passes.
 TOLERANCE = 1e-4
 _IMAGES, _SEED = 2, 0
-Size = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ class Certificate:
             f"arch: {self.arch}",
             f"keys used: {len(used)} of {len(used) + sum(map(len, dropped.values()))}",
             *(f"keys dropped, {name}: {len(keys)}" for name, keys in dropped.items()),
-            "keys missing: 0",
-            "keys unexpected: 0",
+            "keys missing: 0\nkeys unexpected: 0",
             f"compared: {self.sides[0]} with {self.sides[1]}, {_IMAGES} images, "
             f"seed {_SEED}, float32",
             *(
@@ -90,17 +88,13 @@ def certify_pretraining(
     theirs = release_pretraining(release, images, noise, arch.num_heads, decoder_depth)
     content = model.backbone(images, model.order_sampler.plan_of(order)).states[-1]
     patches = unsort_tokens(content[:, 1:], order)
-    loss = model.loss(images, order=order)["loss"]
-    differences = {
-        "encoder features": _difference(
-            theirs.content, torch.cat([content[:, :1], patches], dim=1)
-        ),
-        "predicted patches": _difference(
-            theirs.predictions, model.predict_patches(images, order)
-        ),
-        "loss": _difference(theirs.loss, loss),
+    features = torch.cat([content[:, :1], patches], dim=1)
+    pairs = {
+        "encoder features": (theirs.content, features),
+        "predicted patches": (theirs.predictions, model.predict_patches(images, order)),
+        "loss": (theirs.loss, model.loss(images, order=order)["loss"]),
     }
-    return Certificate(conversion, differences, ("the release", "SAIM"), arch)
+    return _compare(conversion, pairs, ("the release", "SAIM"), arch)
 
 
 @torch.no_grad()
@@ -111,20 +105,17 @@ def certify_encoder(
     num_heads: int | None = None,
 ) -> Certificate:
     """Compares the encoder in a pretraining checkpoint with a plain ViT."""
-    backbone = _under(pretrained, "backbone.")
-    arch = infer_arch(backbone, num_heads=num_heads)
+    arch = infer_arch(pretrained, "backbone.", num_heads)
     images = _images(arch)
     saim_vit = SAIMViT(out_type="raw", **arch.backbone)
-    features = _load(saim_vit, backbone)(images)[-1]
+    features = _load(saim_vit, _under(pretrained, "backbone."))(images)[-1]
+    arch = infer_arch(conversion.state_dict, prefix, num_heads)
     encoder = _under(conversion.state_dict, prefix)
-    arch = infer_arch(encoder, num_heads=num_heads)
     if arch.final_norm:
         norm = nn.LayerNorm(arch.embed_dims, eps=1e-6)
         features = _load(norm, _under(pretrained, "neck.norm."))(features)
-    differences = {
-        "features": _difference(features, run_encoder(encoder, arch, images))
-    }
-    return Certificate(conversion, differences, ("SAIMViT", "VisionTransformer"), arch)
+    pairs = {"features": (features, run_encoder(encoder, arch, images))}
+    return _compare(conversion, pairs, ("SAIMViT", "VisionTransformer"), arch)
 
 
 @torch.no_grad()
@@ -152,8 +143,8 @@ def certify_timm(
     timm = {key: t for key, t in timm.items() if not key.startswith("head.")}
     images = _images(arch)
     theirs = _load(model, timm).forward_features(images)  # type: ignore[operator]
-    differences = {"features": _difference(run_encoder(encoder, arch, images), theirs)}
-    return Certificate(conversion, differences, ("VisionTransformer", "timm"), arch)
+    pairs = {"features": (run_encoder(encoder, arch, images), theirs)}
+    return _compare(conversion, pairs, ("VisionTransformer", "timm"), arch)
 
 
 @torch.no_grad()
@@ -171,22 +162,25 @@ def certify_hf(
         dtype=torch.float32,
         attn_implementation="eager",
     )
-    wrong = {kind: keys for kind, keys in info.items() if keys}
-    unexpected = [
-        key for key in wrong.pop("unexpected_keys", ()) if "pooler" not in key
-    ]
-    if wrong or unexpected:
+    wrong = {
+        kind: [key for key in keys if kind != "unexpected_keys" or "pooler" not in key]
+        for kind, keys in info.items()
+    }
+    if any(wrong.values()):
         raise CheckpointError(
-            f"{folder}: transformers loads it incompletely: {wrong}, unexpected "
-            f"{unexpected}; the key map does not fit the installed version."
+            f"{folder}: transformers loads it incompletely: {wrong}; the key map does "
+            "not fit the installed version."
         )
-    grid = _hf_grid(model.config.image_size, model.config.patch_size)
-    arch = infer_arch(encoder, "", model.config.num_attention_heads, grid)
+    config = model.config
+    sizes = (config.image_size, config.patch_size)  # of squares, or by side
+    image, patch = ((n, n) if isinstance(n, int) else n for n in sizes)
+    grid = (image[0] // patch[0], image[1] // patch[1])
+    arch = infer_arch(encoder, "", config.num_attention_heads, grid)
     images = _images(arch)
     theirs = model.eval()(images).last_hidden_state
-    differences = {"features": _difference(run_encoder(encoder, arch, images), theirs)}
+    pairs = {"features": (run_encoder(encoder, arch, images), theirs)}
     sides = ("VisionTransformer", "transformers' ViTModel")
-    return Certificate(conversion, differences, sides, arch)
+    return _compare(conversion, pairs, sides, arch)
 
 
 @torch.no_grad()
@@ -211,16 +205,14 @@ def certify_classifier(
             head=dict(type=head, num_classes=classes, in_channels=arch.embed_dims),
         )
     )
-    _load(model, _without_preprocessor(ours))
+    _load(model, ours)
     images = _images(arch)
     features, logits = release_classifier(release, images, arch.num_heads)
-    differences = {
-        "features": _difference(features, model.extract_feat(images, "backbone")[-1]),
-        "logits": _difference(logits, model(images)),
+    pairs = {
+        "features": (features, model.extract_feat(images, "backbone")[-1]),
+        "logits": (logits, model(images)),
     }
-    return Certificate(
-        conversion, differences, ("the release", "ImageClassifier"), arch
-    )
+    return _compare(conversion, pairs, ("the release", "ImageClassifier"), arch)
 
 
 def build_saim(
@@ -230,20 +222,13 @@ def build_saim(
     decoder_depth = count_layers(state, "neck.layers.")
     linear = "head.projector.to_pixels.weight" in state
     blur = smoothing and dict(kernel_size=smoothing[0], sigma=smoothing[1])
+    depth, projector = decoder_depth or arch.num_layers, "linear" if linear else "mlp"
     model = SAIM(
         backbone=dict(type="SAIMViT", out_type="raw", **arch.backbone),
-        neck=dict(
-            type="SAIMNeck",
-            depth=decoder_depth or arch.num_layers,
-            tied_decoder=not decoder_depth,
-        ),
-        head=dict(
-            type="SAIMHead",
-            projector="linear" if linear else "mlp",
-            smoothing=blur,
-        ),
+        neck=dict(type="SAIMNeck", depth=depth, tied_decoder=not decoder_depth),
+        head=dict(type="SAIMHead", projector=projector, smoothing=blur),
     )
-    _load(model, _without_preprocessor(state))
+    _load(model, state)
     return model
 
 
@@ -253,27 +238,16 @@ def run_encoder(encoder: Mapping[str, Tensor], arch: Arch, images: Tensor) -> Te
     return _load(model, encoder)(images)[-1]
 
 
-def _hf_grid(image_size: Size, patch_size: Size) -> tuple[int, int]:
-    """Rows and columns of the patches; sizes in pixels, of squares or by side."""
-    (height, width), (rows, columns) = (
-        (size, size) if isinstance(size, int) else size
-        for size in (image_size, patch_size)
-    )
-    return height // rows, width // columns
-
-
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    model.load_state_dict(dict(state), strict=True)
+    """Loads all weights; the preprocessor's numbers have no place here."""
+    ours = {k: t for k, t in state.items() if not k.startswith("data_preprocessor.")}
+    model.load_state_dict(ours, strict=True)
     model.eval()  # not chained: that of mmpretrain's backbones returns None
     return model
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _without_preprocessor(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v for k, v in state.items() if not k.startswith("data_preprocessor.")}
 
 
 def _images(arch: Arch) -> Tensor:
@@ -291,5 +265,11 @@ def _noise(arch: Arch) -> Tensor:
     return torch.stack(ranks) / count
 
 
-def _difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
+def _compare(
+    conversion: Conversion,
+    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    sides: tuple[str, str],
+    arch: Arch,
+) -> Certificate:
+    found = {name: float((a - b).abs().max()) for name, (a, b) in pairs.items()}
+    return Certificate(conversion, found, sides, arch)

@@ -190,8 +190,8 @@ def read_torch(
     Raises:
         CheckpointError: If the file is damaged, is no checkpoint or wants to run code.
     """
-    intact = check_intact(path) if check else True
-    mmap = mmap and intact
+    intact = check and check_intact(path)
+    mmap = mmap and (intact or not check)
     if known is None:
         known = known_globals()
     try:

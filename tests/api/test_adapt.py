@@ -14,6 +14,7 @@ from tiny import randomise, tiny_config
 from torch import nn
 
 from saim_mm.api import _outputs
+from saim_mm.api._made_up import made_up_batch
 from saim_mm.api._outputs import Outputs, outputs_of, without_weights
 from saim_mm.api.adapt import adapt, config_path
 from saim_mm.cli import adapt as verb
@@ -265,6 +266,21 @@ def test_no_weights_of_the_old_model_are_asked_for() -> None:
         pretrained=False,
     )
     assert config.backbone.init_cfg == net
+
+
+@pytest.mark.parametrize("head", ["mask_head", "head"])
+def test_only_what_reads_masks_gets_some(head: str) -> None:
+    """RTMDet's detectors fail on masks."""
+    model = {"backbone": dict(in_channels=4), head: dict(num_classes=3)}
+    batch = made_up_batch(Config(dict(default_scope="mmdet", model=model)), (32, 48))
+    assert [tuple(image.shape) for image in batch["inputs"]] == [(4, 32, 48)] * 2
+    for sample in batch["data_samples"]:
+        things = sample.gt_instances
+        assert ("masks" in things) == (head == "mask_head")
+        assert things.labels.max() < 3
+        left, top, right, bottom = things.bboxes.T
+        assert (left >= 0).all() and (right <= 48).all() and (left < right).all()
+        assert (top >= 0).all() and (bottom <= 32).all() and (top < bottom).all()
 
 
 @pytest.mark.parametrize(
