@@ -5,6 +5,7 @@
   data-parallel  several processes that pretrain together
   classifier     steps of fine-tuning, beside mmpretrain's ViT
   detector       steps of a detector, beside variants
+  start-up       what importing the package takes
 
 Each tells its options with --help.
 """
@@ -21,7 +22,7 @@ from mmengine.logging import MMLogger
 
 from saim_mm.utils.atomic_file import write_json
 
-NAMES = ("pretrain", "loader", "data-parallel", "classifier", "detector")
+NAMES = ("pretrain", "loader", "data-parallel", "classifier", "detector", "start-up")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -103,7 +103,7 @@ def load_config(args: argparse.Namespace) -> Config:
     wrapper, loader = cfg.optim_wrapper, cfg.train_dataloader
     wrapper.pop("accumulative_counts", None)
     if args.dtype:
-        launch.without_amp(cfg)
+        launch.wrapper_without_amp(cfg.optim_wrapper)
         wrapper.type = "OptimWrapper"
     if args.dtype == "float16":
         wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic", dtype="float16")

@@ -270,13 +270,18 @@ def check_space(work_dir: Path) -> Findings:
 def check_config(
     path: str, processes: int, options: dict[str, Any], samples: int
 ) -> Findings:
-    """The batch and rate of a config, and some of its images; see :func:`doctor`."""
-    from mmengine.config import Config
+    """The batch and rate of a config, and some of its images.
 
+    Args:
+        path: The config.
+        processes: Number of processes that will train it.
+        options: Dotted keys that override the config, with their values.
+        samples: How many samples are loaded.
+    """
     try:
         from saim_mm import launch
 
-        cfg = Config.fromfile(path)
+        cfg = launch.load_config(path)
         cfg.merge_from_dict(options)
         batch = launch.effective_batch(cfg, processes)
     except Exception as error:

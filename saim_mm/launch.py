@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import init_dist
+from mmengine.hub import get_config
 from mmengine.runner import Runner
 
 from .utils.loader_options import drop_worker_options
@@ -276,13 +277,18 @@ def parse_args(
     return args
 
 
+def load_config(config: str | Path) -> Config:
+    """A config from a file, or of a package: ``saim_mm::saim/saim_debug.py``."""
+    return get_config(config) if "::" in str(config) else Config.fromfile(config)
+
+
 def read_config(args: argparse.Namespace) -> Config:
     """The config, with what the shared options say; ``work_dirs/NAME`` by default.
 
     From here on, checkpoints load without running code.
     """
     install_safe_loader()
-    cfg = Config.fromfile(args.config)
+    cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     default = str(Path("work_dirs") / Path(args.config).stem)

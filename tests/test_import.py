@@ -1,4 +1,4 @@
-"""``import saim_mm`` registers its modules and changes nothing else."""
+"""``import saim_mm`` registers modules and configs and changes nothing else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import sys
 #: Run in a process of its own, as other tests switch safe loading on.
 COMPARE = """
 import mmpretrain, torch
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import DefaultScope
+from mmpretrain.apis.model import ModelHub
 from mmengine.runner import CheckpointLoader, checkpoint
 
 def seen():
@@ -16,10 +19,14 @@ def seen():
     torch_allows = getattr(torch.serialization, "get_safe_globals", list)()
     # Torch adds its own when its compiler is imported.
     foreign = [x for x in torch_allows if not x.__module__.startswith("torch.")]
-    return schemes, allowed, foreign, torch.load
+    scope = DefaultScope.get_current_instance()
+    others = {k: v for k, v in MODULE2PACKAGE.items() if k != "saim_mm"}
+    hub = dict(ModelHub._models_dict), others
+    return schemes, allowed, foreign, torch.load, scope, hub
 
 before = seen()
 import saim_mm
+assert MODULE2PACKAGE["saim_mm"] == "saim_mm"
 assert seen() == before, "importing saim_mm changed MMEngine"
 saim_mm.weights.install_safe_loader()
 assert seen()[0] != before[0], "what is compared would not change at all"

@@ -80,15 +80,15 @@ def test_fit_to_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_amp() -> None:
     cfg = make_config()
     cfg.optim_wrapper.update(dtype="float16", use_fsdp=False, clip_grad=None)
-    assert launch.without_amp(cfg)
+    assert launch.wrapper_without_amp(cfg.optim_wrapper)
     assert set(cfg.optim_wrapper) == {
         "type", "accumulative_counts", "optimizer", "clip_grad",
     }  # fmt: skip
     assert cfg.optim_wrapper.type == "OptimWrapper"
     before = cfg.to_dict()
-    assert not launch.without_amp(cfg)
+    assert not launch.wrapper_without_amp(cfg.optim_wrapper)
     assert cfg.to_dict() == before
-    assert not launch.without_amp(Config())
+    assert not launch.wrapper_without_amp({})
 
 
 def test_fit_to_cuda_fuses_adamw_only(monkeypatch: pytest.MonkeyPatch) -> None:

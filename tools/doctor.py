@@ -16,12 +16,12 @@ from types import ModuleType
 PACKAGE = Path(__file__).parents[1] / "saim_mm"
 
 
-def load_doctor() -> ModuleType:
-    """The package's doctor, without the package itself, which may not import."""
+def load_verb() -> ModuleType:
+    """The verb ``doctor`` without the package itself, which may not import."""
     stand_in = ModuleType("_saim_mm")  # runs no __init__.py
     stand_in.__path__ = [str(PACKAGE)]
     sys.modules[stand_in.__name__] = stand_in
-    return importlib.import_module(f"{stand_in.__name__}._doctor")
+    return importlib.import_module(f"{stand_in.__name__}.cli.doctor")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,21 +47,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints every finding; returns the exit code."""
-    args = parse_args(argv)
-    worst = 0
-    for finding in load_doctor().doctor(
-        args.config,
-        processes=args.gpus,
-        samples=args.samples,
-        work_dir=args.work_dir,
-        cfg_options=args.cfg_options,
-    ):
-        print(f"[{finding.state:^7}] {finding.text}")
-        if finding.remedy:
-            print(f"          -> {finding.remedy}")
-        worst |= finding.state == "error"
-    print("Something is wrong; see the errors above." if worst else "Ready.")
-    return int(worst)
+    options = vars(parse_args(argv))
+    return load_verb().run(processes=options.pop("gpus"), **options)
 
 
 if __name__ == "__main__":

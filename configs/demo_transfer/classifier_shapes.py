@@ -35,7 +35,7 @@ train_dataloader = dict(
     batch_size=32,
     num_workers=0,  # an image of 64 pixels is read in no time
     sampler=dict(type="ExactSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="stack_samples"),
     dataset=dict(
         type="CustomDataset",
         data_root=__root + "train",
@@ -51,7 +51,7 @@ test_dataloader = dict(
     batch_size=100,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="stack_samples"),
     dataset=dict(
         type="CustomDataset",
         data_root=__root + "val",

@@ -36,7 +36,7 @@ train_dataloader = dict(
     num_workers=1,  # crops cost a tenth of a training step, which wants both cores
     persistent_workers=True,
     sampler=dict(type="ExactSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="stack_samples"),
     dataset=dict(
         type="UnlabeledImages",
         data_root="work_dirs/demo/photographs",

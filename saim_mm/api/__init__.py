@@ -1,1 +1,8 @@
-"""What the command ``saim-mm`` can do, as functions: a file a verb."""
+"""What people do with the package, a function each; ``saim-mm`` has them as verbs."""
+
+from .adapt import adapt
+from .convert import convert
+from .doctor import doctor
+from .report import report
+
+__all__ = ["adapt", "convert", "doctor", "report"]

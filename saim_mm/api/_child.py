@@ -40,7 +40,8 @@ def child_blocks(
     model: Block = dict(backbone=dict(_delete_=True, **backbone, init_cfg=init_cfg))
     if cfg.model.get("pretrained"):
         model["pretrained"] = None
-    imports = list(cfg.get("custom_imports", {}).get("imports", []))
+    imports = cfg.get("custom_imports", {}).get("imports") or []
+    imports = [imports] if isinstance(imports, str) else imports
     blocks: Block = dict(
         custom_imports=dict(
             imports=[*dict.fromkeys([*imports, "saim_mm"])], allow_failed_imports=False
@@ -99,6 +100,7 @@ def _backbone(cfg: Config, outputs: Outputs, vit: SAIMViT) -> tuple[Block, str]:
             encoder=encoder,
             out_channels=outputs.channels,
             out_strides=outputs.strides,
+            **(dict(grouped=True) if outputs.grouped else {}),
         ),
         f"backbone: {cfg.model.backbone.type} -> MultiLevelViT with the same channels "
         f"{outputs.channels} at strides {outputs.strides}{windows}",
@@ -127,7 +129,8 @@ def _preprocessor(cfg: Config, encoder: Encoder) -> tuple[Block, str]:
         for name in names
     }
     rgb = bool(ours._channel_conversion)
-    if cfg.default_scope == "mmpretrain":
+    given = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor", {})
+    if cfg.default_scope == "mmpretrain" or "to_rgb" in given:
         colours = dict(to_rgb=rgb)
     else:
         colours = dict(bgr_to_rgb=rgb, rgb_to_bgr=False)

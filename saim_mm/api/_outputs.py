@@ -27,10 +27,12 @@ class Outputs:
     Attributes:
         channels: Channels of each.
         strides: Pixels to a step of each map; ``None`` for a vector.
+        grouped: Whether they are one tuple within a tuple.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int | None, ...]
+    grouped: bool = False
 
 
 def outputs_of(backbone: ConfigDict, in_channels: int) -> Outputs:
@@ -77,7 +79,7 @@ def without_weights(config: Any) -> Any:
 def short(error: Exception) -> str:
     """The first line of an error, with its class."""
     text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text[:200]}"
+    return f"{type(error).__name__}: {text[:400]}"
 
 
 def _built_for(backbone: ConfigDict) -> int | None:
@@ -118,6 +120,8 @@ def _run(
 def _read(name: Any, outs: Any, images: Tensor) -> Outputs:
     if not isinstance(outs, (list, tuple)) or not outs:
         raise ValueError(f"{name} gives a {type(outs).__name__}, not a tuple of maps.")
+    grouped = len(outs) == 1 and isinstance(outs[0], (list, tuple))
+    outs = outs[0] if grouped else outs
     for out in outs:
         if not isinstance(out, Tensor) or out.ndim not in (2, 4):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -134,6 +138,7 @@ def _read(name: Any, outs: Any, images: Tensor) -> Outputs:
             _stride(images.shape[-1], out.shape[-1]) if out.ndim == 4 else None
             for out in outs
         ),
+        grouped=grouped,
     )
 
 

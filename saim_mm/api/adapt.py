@@ -17,8 +17,9 @@ from ..utils.atomic_file import write_atomically
 from ..utils.command_line import default_device
 from ..weights import CheckpointError
 from ._child import child_blocks, child_text
-from ._outputs import Outputs, outputs_of, short
-from ._trial import SCOPES, Trial, train_one_step
+from ._made_up import SCOPES
+from ._outputs import Outputs, outputs_of, short, without_weights
+from ._trial import Trial, train_one_step
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,12 @@ def adapt(
         blocks, changes = child_blocks(
             cfg, outputs, loaded, Path(encoder), keep_optimizer
         )
-        text = child_text(_base(config, path), blocks)
-        trial = _try(text, image_size, config)
+        base = _base(config, path)
+        trial = _try(child_text(base, blocks), image_size, config)
+    if trial.unreached and not cfg.get("find_unused_parameters"):
+        blocks["find_unused_parameters"] = True  # or several GPUs would not train
+        changes += ("find_unused_parameters: the heads do not read every level",)
+    text = child_text(base, blocks)
     if output is not None:
         write_atomically(output, lambda file: file.write(text.encode()))
     return Adapted(text, output, backbone.type, outputs, changes, trial)
@@ -150,6 +155,9 @@ def _try(text: str, image_size: tuple[int, int], config: str | Path) -> Trial:
         path = Path(folder) / "child.py"
         path.write_text(text, encoding="utf-8")
         child = Config.fromfile(path)
+    backbone = child.model.backbone
+    child.model = without_weights(child.model)  # a trial needs none but the encoder's
+    child.model.backbone = backbone
     try:
         return train_one_step(child, image_size, default_device())
     except CheckpointError:

@@ -10,6 +10,7 @@ from .load_image import BrokenImageError, LoadImage
 from .load_random_crop import LoadRandomResizedCrop
 from .packed_images import PackedImages
 from .seed_sample import SeedSample
+from .stack_samples import stack_samples
 from .synthetic_images import SyntheticImages, without_files
 from .unlabeled_images import TooManyBrokenImages, UnlabeledImages
 
@@ -27,5 +28,6 @@ __all__ = [
     "TooManyBrokenImages",
     "UnlabeledImages",
     "list_images",
+    "stack_samples",
     "without_files",
 ]

@@ -104,19 +104,11 @@ class CompileLayersHook(Hook):
         torch._dynamo.utils.counters.clear()
         self._first_step = True
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Starts the clock of the first step."""
         self._since = perf_counter()
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Says what compiling cost."""
         if not self._first_step:
             return

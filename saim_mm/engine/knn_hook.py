@@ -128,13 +128,7 @@ class KNNHook(Hook):
                 "choose neighbours from; lower k or give more images."
             )
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Evaluates, if the interval counts iterations."""
         if not self.by_epoch and (
             self.every_n_train_iters(runner, self.interval)

@@ -91,13 +91,7 @@ class ProgressHook(Hook):
         self.line = line
         self.what = what
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Shows the step, if it is time."""
         if is_main_process() and (self.line.due() or self.is_last_train_iter(runner)):
             self.line.show(self.what + describe_step(runner))

@@ -96,13 +96,9 @@ class PictureHook(Hook):
         if self.images is not None and is_main_process():
             from ..visualization import read_images
 
+            size, given = tuple(model.backbone.img_size), model.data_preprocessor
             with random_state_kept():
-                self._shown = read_images(
-                    self.images,
-                    tuple(model.backbone.img_size),
-                    model.data_preprocessor,
-                    self.number,
-                )
+                self._shown = read_images(self.images, size, given, self.number)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
@@ -111,38 +107,28 @@ class PictureHook(Hook):
         if self._shown is None and is_main_process():
             assert isinstance(data_batch, dict)  # SAIM's preprocessor takes no other
             batch = {key: value[: self.number] for key, value in data_batch.items()}
-            self._shown = unwrap_model(runner.model).data_preprocessor(batch, False)[
-                "inputs"
-            ]
+            preprocessor = unwrap_model(runner.model).data_preprocessor
+            self._shown = preprocessor(batch, False)["inputs"]
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Draws, if it is time and there is time."""
         if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
             return
         begin = perf_counter()
         if self._spent + self._last > self.max_share * (begin - self._start):
-            self._tell(runner)
+            if not self._told:
+                runner.logger.info(
+                    f"PictureHook: a picture takes {self._last:.1f} s, so there will "
+                    f"be fewer than one every {self.interval} iterations; with more "
+                    f"they would take over {self.max_share:.1%} of the time."
+                )
+            self._told = True
             return
         with random_state_kept():
             self._draw(runner)
         # On a GPU it holds a wait for the step before, which is on the safe side.
         self._last = perf_counter() - begin
         self._spent += self._last
-
-    def _tell(self, runner: Runner) -> None:
-        if not self._told:
-            runner.logger.info(
-                f"PictureHook: a picture takes {self._last:.1f} s, so there will be "
-                f"fewer than one every {self.interval} iterations; with more they "
-                f"would take over {self.max_share:.1%} of the time."
-            )
-        self._told = True
 
     def _draw(self, runner: Runner) -> None:
         from ..visualization import (

@@ -97,9 +97,7 @@ class ThroughputHook(Hook):
         """Waits anew after a validation between two iterations."""
         self._since = perf_counter()
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Notes how long the batch took to come."""
         self._waited = perf_counter() - self._since
 

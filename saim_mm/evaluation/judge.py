@@ -50,20 +50,11 @@ def frozen_features(
 ) -> FrozenFeatures:
     """Runs the encoder of a checkpoint over folders of classes.
 
-    Args:
-        checkpoint: As for :func:`build_encoder`; so are ``config`` and ``num_heads``.
-        data: As ``root`` of :func:`split_class_folders`; so are ``val_share``,
-            ``images_per_class``, ``val_images_per_class`` and ``crop_ratio``.
-        val_share: Share of each class that is split off to be judged on.
-        config: Config that the checkpoint was trained with.
-        num_heads: Number of heads, where nothing else tells it.
-        pool: As for :class:`FeatureExtractor`.
-        images_per_class: At most so many to learn from.
-        val_images_per_class: At most so many to be judged on.
-        crop_ratio: Share of the resized image that is seen.
-        batch_size: Images per forward.
-        workers: Processes that load images.
-        device: Where the encoder runs, and where the features are.
+    ``checkpoint``, ``config`` and ``num_heads`` are as for :func:`build_encoder`,
+    ``pool`` as for :class:`FeatureExtractor`, and the folders ``data`` with all that
+    chooses images in them as for :func:`split_class_folders`. ``batch_size`` images are
+    loaded by ``workers`` processes and read at a time on ``device``, where the features
+    stay.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
@@ -73,14 +64,8 @@ def frozen_features(
     """
     start = time.perf_counter()
     backbone, preprocessor = build_encoder(checkpoint, config, num_heads)
-    sets = split_class_folders(
-        data,
-        size=tuple(backbone.img_size),
-        val_share=val_share,
-        images_per_class=images_per_class,
-        val_images_per_class=val_images_per_class,
-        crop_ratio=crop_ratio,
-    )
+    size, limits = tuple(backbone.img_size), (images_per_class, val_images_per_class)
+    sets = split_class_folders(data, size, val_share, *limits, crop_ratio)
     extractor = FeatureExtractor(backbone.to(device), preprocessor.to(device), pool)
     train, val = (
         _extract(extractor, images, batch_size, workers).to(device) for images in sets
@@ -122,11 +107,11 @@ def judge_by_knn(
     Raises:
         ValueError: As for :func:`knn_accuracy`.
     """
-    train, val, about = features
-    accuracies = {
-        f"accuracy_k{k}": round(knn_accuracy(val, train, k, temperature), 2) for k in ks
-    }
-    return {**about, **accuracies}
+    train, val, result = features
+    for k in ks:
+        accuracy = knn_accuracy(val, train, k, temperature)
+        result = {**result, f"accuracy_k{k}": round(accuracy, 2)}
+    return result
 
 
 def judge_by_linear_probe(

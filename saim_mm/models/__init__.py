@@ -6,6 +6,7 @@ from .baselines.dino import DINOPretraining
 from .baselines.dino_head import DINOHead, DINOProjector
 from .baselines.nepa import NEPA, EmbeddingHead
 from .baselines.randsac import RandSACNeck
+from .baselines.rotary_vit import RotaryViT
 from .baselines.simmim_vit import SimMIMViT
 from .baselines.xtra import BlockHead
 from .dense.multi_level_vit import MultiLevelViT
@@ -38,6 +39,7 @@ __all__ = [
     "Plan",
     "PrefixReading",
     "RandSACNeck",
+    "RotaryViT",
     "SAIMHead",
     "SAIMNeck",
     "SAIMViT",

@@ -5,14 +5,20 @@ Shapes: B images, L attending tokens, S tokens of the memory, D channels.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
+from mmpretrain.models.utils import SwiGLUFFN
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .dense.windows import Windows
+
+#: Cosine and sine of the angles of the queries, and of the keys.
+Turns: TypeAlias = "tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]"
 
 
 class AttentionBlock(BaseModule):
@@ -46,6 +52,9 @@ class AttentionBlock(BaseModule):
         self.attn = layer.attn
         self.ln2 = layer.ln2
         self.ffn = layer.ffn
+        # Of each head; a rival's encoder may put norms here.
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
 
     def forward(
         self,
@@ -56,6 +65,7 @@ class AttentionBlock(BaseModule):
         prefix: int = 0,
         attn_bias: Tensor | None = None,
         windows: Windows | None = None,
+        turns: Turns | None = None,
     ) -> Tensor:
         """Runs attention and feed-forward network.
 
@@ -71,11 +81,12 @@ class AttentionBlock(BaseModule):
             attn_bias: Instead of a mask: added to the scores (H, L, S); with windows,
                 to those of each.
             windows: Without memory: attend within these windows only.
+            turns: By what queries and keys are turned, see :func:`turn`.
 
         Returns:
             (B, L, D).
         """
-        options = (x, memory, attn_mask, is_causal, prefix, attn_bias, windows)
+        options = (x, memory, attn_mask, is_causal, prefix, attn_bias, windows, turns)
         if self.with_cp and torch.is_grad_enabled():
             # Not reentrant: that would give no gradient above frozen layers.
             return checkpoint(self._run, *options, use_reentrant=False)
@@ -90,11 +101,14 @@ class AttentionBlock(BaseModule):
         prefix: int,
         attn_bias: Tensor | None,
         windows: Windows | None,
+        turns: Turns | None,
     ) -> Tensor:
         tokens = self.ln1(x)
         if windows is not None:
             tokens = windows.split(tokens)
         q, k, v = self._project(tokens, None if memory is None else self.ln1(memory))
+        if turns is not None:
+            q, k = turn(q, *turns[0]), turn(k, *turns[1])
         if attn_bias is not None:
             attn_mask = attn_bias.to(q.dtype)
         out = self._attend(q, k, v, attn_mask, is_causal, prefix)
@@ -111,14 +125,14 @@ class AttentionBlock(BaseModule):
         attn, width = self.attn, self.attn.embed_dims
         if memory is None:
             q, k, v = self._split_heads(attn.qkv(x), 3)
-            return q, k, v
+            return self.q_norm(q), self.k_norm(k), v
         weight_q, weight_kv = attn.qkv.weight.split([width, 2 * width])
         bias_q = bias_kv = None
         if attn.qkv.bias is not None:
             bias_q, bias_kv = attn.qkv.bias.split([width, 2 * width])
         (q,) = self._split_heads(F.linear(x, weight_q, bias_q), 1)
         k, v = self._split_heads(F.linear(memory, weight_kv, bias_kv), 2)
-        return q, k, v
+        return self.q_norm(q), self.k_norm(k), v
 
     def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         x = x.unflatten(-1, (parts, self.attn.num_heads, self.attn.head_dims))
@@ -160,6 +174,19 @@ class AttentionBlock(BaseModule):
         )
 
 
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns pairs of channels (i, i + D/2H), in float32: rotary positions.
+
+    Args:
+        x: Queries or keys (B, H, L, D/H).
+        cos: Cosine of the angles, (B or 1, 1, L, D/H), float32.
+        sin: Their sine.
+    """
+    first, second = x.float().chunk(2, dim=-1)
+    turned = x.float() * cos + torch.cat([-second, first], dim=-1) * sin
+    return turned.to(x.dtype)
+
+
 def transformer_layers(
     model: nn.Module,
 ) -> list[AttentionBlock | TransformerEncoderLayer]:
@@ -180,10 +207,13 @@ def init_like_official(module: nn.Module) -> None:
             nn.init.xavier_uniform_(child.weight)
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
-        elif isinstance(child, nn.LayerNorm):
+        elif isinstance(child, nn.LayerNorm) and child.elementwise_affine:
             nn.init.ones_(child.weight)
             nn.init.zeros_(child.bias)
     for child in module.modules():
         if isinstance(child, AttentionBlock):
             for third in child.attn.qkv.weight.chunk(3):
                 nn.init.xavier_uniform_(third)
+        elif isinstance(child, SwiGLUFFN):
+            for half in child.w12.weight.chunk(2):
+                nn.init.xavier_uniform_(half)

@@ -241,6 +241,7 @@ class OrderSampler(nn.Module):
         self.segment_order = segment_order
         self.num_patches = grid[0] * grid[1]
         self.segment_length = segment_size[0] * segment_size[1]
+        self.query_share = query_share
         self.extra_tokens = extra_tokens
 
         raster = torch.arange(self.num_patches).view(grid)

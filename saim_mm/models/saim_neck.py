@@ -132,7 +132,9 @@ class SAIMNeck(BaseModule):
         queries = content.positions
         memories = self._memories(content, plan.memory_tokens)
         for layer, memory in zip(layers, memories, strict=True):
-            queries = layer(queries, memory, *plan.memory_mask)
+            queries = layer(
+                queries, memory, *plan.memory_mask, None, None, content.turns
+            )
         return self.norm(queries)
 
     def _memories(self, content: Content, tokens: int) -> Iterator[Tensor]:

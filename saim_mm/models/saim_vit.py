@@ -16,7 +16,7 @@ from ..registry import register
 from ..weights.loading import load_encoder, pretrained_config
 from ..weights.position import fit_position_embedding, note_grid, noted_grid
 from .dense.windows import RelativePositionBias, Windows
-from .layers import AttentionBlock, init_like_official
+from .layers import AttentionBlock, Turns, init_like_official
 from .order import Plan, sort_tokens
 from .saim_head import patchify
 
@@ -32,11 +32,13 @@ class Content(NamedTuple):
         positions: Position embeddings (B, K, D) of what is asked for, where queries
             start.
         embeddings: What went into the first layer (B, E + R, D).
+        turns: By what the query stream turns its queries and the memory.
     """
 
     states: tuple[Tensor, ...]
     positions: Tensor
     embeddings: Tensor
+    turns: Turns | None = None
 
 
 @register("model")
@@ -71,6 +73,8 @@ class SAIMViT(VisionTransformer):
         ValueError: If the number of channels is not a multiple of 4, or the window
             options do not fit.
     """
+
+    rotary = False  # a rival's encoder may turn queries and keys
 
     def __init__(
         self,
@@ -203,17 +207,26 @@ class SAIMViT(VisionTransformer):
         """
         if plan is None:
             dense = self.window_size or self.rel_pos_bias_global
-            if dense or self.visible != "all":
+            if dense or self.visible != "all" or self.rotary:
                 return self._forward_masked(x)
             return super().forward(x)
         x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, plan)))
         embeddings, states = x, []
+        turns, query_turns = self._turns(plan)
         for layer in self.layers:
             # By position: MMEngine's activation checkpointing passes no keywords.
-            x = layer(x, None, *plan.content_mask)
+            x = layer(x, None, *plan.content_mask, None, None, turns)
             states.append(x)
-        positions = self.pos_embed[:, self.num_extra_tokens :]
-        return Content(tuple(states), sort_tokens(positions, plan.asked), embeddings)
+        positions = sort_tokens(self.pos_embed[:, self.num_extra_tokens :], plan.asked)
+        return Content(tuple(states), positions, embeddings, query_turns)
+
+    def _turns(self, plan: Plan) -> tuple[Turns | None, Turns | None]:
+        """Turns of the content stream and of the query stream; none here."""
+        return None, None
+
+    def _turns_of_grid(self, grid: tuple[int, int]) -> Turns | None:
+        """Turns without a plan."""
+        return None
 
     def _forward_masked(self, x: Tensor) -> tuple[Tensor, ...]:
         """``VisionTransformer.forward``, in windows or with a causal mask."""
@@ -232,10 +245,11 @@ class SAIMViT(VisionTransformer):
         within = _bias(self.rel_pos_bias_window, (self.window_size, self.window_size))
         overall = _bias(self.rel_pos_bias_global, grid)
         causal = self.visible == "causal"
+        turns = self._turns_of_grid(grid)
         outs = []
         for i, layer in enumerate(self.layers):
             if windows is None or i in self.global_attn_indexes:
-                x = layer(x, None, None, causal, 0, overall)
+                x = layer(x, None, None, causal, 0, overall, None, turns)
             else:
                 x = layer(x, None, None, False, 0, within, windows)
             if self.final_norm and i == self.num_layers - 1:

@@ -198,17 +198,28 @@ class ExactEpochLoop(_ExactData, EpochBasedTrainLoop):
     Args:
         runner: The runner.
         dataloader: The training data, with :class:`ExactSampler`.
-        **options: Those of ``EpochBasedTrainLoop``.
+        max_epochs: Number of epochs.
+        val_begin: The epoch that begins validating.
+        val_interval: Epochs between validations.
+        dynamic_intervals: Other intervals from some epochs on.
 
     Raises:
         ValueError: If the data has another sampler, or less than a batch.
     """
 
     def __init__(
-        self, runner: Runner, dataloader: DataLoader | dict[str, Any], **options: Any
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        max_epochs: int,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
         drop_worker_options(dataloader)
-        super().__init__(runner, dataloader, **options)
+        super().__init__(
+            runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals
+        )
         self._prepare(self.dataloader)
         if self._resumable:
             _check_epoch(self.dataloader, self.sampler)
@@ -257,20 +268,32 @@ class ExactIterLoop(_ExactData, IterBasedTrainLoop):
     Args:
         runner: The runner.
         dataloader: The training data, with :class:`ExactSampler`.
-        **options: Those of ``IterBasedTrainLoop``.
+        max_iters: Number of iterations.
+        val_begin: The iteration that begins validating.
+        val_interval: Iterations between validations.
+        dynamic_intervals: Other intervals from some iterations on.
 
     Raises:
         ValueError: If the data has another sampler.
     """
 
     def __init__(
-        self, runner: Runner, dataloader: DataLoader | dict[str, Any], **options: Any
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
         drop_worker_options(dataloader)
         BaseLoop.__init__(self, runner, dataloader)
         loader = self.dataloader
         # Upstream's loop begins to load here, before it is known where to resume.
-        super().__init__(runner, _Unread(loader), **options)
+        unread = _Unread(loader)
+        super().__init__(
+            runner, unread, max_iters, val_begin, val_interval, dynamic_intervals
+        )
         self.dataloader = loader
         self._prepare(loader)
         fit_warm_ups(runner, self._max_iters, max(len(loader), 1))

@@ -6,8 +6,6 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 
-import torch
-
 #: A command: its arguments, those of the process by default -> its exit status.
 Main = Callable[[Sequence[str] | None], int]
 
@@ -33,4 +31,6 @@ def one_line_errors(main: Main) -> Callable[..., int]:
 
 def default_device() -> str:
     """A GPU if there is one."""
+    import torch  # here, as commands must start where it is not installed
+
     return "cuda" if torch.cuda.is_available() else "cpu"

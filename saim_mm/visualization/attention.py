@@ -55,13 +55,8 @@ def last_attention(backbone: SAIMViT, images: Tensor) -> Tensor:
 def attention_maps(backbone: SAIMViT, images: Tensor, points: Points) -> np.ndarray:
     """How much the patch at each point attends to all others, the mean over heads.
 
-    Args:
-        backbone: As for :func:`last_attention`.
-        images: As for :func:`last_attention`.
-        points: Reference points.
-
     Returns:
-        (B, P, rows, columns), float32.
+        (B, P, rows, columns), float32; see :func:`last_attention`.
 
     Raises:
         ValueError: If a point lies outside of the image.

@@ -19,11 +19,7 @@ _GAP = 4  # pixels between images of a frame
 def completion_frames(
     steps: Iterable[Completion], preprocessor: BaseDataPreprocessor
 ) -> list[np.ndarray]:
-    """The images after each step, unknown patches in grey.
-
-    Args:
-        steps: Of :func:`saim_mm.visualization.complete`.
-        preprocessor: What normalised the images.
+    """The images after each step of ``complete``, unknown patches in grey.
 
     Returns:
         (B, H, W, 3) uint8 RGB for each step.
@@ -76,12 +72,8 @@ def completion_sheet(
 def animation(originals: np.ndarray, frames: list[np.ndarray]) -> list[np.ndarray]:
     """Pictures for a GIF: the originals above, the images that appear below.
 
-    Args:
-        originals: (B, H, W, 3), uint8, RGB.
-        frames: Of :func:`completion_frames`.
-
-    Returns:
-        (height, width, 3) uint8 RGB for each frame, enlarged without smoothing.
+    Takes ``originals`` (B, H, W, 3) uint8 RGB and ``frames`` of the same kind; all are
+    enlarged without smoothing.
     """
     factor = max(1, round(_FRAME_SIZE / max(originals.shape[1:3])))
     above = _side_by_side(originals, factor)

@@ -28,6 +28,7 @@ from .image_folder import read_images
 from .mae import reconstruct_with_mae
 from .position_error import draw_position_error, position_errors
 from .reconstruction import reconstruction_sheet, to_rgb
+from .run_files import read_start, run_files
 
 #: Config and checkpoint of one model.
 Files = tuple[Path, Path]
@@ -202,7 +203,7 @@ def draw_newest(
     Raises:
         ValueError: If there is no config or no checkpoint.
     """
-    configs = sorted(work_dir.glob("*/vis_data/config.py"))
+    configs = run_files(work_dir, "*/vis_data/config.py")
     if not configs:
         raise ValueError(
             f"{work_dir} holds no config, by which a model could be built."
@@ -216,10 +217,11 @@ def _newest_checkpoint(work_dir: Path) -> Path:
     """The checkpoint that ``last_checkpoint`` names, or else the newest file."""
     note = work_dir / "last_checkpoint"
     if note.is_file():
-        named = work_dir / Path(note.read_text().strip()).name
-        if named.is_file():
-            return named
-    files = sorted(work_dir.glob("*.pth"), key=lambda path: path.stat().st_mtime)
+        named = read_start(note, 4096)[0].decode(errors="replace").strip()
+        if (work_dir / Path(named).name).is_file():
+            return work_dir / Path(named).name
+    files = [path for path in work_dir.glob("*.pth") if path.is_file()]
+    files.sort(key=lambda path: path.stat().st_mtime)
     if not files:
         raise ValueError(f"{work_dir} holds no checkpoint to draw predictions of.")
     return files[-1]

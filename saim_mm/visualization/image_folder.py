@@ -37,17 +37,10 @@ def read_images(
     """
     if number is not None and number < 1:
         raise ValueError(f"number={number} of images must be at least 1.")
-    dataset = UnlabeledImages(
-        str(folder),
-        pipeline=[
-            LoadImage(),
-            ResizeEdge(
-                max(size), edge="short", backend="pillow", interpolation="bicubic"
-            ),
-            CenterCrop(crop_size=(size[1], size[0])),  # (width, height)
-            PackInputs(),
-        ],
-    )
+    resize = ResizeEdge(max(size), "short", "pillow", interpolation="bicubic")
+    crop = CenterCrop(crop_size=(size[1], size[0]))  # (width, height)
+    pipeline = [LoadImage(), resize, crop, PackInputs()]
+    dataset = UnlabeledImages(str(folder), pipeline=pipeline)
     rows = len(dataset) if number is None else min(number, len(dataset))
     chosen = np.linspace(0, len(dataset) - 1, rows).round().astype(int)
     batch = default_collate([dataset[i] for i in chosen.tolist()])

@@ -86,12 +86,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> Picture:
-    """Loss above, as logged and smoothed, and the learning rate below.
-
-    Args:
-        curve: What was logged.
-        title: Heading of the picture.
-    """
+    """Loss above, as logged and smoothed, and the learning rate below."""
     figure = new_figure(7, 4.5)
     loss, lr = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     _draw_loss(loss, curve)

@@ -19,10 +19,7 @@ _MAX_LABELLED = 40
 
 
 def sorted_masks(family: OrderSampler) -> tuple[np.ndarray, np.ndarray]:
-    """The masks as the model uses them, with the tokens sorted by the order.
-
-    Args:
-        family: The family of orders; the masks are the same for all of them.
+    """The masks of all orders of a family as the model uses them, sorted by the order.
 
     Returns:
         Content mask (1 + N, 1 + N), class token first, and query mask (N, 1 + N): what
@@ -34,15 +31,10 @@ def sorted_masks(family: OrderSampler) -> tuple[np.ndarray, np.ndarray]:
 
 
 def raster_masks(family: OrderSampler, order: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The masks as the paper draws them, with the tokens in raster order.
-
-    Args:
-        family: The family of orders.
-        order: One order of it (N,).
+    """The masks of one order (N,) as the paper draws them: patches in raster order.
 
     Returns:
-        As :func:`sorted_masks`, with patches in raster order; the class token stays
-        first.
+        As :func:`sorted_masks`; the class token stays first.
     """
     step = order.argsort().cpu().numpy()  # of each patch
     content, query = sorted_masks(family)
@@ -51,12 +43,9 @@ def raster_masks(family: OrderSampler, order: Tensor) -> tuple[np.ndarray, np.nd
 
 
 def order_sheet(family: OrderSampler, order: Tensor, grid: tuple[int, int]) -> Picture:
-    """The order on the grid and its masks: in raster order above, sorted below.
+    """An order (N,) of a family on the grid (rows, columns), and its masks.
 
-    Args:
-        family: The family of orders.
-        order: One order of it (N,).
-        grid: Rows and columns of the patch grid.
+    They are shown in raster order above, and sorted below.
     """
     figure = new_figure(9.6, 8.2)
     cells = figure.subplots(2, 3, width_ratios=[1, 1, 1])

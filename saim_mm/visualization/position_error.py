@@ -82,11 +82,8 @@ def draw_position_error(
 ) -> Picture:
     """Error against the number of visible patches, with a 95 % interval of the mean.
 
-    Args:
-        errors: (images, N), of :func:`position_errors`.
-        family: The orders that they were predicted in.
-        loss: The training loss, ``l1`` or ``l2``, for the label.
-        orders: In how many orders each image was predicted, for the title.
+    ``errors`` (images, N) are those of :func:`position_errors`, in ``orders`` orders
+    of the ``family`` for each image; ``loss`` is that of training, ``l1`` or ``l2``.
     """
     counts, groups = np.unique(visible_counts(family), return_inverse=True)
     values = errors.numpy().astype(float)

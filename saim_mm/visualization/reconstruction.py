@@ -85,13 +85,9 @@ def to_rgb(images: Tensor, preprocessor: BaseDataPreprocessor) -> np.ndarray:
 def step_maps(order: Tensor, family: OrderSampler, grid: tuple[int, int]) -> np.ndarray:
     """The step at which each patch is predicted, counted from 1.
 
-    Args:
-        order: Patch order (B, N).
-        family: The family it belongs to; patches of one segment share a step.
-        grid: Rows and columns of the patch grid.
-
     Returns:
-        (B, rows, columns), int64.
+        Of the orders (B, N) of a family, whose segments share a step: (B, rows,
+        columns) of the grid, int64.
     """
     steps = order.argsort(dim=1) // family.segment_length + 1
     return steps.unflatten(1, grid).cpu().numpy()

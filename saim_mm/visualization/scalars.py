@@ -110,13 +110,7 @@ def drawable(values: np.ndarray) -> np.ndarray:
 def draw_scalars(
     scalars: Mapping[str, Series], names: Sequence[str], columns: int = 3
 ) -> Picture:
-    """A small plot for each of some numbers.
-
-    Args:
-        scalars: Of :func:`read_scalars`.
-        names: Which, at least one.
-        columns: Plots beside each other.
-    """
+    """A small plot for each of some names, so many columns beside each other."""
     rows = -(-len(names) // columns)
     figure = new_figure(9, 1.9 * rows)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()

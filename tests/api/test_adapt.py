@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from tiny import randomise, tiny_config
 from torch import nn
 
 from saim_mm.api import _outputs
+from saim_mm.api._made_up import made_up_batch
 from saim_mm.api._outputs import Outputs, outputs_of, without_weights
 from saim_mm.api.adapt import adapt, config_path
+from saim_mm.cli import adapt as verb
 from saim_mm.weights import CheckpointError
 
 pytest.importorskip("mmcv.ops", reason="mmcv has no compiled ops")
@@ -49,11 +52,13 @@ def backbone_of(config: str) -> ConfigDict:
 CHANGED = {
     RETINANET: (
         Outputs((256, 512, 1024, 2048), (4, 8, 16, 32)),
-        {"_base_", "custom_imports", "model", "optim_wrapper"},
+        {"_base_", "custom_imports", "model", "optim_wrapper"}
+        | {"find_unused_parameters"},  # its neck starts at the second level
     ),
     FCN: (
         Outputs((64, 128, 256, 512), (4, 8, 8, 8)),
-        {"_base_", "custom_imports", "model", "optim_wrapper", "param_scheduler"},
+        {"_base_", "custom_imports", "model", "optim_wrapper", "param_scheduler"}
+        | {"find_unused_parameters"},  # its heads read two of four levels
     ),
     RESNET: (
         Outputs((512,), (32,)),
@@ -117,6 +122,16 @@ def test_the_trial_is_a_step_of_the_child(encoder: Path, tmp_path: Path) -> None
     assert done.trial.loss == pytest.approx(6.91, abs=0.5)
     assert done.trial.memory > 4 * trained
     assert done.trial.device == "cpu"
+    assert done.trial.unreached == ()
+
+
+def test_levels_that_no_head_reads_are_told(encoder: Path) -> None:
+    """Data parallelism stops where a parameter gets no gradient."""
+    done = adapt(FCN, encoder, num_heads=2, image_size=SIZE)
+    levels = {name.split(".")[2] for name in done.trial.unreached}
+    assert levels == {"0", "1"}
+    assert all(name.startswith("backbone.levels.") for name in done.trial.unreached)
+    assert "find_unused_parameters = True\n" in done.text
 
 
 def test_the_optimizer_says_what_it_was(encoder: Path) -> None:
@@ -152,7 +167,7 @@ def test_paths_and_imports_of_the_parent_stay(encoder: Path, tmp_path: Path) -> 
     """The name of a parent is kept where MMEngine knows it; imports are added to."""
     (tmp_path / "parent.py").write_text(
         f"_base_ = {RESNET!r}\n"
-        "custom_imports = dict(imports=['json.tool'], allow_failed_imports=False)\n"
+        "custom_imports = dict(imports='json.tool', allow_failed_imports=False)\n"
         "load_from = 'old_model.pth'\n"
     )
     done = adapt(tmp_path / "parent.py", encoder, num_heads=2, image_size=SIZE)
@@ -178,7 +193,8 @@ class OddBackbone(nn.Module):
         return {
             "tensor": small,
             "tokens": (small, small.flatten(2)),
-            "nested": ((small, small),),
+            "grouped": ((small, small),),
+            "nested": ((small,), (small,)),
             "image": (x, small),
             "branches": (torch.cat([small] * 3),),
             "modes": (small, small) if self.training else (small,),
@@ -188,6 +204,21 @@ class OddBackbone(nn.Module):
 def test_a_backbone_that_asks_for_values_is_run_for_real() -> None:
     outputs = outputs_of(ConfigDict(type="OddBackbone", kind="values"), 3)
     assert outputs == Outputs((3, 3), (16, None))
+
+
+def test_outputs_that_come_as_one() -> None:
+    outputs = outputs_of(ConfigDict(type="OddBackbone", kind="grouped"), 3)
+    assert outputs == Outputs((3, 3), (16, 16), grouped=True)
+    assert outputs != Outputs((3, 3), (16, 16))
+
+
+def test_a_distilled_vit(encoder: Path) -> None:
+    """Its head reads two tokens out of one output."""
+    config = "mmpretrain::deit/deit-tiny-distilled_4xb256_in1k.py"
+    done = adapt(config, encoder, num_heads=2, image_size=SIZE)
+    assert done.outputs == Outputs((192, 192), (None, None), grouped=True)
+    assert "grouped=True" in done.text
+    assert done.trial.unreached == ()
 
 
 @pytest.mark.parametrize(
@@ -235,6 +266,21 @@ def test_no_weights_of_the_old_model_are_asked_for() -> None:
         pretrained=False,
     )
     assert config.backbone.init_cfg == net
+
+
+@pytest.mark.parametrize("head", ["mask_head", "head"])
+def test_only_what_reads_masks_gets_some(head: str) -> None:
+    """RTMDet's detectors fail on masks."""
+    model = {"backbone": dict(in_channels=4), head: dict(num_classes=3)}
+    batch = made_up_batch(Config(dict(default_scope="mmdet", model=model)), (32, 48))
+    assert [tuple(image.shape) for image in batch["inputs"]] == [(4, 32, 48)] * 2
+    for sample in batch["data_samples"]:
+        things = sample.gt_instances
+        assert ("masks" in things) == (head == "mask_head")
+        assert things.labels.max() < 3
+        left, top, right, bottom = things.bboxes.T
+        assert (left >= 0).all() and (right <= 48).all() and (left < right).all()
+        assert (top >= 0).all() and (bottom <= 32).all() and (top < bottom).all()
 
 
 @pytest.mark.parametrize(
@@ -290,3 +336,23 @@ def test_an_encoder_that_is_none(tmp_path: Path) -> None:
     torch.save(dict(state_dict={"fc.weight": torch.zeros(1)}), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="holds no encoder"):
         adapt(RESNET, tmp_path / "x.pth")
+
+
+def test_the_verb_prints_what_was_done(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    line = [RESNET, "--encoder", str(encoder), "--num-heads", "2"]
+    line += ["--image-size", "64", "64"]
+    assert verb.run(**vars(parser.parse_args(line))) == 0
+    printed = capsys.readouterr().out
+    child = tmp_path / "child.py"
+    assert verb.run(**vars(parser.parse_args([*line, "-o", str(child)]))) == 0
+    written = capsys.readouterr().out
+    assert child.read_text() in printed
+    assert f"written: {child}" in written
+    for text in (printed, written):
+        assert "ResNet -> MultiLevelViT" in text
+        assert "AdamW" in text
+        assert "one step on cpu: loss " in text

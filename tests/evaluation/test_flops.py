@@ -44,6 +44,8 @@ OPTIONS: list[dict[str, Any]] = [
         neck=dict(_delete_=True, type="CrossMAENeck", width=24, decoder_heads=2),
         reading=dict(type="FixedReading", read=2, asks="after", content="all"),
     ),
+    dict(type="RotaryViT", qk_norm="plain", layer_scale_init_value=0.1),
+    dict(type="RotaryViT", layer_cfgs=dict(ffn_type="swiglu_fused")),
     dict(neck=dict(memory="last"), depth=3),
     dict(neck=dict(memory="mix", mix_input=True), depth=3),
     dict(reading=dict(type="FixedReading", read=2, asked=3)),

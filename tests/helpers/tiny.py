@@ -30,7 +30,6 @@ def tiny_backbone(
 ) -> dict[str, Any]:
     """Config of a small ``SAIMViT``; ``options`` are its other keywords."""
     return dict(
-        type="SAIMViT",
         arch=dict(
             embed_dims=embed_dims,
             num_layers=num_layers,
@@ -40,7 +39,7 @@ def tiny_backbone(
         img_size=image_size,
         patch_size=patch_size,
         in_channels=channels,
-        **{"final_norm": False, "out_type": "raw", **options},
+        **{"type": "SAIMViT", "final_norm": False, "out_type": "raw", **options},
     )
 
 

@@ -200,18 +200,18 @@ def test_goes_back_to_the_checkpoint_once(images: str, tmp_path: Path) -> None:
 def test_going_back_leaves_the_rates_where_they_are(
     images: str, tmp_path: Path
 ) -> None:
-    """They rise until the fifth iteration; the file is of the second."""
-    options = dict(where="gradient", at=[2, 3], guard=dict(patience=2))
+    """They rise until the fifth iteration, of twelve; the file is of the second."""
+    options = dict(where="gradient", at=[2, 3], guard=dict(patience=2), length=2)
     back = poisoned_run(images, f"{tmp_path}/a", dict(points=["iter_2"], **options))
     assert back["counts"] == (2, 0, True)
-    straight = poisoned_run(images, f"{tmp_path}/b", {})
+    straight = poisoned_run(images, f"{tmp_path}/b", dict(length=2))
     groups = [run["state"]["optimizer"]["param_groups"] for run in (back, straight)]
     assert differing_bytes(*groups) == 0
     saved = torch.load(tmp_path / "a/iter_2.pth", weights_only=False)["optimizer"]
     assert saved["param_groups"][0]["lr"] != groups[0][0]["lr"]
     # The moments were the file's: two steps less.
     steps = [run["state"]["optimizer"]["state"][0]["step"] for run in (back, straight)]
-    assert [int(step) for step in steps] == [4, 6]
+    assert [int(step) for step in steps] == [10, 12]
 
 
 def test_what_comes_and_goes_does_not_fill_the_disk(

@@ -94,7 +94,8 @@ def test_every_recipe_runs_for_one_short_epoch(name: str) -> None:
         assert found.index(max(found)) <= length // 2
         assert length < 100 or found[-1] < 0.05 * peak
         if len(cfg.param_scheduler) > 1 and length >= 4:
-            assert found[0] < 0.01 * peak  # there is a warm-up
+            # There is a warm-up; XTRA's begins at a tenth of the rate.
+            assert found[0] < 0.11 * peak
 
 
 @pytest.mark.parametrize("epochs", [59, 61, 300])

@@ -86,17 +86,28 @@ def test_it_resumes_and_counts(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    groups = {"a": [FCN, FCN], "b": ["mmseg::b.py"], "c": ["mmseg::c.py"] * 7}
+    groups = {
+        "able": [FCN, FCN],
+        "refused": ["mmseg::b.py"],
+        "unable": ["mmseg::c.py"] * 7,
+        "assumed": ["mmseg::d.py"] * 4,
+    }
     (tmp_path / "mmseg_groups.json").write_text(json.dumps(groups))
-    done = dict(b=dict(new="ValueError: no", old="ok"), c=dict(new="ok", old="no net"))
+    done = dict(
+        refused=dict(new="ValueError: no", old="ok"),
+        unable=dict(new="ok", old="no net"),
+        assumed=dict(new="ok"),
+    )
     (tmp_path / "mmseg.json").write_text(json.dumps(done))
-    monkeypatch.setitem(adapt_sweep._SIDES, "mmseg", 64)
-    assert adapt_sweep.main(["mmseg", encoder, str(tmp_path)]) == 0
+    monkeypatch.setitem(adapt_sweep._SIDES, "mmseg", (64,))
+    assert adapt_sweep.main(["mmseg", encoder, str(tmp_path), "--quick"]) == 0
     records = json.loads((tmp_path / "mmseg.json").read_text())
-    assert records == {**done, "a": dict(new="ok", old="ok")}
+    assert records == {**done, "able": dict(new="ok")}
+    assert adapt_sweep.try_old(FCN) == "ok"
     out = capsys.readouterr().out
-    assert "10 configs in 3 groups; 10 tried both ways." in out
-    assert "3 train as they are, and 2 of them with the encoder: 66.7 %." in out
+    assert "14 configs in 4 groups, 14 in 4 tried; 13 take the encoder." in out
+    assert "1 train as they are, 6 were not tried so; of these 6 take the" in out
+    assert "encoder: 85.7 %." in out
     assert "mmseg::b.py\n       new: ValueError: no\n       old: ok" in out
 
 

@@ -31,9 +31,11 @@ def examine(*arguments: str, tool: Path = TOOL, **options) -> tuple[int, str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The tool and the two files that it needs, in a folder of their own."""
-    for name in ("tools/doctor.py", "saim_mm/_doctor.py", "saim_mm/_stack.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    """The tool and the files that it needs, in a folder of their own."""
+    package = ("_doctor", "_stack", "cli/__init__", "cli/doctor", "utils/__init__")
+    files = [f"saim_mm/{name}.py" for name in (*package, "utils/command_line")]
+    for name in ("tools/doctor.py", *files):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path / "tools" / "doctor.py"
 

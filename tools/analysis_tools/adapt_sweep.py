@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from saim_mm.utils.command_line import one_line_errors
 
 #: Classification is the only task of mmpretrain whose labels can be made up.
 _CLASSIFIER = "ImageClassifier"
-#: Of the images, in pixels.
-_SIDES = dict(mmdet=128, mmseg=128, mmpretrain=224)
+#: Sides of the images that are tried, in pixels.
+_SIDES = dict(
+    mmdet=(128, 256, 300, 512), mmseg=(128, 512, 640), mmpretrain=(224, 256, 384)
+)
 #: ``new`` and ``old``: whether it trains with the encoder, and as it is.
 Record = dict[str, str]
 
@@ -56,8 +59,8 @@ def group_of(config: str, known: dict[str, str]) -> str | None:
         return f"unreadable: {short(error)}"
     model = cfg.get("model") or {}
     backbone = model.get("backbone")
-    if not isinstance(backbone, dict):
-        return None
+    if not isinstance(backbone, dict) or "language_model" in model:
+        return None  # nested, of several models; or it reads texts, too
     if config.startswith("mmpretrain") and model.get("type") != _CLASSIFIER:
         return None
     settings = json.dumps(without_weights(backbone), default=str, sort_keys=True)
@@ -86,17 +89,23 @@ def _types(part: Any, inside: bool = False) -> Iterator[str]:
 
 def try_new(config: str, encoder: str, seconds: float = 120) -> str:
     """Trains a config with the encoder for one step: ``"ok"`` or why not."""
-    side = _SIDES[config.partition("::")[0]]
-    run = partial(adapt, config_path(config), encoder, num_heads=2)
-    return _outcome(partial(run, image_size=(side, side)), seconds)
+
+    def run(side: int) -> None:
+        adapt(config_path(config), encoder, num_heads=2, image_size=(side, side))
+
+    return _on_some_size(run, config, seconds)
 
 
 def try_old(config: str, seconds: float = 120) -> str:
-    """Trains a config for one step as it is, on larger images if need be."""
-    side = _SIDES[config.partition("::")[0]]
+    """Trains a config for one step as it is: ``"ok"`` or why not."""
+    return _on_some_size(partial(_train_old, config), config, seconds)
+
+
+def _on_some_size(run: Callable[[int], None], config: str, seconds: float) -> str:
+    """On the smallest images that do; a head may pool or choose among many places."""
     outcome = ""
-    for larger in (side, 2 * side):
-        outcome = _outcome(partial(_train_old, config, larger), seconds)
+    for side in _SIDES[config.partition("::")[0]]:
+        outcome = _outcome(partial(run, side), seconds)
         if outcome == "ok":
             break
     return outcome
@@ -106,7 +115,7 @@ def _train_old(config: str, side: int) -> None:
     cfg = Config.fromfile(config_path(config))
     cfg.model = without_weights(cfg.model)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        train_one_step(cfg, (side, side), "cpu", init_weights=False)
+        train_one_step(cfg, (side, side), "cpu")
 
 
 def _outcome(run: Callable[[], Any], seconds: float) -> str:
@@ -126,6 +135,7 @@ def _outcome(run: Callable[[], Any], seconds: float) -> str:
         return f"not done in {seconds:g} s" if late else short(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.collect()  # the frames of an error keep its model
     return "ok"
 
 
@@ -145,30 +155,29 @@ def groups_of(package: str, path: Path) -> dict[str, list[str]]:
 
 
 def summary(groups: dict[str, list[str]], records: dict[str, Record]) -> str:
-    """Percentages of configs, and each failure with its reason."""
+    """Percentages of configs, and each failure with its reason.
 
-    def count(old: str | None, new: str | None) -> int:
-        """Configs with such outcomes; ``None`` is any, but tried."""
-        return sum(
-            len(configs)
-            for group, configs in groups.items()
-            for record in [records.get(group, {})]
-            if all(
-                name in record and (record[name] == "ok" or wanted is None)
-                for name, wanted in (("old", old), ("new", new))
-            )
-        )
+    What takes the encoder and was not tried as it is counts as able to.
+    """
+    sizes = {group: len(groups[group]) for group in records}
+    taken = [group for group, record in records.items() if record["new"] == "ok"]
+    able = [g for g, record in records.items() if record.get("old") == "ok"]
+    assumed = [group for group in taken if "old" not in records[group]]
 
-    able, taken = count("ok", None), count("ok", "ok")
+    def count(chosen: Iterable[str]) -> int:
+        return sum(sizes[group] for group in chosen)
+
+    both = count(set(taken) & {*able, *assumed})
+    share = 100 * both / max(count([*able, *assumed]), 1)
     lines = [
-        f"{sum(map(len, groups.values()))} configs in {len(groups)} groups; "
-        f"{count(None, None)} tried both ways.",
-        f"{able} train as they are, and {taken} of them with the encoder: "
-        f"{100 * taken / max(able, 1):.1f} %.",
+        f"{sum(map(len, groups.values()))} configs in {len(groups)} groups, "
+        f"{count(sizes)} in {len(records)} tried; {count(taken)} take the encoder.",
+        f"{count(able)} train as they are, {count(assumed)} were not tried so; "
+        f"of these {both} take the encoder: {share:.1f} %.",
     ]
     for group, record in records.items():
         if set(record.values()) != {"ok"}:
-            lines.append(f"{len(groups[group]):4d} {groups[group][0]}")
+            lines.append(f"{sizes[group]:4d} {groups[group][0]}")
             lines += [f"       {name}: {why}" for name, why in record.items()]
     return "\n".join(lines)
 
@@ -181,6 +190,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("encoder", help="checkpoint of a small encoder with two heads")
     parser.add_argument("folder", type=Path, help="where the results are kept")
     parser.add_argument("--seconds", type=float, default=120, help="limit of a try")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="try without the encoder only what does not take it",
+    )
     args = parser.parse_args(argv)
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     groups = groups_of(args.package, args.folder / f"{args.package}_groups.json")
@@ -195,9 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for group, configs in groups.items():
         if "new" not in records.get(group, {}):
             note("new", group, try_new(configs[0], args.encoder, args.seconds))
-    # Failures first: of those that do well it only confirms the percentage.
-    for group in sorted(groups, key=lambda group: records[group]["new"] == "ok"):
-        if "old" not in records[group]:
+    for group in groups:
+        done = "old" in records[group] or (args.quick and records[group]["new"] == "ok")
+        if not done:
             note("old", group, try_old(groups[group][0], args.seconds))
     print(summary(groups, records))
     return 0

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from saim_mm.api import report
 from saim_mm.utils.command_line import default_device, one_line_errors
-from saim_mm.visualization import write_report
-from saim_mm.visualization.from_files import add_out, draw_newest
+from saim_mm.visualization.from_files import add_out
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,15 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the picture and prints where it is; returns the exit status."""
-    args = parse_args(argv)
-    if not args.work_dir.is_dir():
-        raise FileNotFoundError(f"{args.work_dir}: there is no such work dir.")
-    pictures = {}
-    if args.images:
-        shown = args.images, args.number, args.seed, args.device
-        pictures = draw_newest(args.work_dir, *shown)
-    write_report(args.work_dir, args.out, pictures)
-    print(args.out)
+    print(report(**vars(parse_args(argv))))
     return 0
 
 

@@ -16,7 +16,7 @@ train_dataloader = dict(
     pin_memory=True,
     drop_last=True,  # every step sees a full batch, as in the release
     sampler=dict(type="ExactSampler", shuffle=True, round_up=False),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="stack_samples"),
     dataset=dict(
         type="UnlabeledImages",
         data_root="data/imagenet",

@@ -5,7 +5,7 @@ test_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="stack_samples"),
     dataset=dict(
         type="ImageNet",
         data_root="data/imagenet",

@@ -62,7 +62,9 @@ class RandSACNeck(SAIMNeck):
         layers = zip(self.self_layers, self.layers, memories, strict=True)
         for self_layer, layer, memory in layers:
             queries = self_layer(queries, None, *plan.query_mask)
-            queries = layer(queries, memory, *plan.memory_mask)
+            queries = layer(
+                queries, memory, *plan.memory_mask, None, None, content.turns
+            )
         return self.norm(queries)
 
 

@@ -38,6 +38,8 @@ class MultiLevelViT(BaseModule):
         layers: Layer of the encoder, from 0, that each level reads; the last must be
             among them. By default they are spread evenly, finer levels first.
         norm_cfg: Norm of all levels.
+        grouped: Whether the levels together are one output, as of Conformer and of
+            distilled ViTs, rather than an output each.
         with_cp: Whether the encoder keeps no activations but runs each layer once more
             in backward.
         init_cfg: As for ``SAIMViT``: ``dict(type="Pretrained", checkpoint=FILE)`` loads
@@ -56,6 +58,7 @@ class MultiLevelViT(BaseModule):
         out_strides: Sequence[int | None] = (4, 8, 16, 32),
         layers: Sequence[int] | None = None,
         norm_cfg: dict[str, Any] = LAYER_NORM,
+        grouped: bool = False,
         with_cp: bool = False,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -71,6 +74,7 @@ class MultiLevelViT(BaseModule):
             )
         )
         depth = self.encoder.num_layers
+        self.grouped = grouped
         self.layers = list(
             spread_layers(out_strides, depth) if layers is None else layers
         )
@@ -84,7 +88,7 @@ class MultiLevelViT(BaseModule):
             for channels, stride in zip(out_channels, out_strides, strict=True)
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...]]:
         """Makes the levels of images of any size.
 
         Args:
@@ -92,14 +96,15 @@ class MultiLevelViT(BaseModule):
 
         Returns:
             For each level a map (B, channels, ceil(H / stride), ceil(W / stride)), as
-            of a CNN, or a vector (B, channels).
+            of a CNN, or a vector (B, channels); grouped, a tuple of one such tuple.
         """
         maps = dict(zip(self.encoder.out_indices, self.encoder(x), strict=True))
         size = (x.shape[-2], x.shape[-1])
-        return tuple(
+        levels = tuple(
             level(maps[layer], size)
             for level, layer in zip(self.levels, self.layers, strict=True)
         )
+        return (levels,) if self.grouped else levels
 
     def train(self, mode: bool = True) -> MultiLevelViT:
         """As of any module, but frozen layers stay in evaluation mode."""
@@ -165,13 +170,13 @@ def spread_layers(strides: Sequence[int | None], depth: int) -> list[int]:
     """The layer for each level: evenly spread, finer levels first, the last one last.
 
     Args:
-        strides: Of the levels; ``None`` counts as the coarsest.
+        strides: Of the levels; ``None``, a vector, reads the last layer.
         depth: Number of layers.
     """
-    order = sorted(range(len(strides)), key=lambda level: strides[level] or math.inf)
+    maps = [level for level, stride in enumerate(strides) if stride is not None]
     layers = [depth - 1] * len(strides)
-    for rank, level in enumerate(order, 1):
-        layers[level] = max(round(depth * rank / len(strides)), 1) - 1
+    for rank, level in enumerate(sorted(maps, key=lambda m: strides[m] or 0), 1):
+        layers[level] = max(round(depth * rank / len(maps)), 1) - 1
     return layers
 
 

@@ -65,7 +65,7 @@ def test_levels_against_their_definition() -> None:
     model.encoder.out_indices = [0, 1, 2, 3]
     layers = model.encoder(x)
     model.encoder.out_indices = sorted(set(model.layers))
-    assert model.layers == spread_layers((4, 8, 16, 32, None), 4) == [0, 1, 1, 2, 3]
+    assert model.layers == spread_layers((4, 8, 16, 32, None), 4) == [0, 1, 2, 3, 3]
 
     def project(level: int, x: torch.Tensor) -> torch.Tensor:
         conv = model.levels[level].project
@@ -79,8 +79,8 @@ def test_levels_against_their_definition() -> None:
     expected = (
         project(0, finest),
         project(1, up(model.levels[1].rescale[0], layers[1])),
-        project(2, layers[1]),
-        project(3, F.max_pool2d(layers[2], 2)),
+        project(2, layers[2]),
+        project(3, F.max_pool2d(layers[3], 2)),
         project(4, layers[3]).mean((2, 3)),
     )
     for found, wanted in zip(model(x), expected, strict=True):
@@ -93,7 +93,16 @@ def test_layers_are_spread_by_stride() -> None:
     assert spread_layers((4, 8, 8, 8), 24) == [5, 11, 17, 23]
     assert spread_layers((32, 16, 8), 12) == [11, 7, 3]
     assert spread_layers((None,), 12) == [11]
+    assert spread_layers((None, 16, None), 12) == [11, 11, 11]
     assert spread_layers((2, 4, 8, 16, 32), 2) == [0, 0, 0, 1, 1]
+
+
+def test_a_group_is_one_output() -> None:
+    options = dict(out_channels=(5, 6), out_strides=(None, 16))
+    x = torch.randn(1, 3, 64, 64)
+    (grouped,) = build(**options, grouped=True).eval()(x)
+    for found, wanted in zip(grouped, build(**options).eval()(x), strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_the_simple_pyramid_reads_the_last_layer_alone() -> None:

@@ -1,0 +1,108 @@
+"""``saim-mm``: each verb is the function of its name in ``saim_mm.api``."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_saim
+
+from saim_mm import api
+from saim_mm.api.convert import CONVERSIONS
+from saim_mm.cli import VERBS, main, make_parser
+from saim_mm.weights import read_state_dict
+
+ROOT = Path(__file__).parents[1]
+#: What argparse needs besides the defaults.
+REQUIRED = {
+    "report": ["RUN"],
+    "convert": ["SRC", "DST"],
+    "adapt": ["CONFIG", "--encoder", "FILE"],
+}
+
+
+def test_verbs_are_the_functions() -> None:
+    assert sorted(VERBS) == sorted(api.__all__)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_has_the_arguments_of_its_function(verb: str) -> None:
+    required = REQUIRED.get(verb, [])
+    options = vars(make_parser().parse_args([verb, *required]))
+    assert options.pop("verb") == verb
+    parameters = inspect.signature(getattr(api, verb)).parameters
+    assert set(options) == set(parameters)
+    for name, parameter in parameters.items():
+        if parameter.default is not parameter.empty:
+            told = options[name]
+            assert (str(told) if isinstance(told, Path) else told) == parameter.default
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example_and_the_exit_codes(verb: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    out = capsys.readouterr().out
+    assert "Example:\n" in out and f"  saim-mm {verb} " in out
+    assert "exit codes:\n" in out
+
+
+def test_the_example_is_understood() -> None:
+    for verb in VERBS:
+        text = sys.modules[f"saim_mm.cli.{verb}"].__doc__ or ""
+        for line in text.splitlines():
+            if line.startswith("  saim-mm "):
+                make_parser().parse_args(line.split()[1:])
+
+
+def test_what_cannot_be_done_is_said_in_one_line(tmp_path: Path, capsys) -> None:
+    assert main(["report", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'none'}: there is no such work dir.\n"
+    )
+    assert main(["doctor", "--samples", "0"]) == 1
+    assert "samples=0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", "one"])
+
+
+def test_convert_writes_the_encoder(tmp_path: Path, capsys) -> None:
+    src, dst = tmp_path / "saim.pth", tmp_path / "encoder.pth"
+    model = tiny_saim(image_size=(8, 8))
+    torch.save({"state_dict": model.state_dict()}, src)
+    assert main(["convert", str(src), str(dst), "--num-heads", "2"]) == 0
+    assert f"written: {dst}" in capsys.readouterr().out
+    encoder = read_state_dict(dst)
+    assert torch.equal(encoder["pos_embed"], model.backbone.pos_embed)
+
+
+def test_convert_refuses_what_does_not_matter() -> None:
+    with pytest.raises(ValueError, match="prefix='a' does not matter from release to"):
+        api.convert("a", "b", "release", "saim", prefix="a")
+    with pytest.raises(ValueError, match="target='onnx': there are saim to encoder"):
+        api.convert("a", "b", target="onnx")
+    with pytest.raises(ValueError, match="final_norm=True does not matter"):
+        api.convert("a", "b", "hf", "encoder", final_norm=True)
+
+
+def test_every_conversion_takes_its_files_first() -> None:
+    for conversion in CONVERSIONS.values():
+        assert list(inspect.signature(conversion).parameters)[:2] == ["src", "dst"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("verb", "code"), [("doctor", 1), ("report", 1)])
+def test_it_starts_where_nothing_is_installed(verb: str, code: int) -> None:
+    start = [sys.executable, "-S", "-E", "saim_mm_start.py", verb]
+    done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    if verb == "doctor":
+        assert "saim_mm needs torch>=" in done.stdout
+        assert done.stdout.endswith("Something is wrong; see the errors above.\n")
+    else:
+        assert done.stderr.startswith("error: saim_mm needs torch>=")
+        assert done.stderr.count("\n") == 1
