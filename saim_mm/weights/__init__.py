@@ -3,12 +3,13 @@
 * :mod:`files` reads and writes; nothing in a file is ever executed. :mod:`safe_loader`
   makes that true of all that MMEngine loads, where it is asked to;
   :mod:`allowed_types` and :mod:`known_types` say what a file may hold,
-  :mod:`numpy_pickles` how numpy's part of it is built, and :mod:`old_torch` how torch
-  is told so.
+  :mod:`numpy_pickles` how numpy's part of it is built, :mod:`nested` walks through what
+  was read, and :mod:`old_torch` tells torch of it.
 * :mod:`checksum_trailer` puts a file's SHA-256 into it; :mod:`resume` finds the
   newest good checkpoint of a run.
 * :mod:`conversions` renames keys, as pure functions on state dicts, by the tables in
   :mod:`layouts`; :mod:`keymap` applies a table and accounts for every key.
+* :mod:`position` knows the grid of an encoder's positions and fits them to another.
 * :mod:`loading` puts an encoder into a task model, :mod:`whole_model` a checkpoint into
   a model, completely or not at all.
 """

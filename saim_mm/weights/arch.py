@@ -67,8 +67,7 @@ def infer_arch(
         CheckpointError: If the number of heads is not given and not width / 64, or
             does not divide the width.
     """
-    projection = state[f"{prefix}patch_embed.projection.weight"]
-    width, channels, rows, columns = projection.shape
+    width, channels, *patch = state[f"{prefix}patch_embed.projection.weight"].shape
     heads = num_heads or _HEADS_OF_WIDTH.get(width, width // 64)
     if not heads or width % heads or (num_heads is None and width % 64):
         raise CheckpointError(
@@ -82,7 +81,7 @@ def infer_arch(
         num_layers=count_layers(state, f"{prefix}layers."),
         num_heads=heads,
         feedforward_channels=len(state[f"{prefix}layers.0.ffn.layers.0.0.weight"]),
-        patch_size=(rows, columns),
+        patch_size=(patch[0], patch[1]),
         in_channels=channels,
         grid=infer_grid(state[f"{prefix}pos_embed"][0, 1:], noted=grid or noted),
         final_norm=f"{prefix}ln1.weight" in state,

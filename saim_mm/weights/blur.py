@@ -45,19 +45,14 @@ def infer_smoothing(kernel: Tensor) -> Smoothing:
 
 
 def check_blur(kernel: Tensor, smoothing: Smoothing) -> None:
-    """Refuses a kernel that is not the model's.
-
-    Args:
-        kernel: ``gaussian_blur.weight`` of the release (channels, 1, k, k).
-        smoothing: Kernel size and sigma of the model.
+    """Refuses a kernel of the release (channels, 1, k, k) that is not the model's.
 
     Raises:
         CheckpointError: If the two differ by more than rounding.
     """
     found = infer_smoothing(kernel)
-    if found[0] != smoothing[0] or not math.isclose(
-        found[1], smoothing[1], rel_tol=1e-3
-    ):
+    same_sigma = math.isclose(found[1], smoothing[1], rel_tol=1e-3)
+    if found[0] != smoothing[0] or not same_sigma:
         raise CheckpointError(
             f"gaussian_blur.weight has kernel_size={found[0]} and sigma={found[1]:g}, "
             f"the model {smoothing[0]} and {smoothing[1]:g}; give the checkpoint's "

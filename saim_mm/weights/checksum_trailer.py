@@ -26,15 +26,7 @@ _CHUNK = 1 << 20
 
 
 def write_with_sha256(file: BinaryIO, archive: bytes) -> str:
-    """Writes what ``torch.save`` made, with its checksum.
-
-    Args:
-        file: Where to write, at its start.
-        archive: The bytes of a ZIP archive without comment. They are not copied.
-
-    Returns:
-        The SHA-256 in hexadecimal.
-    """
+    """Writes a ZIP archive without comment, uncopied, and its SHA-256; returns this."""
     assert _is_bare_end(archive[-_END_LENGTH:]), "torch.save wrote no ZIP archive"
     digest = hashlib.sha256()
     for part in (memoryview(archive)[:-2], _COMMENT_LENGTH, _LABEL):
@@ -45,13 +37,7 @@ def write_with_sha256(file: BinaryIO, archive: bytes) -> str:
 
 
 def check_sha256(path: Path) -> bool:
-    """Compares a file with the checksum in it.
-
-    Args:
-        path: A checkpoint, of any origin.
-
-    Returns:
-        True if the checksum fits, False if the file never had one.
+    """Whether a file's checksum fits; False if it never had one.
 
     Raises:
         CheckpointError: If the file is not as it was written.
@@ -89,10 +75,7 @@ def check_sha256(path: Path) -> bool:
 def check_intact(path: Path) -> bool:
     """Checks a file by its SHA-256, or else by the CRC-32 of each of its records.
 
-    Torch looks at neither.
-
-    Returns:
-        True for a ZIP archive, False for another format, which has no checksum.
+    Torch looks at neither. False for another format than ZIP, which has no checksum.
 
     Raises:
         CheckpointError: If a record is damaged.

@@ -24,6 +24,7 @@ from .tied_decoder import own_decoder_layers, shares_weights
 
 _BLUR = "gaussian_blur.weight"
 _HEAD = "prediction_head"
+_PREPROCESSOR = {"data_preprocessor": r"data_preprocessor\."}
 
 
 def release_to_saim(
@@ -47,8 +48,7 @@ def release_to_saim(
             tells it.
 
     Returns:
-        The conversion. The blur is used for the comparison only: ours follows from the
-        config and is no weight.
+        The conversion. Our blur follows from the config and is no weight.
 
     Raises:
         CheckpointError: If a key is missing or unexpected, the blur or the decoder's
@@ -58,14 +58,10 @@ def release_to_saim(
     depth = count_layers(state, "blocks.")
     own_layers = own_decoder_layers(state, decoder_depth)
     rows = _pretraining_rows(depth, own_layers, f"{_HEAD}.fc1.weight" in state)
-    allowed = {}
-    if shares_weights(state):
-        name = (
-            f"query_blocks beyond the {own_layers} that run"
-            if own_layers
-            else f"query_blocks, shared with all {depth} blocks"
-        )
-        allowed = {name: r"query_blocks\."}
+    name = f"query_blocks, shared with all {depth} blocks"
+    if own_layers:
+        name = f"query_blocks beyond the {own_layers} that run"
+    allowed = {name: r"query_blocks\."} if shares_weights(state) else {}
     weights = {key: tensor for key, tensor in state.items() if key != _BLUR}
     conversion = to_ours(rows, copy_note(state, weights), keymap.RELEASE, allowed)
     if (_BLUR in state) != (smoothing is not None):
@@ -97,9 +93,6 @@ def saim_to_release(
             tell a coupled decoder of all layers from a shallower one or from none, and
             for these the release has no layout.
 
-    Returns:
-        The conversion.
-
     Raises:
         CheckpointError: If a key is missing or unexpected.
     """
@@ -120,12 +113,11 @@ def saim_to_release(
         )
     mlp = "head.projector.to_pixels.0.weight" in state
     rows = _pretraining_rows(depth, decoder_depth, mlp)
-    allowed = {"data_preprocessor": r"data_preprocessor\."}
-    conversion = to_theirs(rows, state, keymap.PRETRAINING, allowed)
+    conversion = to_theirs(rows, state, keymap.PRETRAINING, _PREPROCESSOR)
     result = conversion.state_dict
     if coupled:
-        shared = {f"query_{k}": v for k, v in result.items() if k.startswith("blocks.")}
-        result.update(shared)
+        blocks = [key for key in result if key.startswith("blocks.")]
+        result.update({f"query_{key}": result[key] for key in blocks})
     if smoothing is not None:
         channels = state["backbone.patch_embed.projection.weight"].shape[1]
         kernel = gaussian_kernel(*smoothing, channels) if blur is None else blur
@@ -146,9 +138,6 @@ def saim_to_encoder(
             token from the decoder's.
         prefix: What precedes every key of the result, such as ``backbone.``.
 
-    Returns:
-        The conversion.
-
     Raises:
         CheckpointError: If a key is missing or unexpected.
     """
@@ -157,13 +146,9 @@ def saim_to_encoder(
     keys = [ours for ours, _ in TIMM.encoder(depth)]
     renamed = {f"backbone.{key}": f"{prefix}{key}" for key in keys}
     if final_norm:
-        for kind in ("weight", "bias"):
-            renamed[f"neck.norm.{kind}"] = f"{prefix}ln1.{kind}"
-    allowed = {
-        "decoder (neck)": r"neck\.",
-        "head": r"head\.",
-        "data_preprocessor": r"data_preprocessor\.",
-    }
+        norm = weight_and_bias("neck.norm", f"{prefix}ln1")
+        renamed |= {old: new for old, (new,) in norm}
+    allowed = {"decoder (neck)": r"neck\.", "head": r"head\.", **_PREPROCESSOR}
     dropped = account(state, renamed, keymap.PRETRAINING, allowed)
     result = {new: state[old] for old, new in renamed.items()}
     return Conversion(copy_note(state, result), tuple(renamed), dropped)
@@ -188,11 +173,8 @@ def encoder_to_hf(state: Mapping[str, Tensor]) -> Conversion:
             "The encoder has no final norm 'ln1' and ViTModel always applies one; "
             "export the encoder with saim_to_encoder.py --final-norm."
         )
-    return to_theirs(
-        _encoder_rows(HUGGING_FACE, count_layers(state, "layers."), True),
-        state,
-        keymap.ENCODER,
-    )
+    rows = _encoder_rows(HUGGING_FACE, count_layers(state, "layers."), True)
+    return to_theirs(rows, state, keymap.ENCODER)
 
 
 def hf_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
@@ -222,11 +204,9 @@ def finetuned_to_release(state: Mapping[str, Tensor]) -> Conversion:
     pooled, probe = "backbone.ln2.weight" in state, "neck.bn.running_mean" in state
     # LinearClsHead and VisionTransformerClsHead.
     head = "head.layers.head" if "head.layers.head.weight" in state else "head.fc"
+    what = "an ImageClassifier of mmpretrain with a plain ViT and one linear layer"
     return to_theirs(
-        _classifier_rows(depth, pooled, probe, head),
-        state,
-        "an ImageClassifier of mmpretrain with a plain ViT and one linear layer",
-        {"data_preprocessor": r"data_preprocessor\."},
+        _classifier_rows(depth, pooled, probe, head), state, what, _PREPROCESSOR
     )
 
 
@@ -266,10 +246,8 @@ def _classifier_rows(depth: int, pooled: bool, probe: bool, head: str) -> list[K
 
 
 def _check_projector(state: Mapping[str, Tensor]) -> None:
-    known = re.compile(rf"{_HEAD}\.(?:fc[12]\.)?(?:weight|bias)$")
-    head = [key for key in state if key.startswith(f"{_HEAD}.")]
-    unknown = [key for key in head if not known.match(key)]
-    if unknown:
+    known = re.compile(rf"(?!{_HEAD}\.)|{_HEAD}\.(?:fc[12]\.)?(?:weight|bias)$")
+    if unknown := [key for key in state if not known.match(key)]:
         raise CheckpointError(
             f"The checkpoint's {_HEAD} is neither an MLP (fc1, fc2) nor a linear layer "
             f"(weight, bias), the two of the published release: it has "

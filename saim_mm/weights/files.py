@@ -23,17 +23,11 @@ from .known_types import known_globals, restore
 StateDict = dict[str, Tensor]
 #: What torch says of the modules, beside the keys, in a ``.safetensors`` file.
 _NOTES = "state_dict_metadata"
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPERS = r"(?:module\.|_orig_mod\.)*"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a whole checkpoint file on the CPU.
-
-    Args:
-        path: A file of ``torch.save`` or a ``.safetensors`` file.
-
-    Returns:
-        What the file holds.
+    """Reads a whole file of ``torch.save``, or of ``.safetensors``, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -62,9 +56,6 @@ def read_state_dict(path: str | Path) -> StateDict:
         path: As for :func:`read_checkpoint`. The weights may lie under ``state_dict``
             (MMEngine), under ``model`` (the authors' release), or be the whole file.
 
-    Returns:
-        The state dict, on the CPU.
-
     Raises:
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file is refused or holds no state dict.
@@ -74,10 +65,8 @@ def read_state_dict(path: str | Path) -> StateDict:
 
 def weights_of(content: Mapping[str, Any], path: str | Path) -> StateDict:
     """The state dict in what :func:`read_checkpoint` returned."""
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+    nested = (content.get(key) for key in ("state_dict", "model"))
+    content = next((part for part in nested if isinstance(part, Mapping)), content)
     others = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         raise CheckpointError(
@@ -93,24 +82,21 @@ def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
 
     What torch says of the modules beside the keys goes on being said.
     """
+    wrappers = re.match(_WRAPPERS, str(next(iter(state), "")))
+    prefix = wrappers[0] if wrappers else ""
+    while not all(str(key).startswith(prefix) for key in state):
+        prefix = prefix[: prefix.rstrip(".").rfind(".") + 1]
     plain = OrderedDict(state)
+    if prefix:
+        plain = OrderedDict((k[len(prefix) :], v) for k, v in state.items())
     notes = getattr(state, "_metadata", None)
-    while plain:
-        wrapper = next(
-            (w for w in _WRAPPERS if all(str(k).startswith(w) for k in plain)), ""
-        )
-        if not wrapper:
-            break
-        plain = OrderedDict((k.removeprefix(wrapper), v) for k, v in plain.items())
-        if isinstance(notes, Mapping):
-            # By module, without the full stop; the wrapper's own come first.
-            notes = {
-                f"{k}.".removeprefix(wrapper).removesuffix("."): v
-                for k, v in notes.items()
-            }
     if isinstance(notes, Mapping):
-        notes = {k: v for k, v in notes.items() if isinstance(v, Mapping)}
-        plain._metadata = notes  # type: ignore[attr-defined]
+        # By module, without the full stop; the wrapper's own come first.
+        plain._metadata = {  # type: ignore[attr-defined]
+            f"{name}.".removeprefix(prefix).removesuffix("."): note
+            for name, note in notes.items()
+            if isinstance(note, Mapping)
+        }
     return plain
 
 
@@ -158,11 +144,7 @@ def write_state_dict(
 
 
 def write_sealed(path: Path, content: Any) -> None:
-    """Writes what ``torch.save`` makes of it, with its checksum, whole or not at all.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Writes what ``torch.save`` makes of it, with its checksum, or nothing."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(path, lambda file: write_with_sha256(file, buffer.getvalue()))

@@ -38,20 +38,7 @@ def to_ours(
     what: str,
     allowed: Mapping[str, str] | None = None,
 ) -> Conversion:
-    """Renames their keys to ours.
-
-    Args:
-        rows: The table.
-        source: Their state dict.
-        what: What the source should be, for the error.
-        allowed: Allow-list name -> regular expression of keys that may be dropped.
-
-    Returns:
-        The conversion.
-
-    Raises:
-        CheckpointError: If a key is missing, or left over and in no allow-list.
-    """
+    """Renames their keys to ours, by a table; the rest is as for :func:`account`."""
     rows = list(rows)
     used = tuple(key for _, theirs in rows for key in theirs)
     dropped = account(source, used, what, allowed)
@@ -87,7 +74,8 @@ def account(
         source: All keys there are.
         used: The keys that are needed.
         what: What the source should be, for the error.
-        allowed: Allow-list name -> regular expression, matched from a key's start.
+        allowed: Allow-list name -> regular expression of keys that may be dropped,
+            matched from a key's start.
 
     Returns:
         Dropped keys by the name of their allow-list; empty lists are left out.
@@ -128,27 +116,24 @@ TIMM = "a timm ViT"
 HUGGING_FACE = "a Hugging Face ViTModel"
 PRETRAINING = "a SAIM pretraining checkpoint of ours"
 ENCODER = "a bare encoder"
+_CONVERTS = "tools/model_converters/{} converts it"
 # Sign in the keys, what it means, what to do. The first that matches counts.
 _SIGNS = (
-    (
-        r"query_blocks\.\d+\.",
-        RELEASE,
-        "tools/model_converters/official_to_saim.py converts it",
-    ),
+    (r"query_blocks\.\d+\.", RELEASE, _CONVERTS.format("official_to_saim.py")),
     (
         r"blocks\.\d+\.attn\.q\.",
         RELEASE_CLASSIFIER,
-        "tools/model_converters/official_finetuned_to_mmpretrain.py converts it",
+        _CONVERTS.format("official_finetuned_to_mmpretrain.py"),
     ),
     (
         r"blocks\.\d+\.attn\.qkv\.",
         TIMM,
-        "tools/model_converters/encoder_to_timm.py --reverse converts it",
+        _CONVERTS.format("encoder_to_timm.py --reverse"),
     ),
     (
         r"(?:vit\.)?encoder\.layer\.\d+\.attention\.",
         HUGGING_FACE,
-        "tools/model_converters/encoder_to_hf.py --reverse converts it",
+        _CONVERTS.format("encoder_to_hf.py --reverse"),
     ),
     (
         r"neck\.(?:norm|layers\.\d+\.ln1)\.",
@@ -156,23 +141,17 @@ _SIGNS = (
         "its encoder has the prefix 'backbone.', and "
         "tools/model_converters/saim_to_encoder.py takes it out",
     ),
-    (
-        r"layers\.\d+\.ln1\.",
-        ENCODER,
-        "it needs no prefix",
-    ),
+    (r"layers\.\d+\.ln1\.", ENCODER, "it needs no prefix"),
 )
 
 
 def describe(keys: Iterable[str]) -> str:
     """What a state dict looks like, and what to do about it, in a sentence or two."""
     keys = list(keys)
-    foreign = describe_foreign(keys)
-    if foreign:
+    if foreign := describe_foreign(keys):
         return foreign
     for key in keys:
-        inner = re.match(r"(.+?\.)layers\.\d+\.ln1\.", key)
-        if inner:
+        if inner := re.match(r"(.+?\.)layers\.\d+\.ln1\.", key):
             return (
                 f"It looks like an encoder under the prefix {inner[1]!r}: set "
                 f"prefix={inner[1]!r}."
@@ -194,10 +173,12 @@ def describe_foreign(keys: Iterable[str]) -> str:
 def sign_of(keys: Iterable[str]) -> tuple[str, str]:
     """What the keys say they are, such as :data:`RELEASE`, and what to do; or ''."""
     keys = list(keys)
-    for pattern, name, remedy in _SIGNS:
-        if any(re.match(pattern, key) for key in keys):
-            return name, remedy
-    return "", ""
+    matching = (
+        (name, remedy)
+        for pattern, name, remedy in _SIGNS
+        if any(re.match(pattern, key) for key in keys)
+    )
+    return next(matching, ("", ""))
 
 
 def _stack(source: Mapping[str, Tensor], keys: tuple[str, ...]) -> Tensor:

@@ -17,19 +17,17 @@ from .files import CheckpointError, StateDict, read_state_dict
 from .keymap import describe
 from .position import Grid, fit_position_embedding, noted_grid
 
-#: What a model may have and a checkpoint not; it stays as initialised.
-MAY_BE_MISSING = {
-    "final norm": r"ln[12]\.",
-    "relative position table": r"(?:.+\.)?(?:rel_pos|relative_position)",
-}
-#: What an encoder may have and the model not.
-MAY_BE_UNUSED = {
-    "final norm": r"ln[12]\.",
-    "class token, of a model with with_cls_token=False": r"cls_token$",
-    "mask token, of masked image modelling": r"mask_token$",
-}
+#: What a model may have and a checkpoint not: final norm, relative position table. It
+#: stays as initialised.
+MAY_BE_MISSING = r"ln[12]\.|(?:.+\.)?(?:rel_pos|relative_position)"
+#: What an encoder may have and the model not: final norm, class token (where
+#: with_cls_token=False), mask token.
+MAY_BE_UNUSED = r"ln[12]\.|cls_token$|mask_token$"
 #: What may lie beside the encoder in a checkpoint of a whole model.
 BESIDE_ENCODER = r"neck\.|data_preprocessor\.|\w*head\.|momentum_encoder\.|student\."
+_OTHER_MODEL = "or another option than the checkpoint"
+_MISSING = f"is missing; the model may have more layers, a class token {_OTHER_MODEL}"
+_UNUSED = f"has no place in the model; the model may have fewer layers {_OTHER_MODEL}"
 _SHOWN = 8
 
 
@@ -101,22 +99,18 @@ def load_encoder(
     }
     own = module.state_dict()
     notes = _take_decoder_norm(encoder, state, own)
-    missing, unused = _compare(encoder, own, path)
-    beside = [key for key in state if not key.startswith(prefix)]
-    _refuse(path, "is not part of an encoder", not_allowed(beside, [BESIDE_ENCODER]))
+    missing = tuple(key for key in own if key not in encoder)
+    unused = tuple(key for key in encoder if key not in own)
+    beside = tuple(key for key in state if not key.startswith(prefix))
+    _refuse(path, _MISSING, missing, MAY_BE_MISSING)
+    _refuse(path, _UNUSED, unused, MAY_BE_UNUSED)
+    _refuse(path, "is not part of an encoder", beside, BESIDE_ENCODER)
     _check_shapes(encoder, own, path)
-    _check_grid(path, grid, len(encoder["pos_embed"][0]))
-    known = grid or noted_grid(getattr(state, "_metadata", None), prefix)
-    notes += _fit_positions(module, encoder, known, own["pos_embed"])
+    known = noted_grid(getattr(state, "_metadata", None), prefix)
+    notes += _fit_positions(module, encoder, path, grid, known)
     module.load_state_dict({k: encoder[k] for k in own if k in encoder}, strict=False)
-    report = LoadReport(
-        path=str(path),
-        prefix=prefix,
-        loaded=tuple(key for key in own if key in encoder),
-        as_initialised=missing,
-        unused=unused + tuple(beside),
-        notes=notes,
-    )
+    loaded = tuple(key for key in own if key in encoder)
+    report = LoadReport(str(path), prefix, loaded, missing, unused + beside, notes)
     print_log(str(report), logger="current")
     return report
 
@@ -130,16 +124,14 @@ def pretrained_config(
         CheckpointError: If the entry names no checkpoint.
     """
     configs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]
-    for config in configs:
-        if config.get("type") not in ("Pretrained", PretrainedInit):
-            continue
-        if not config.get("checkpoint"):
-            raise CheckpointError(
-                f"init_cfg={config} names no checkpoint; set its checkpoint to the "
-                "encoder's file, or init_cfg=None to train from scratch."
-            )
-        return config
-    return None
+    kinds = ("Pretrained", PretrainedInit)
+    config = next((config for config in configs if config.get("type") in kinds), None)
+    if config is not None and not config.get("checkpoint"):
+        raise CheckpointError(
+            f"init_cfg={config} names no checkpoint; set its checkpoint to the "
+            "encoder's file, or init_cfg=None to train from scratch."
+        )
+    return config
 
 
 def _resolve_prefix(
@@ -162,34 +154,18 @@ def _take_decoder_norm(
     encoder: StateDict, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> tuple[str, ...]:
     """Adds the decoder's norm as ``ln1`` where the model has one and the file not."""
-    if "ln1.weight" not in own or "ln1.weight" in encoder:
-        return ()
-    if "neck.norm.weight" not in state:
+    needed = "ln1.weight" in own and "ln1.weight" not in encoder
+    if not needed or "neck.norm.weight" not in state:
         return ()
     for kind in ("weight", "bias"):
         encoder[f"ln1.{kind}"] = state[f"neck.norm.{kind}"]
     return ("The final norm 'ln1' starts from the decoder's 'neck.norm'",)
 
 
-def _compare(
-    encoder: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str | Path
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Keys that only the model has, and only the file; refuses those not allowed."""
-    missing = tuple(key for key in own if key not in encoder)
-    unused = tuple(key for key in encoder if key not in own)
-    _refuse(
-        path,
-        "is missing; the model may have more layers, a class token or another option "
-        "than the checkpoint",
-        not_allowed(missing, MAY_BE_MISSING.values()),
-    )
-    _refuse(
-        path,
-        "has no place in the model; the model may have fewer layers or another option "
-        "than the checkpoint",
-        not_allowed(unused, MAY_BE_UNUSED.values()),
-    )
-    return missing, unused
+def _refuse(path: str | Path, reason: str, keys: Collection[str], allowed: str) -> None:
+    """Stops at keys that one side has alone, but for those that are allowed to it."""
+    if keys := not_allowed(keys, allowed):
+        raise CheckpointError(f"{path}: {shown(keys)} {reason}.")
 
 
 def _check_shapes(
@@ -197,12 +173,8 @@ def _check_shapes(
 ) -> None:
     """Refuses another width, patch size, ...; the grid may differ."""
     for key, tensor in encoder.items():
-        if key not in own:
-            continue
-        found, wanted = tuple(tensor.shape), tuple(own[key].shape)
-        if key == "pos_embed":
-            found, wanted = (found[0], found[2]), (wanted[0], wanted[2])
-        if found != wanted:
+        step = 2 if key == "pos_embed" else 1
+        if key in own and tensor.shape[::step] != own[key].shape[::step]:
             raise CheckpointError(
                 f"{path}: {key!r} has shape {tuple(tensor.shape)} and the model's "
                 f"{tuple(own[key].shape)}; the checkpoint has {_sizes(encoder)}, the "
@@ -211,32 +183,29 @@ def _check_shapes(
             )
 
 
-def _check_grid(path: str | Path, grid: Grid | None, rows: int) -> None:
-    if grid is not None and rows - math.prod(grid) not in (0, 1):
-        raise CheckpointError(
-            f"{path}: grid={tuple(grid)} has {math.prod(grid)} patches, and the "
-            f"checkpoint's pos_embed {rows} rows, one of them that of a class token if "
-            "there is one; give rows and columns of its patches."
-        )
-
-
 def _fit_positions(
-    module: nn.Module, encoder: StateDict, known: Grid | None, own: Tensor
+    module: Any,
+    encoder: StateDict,
+    path: str | Path,
+    given: Grid | None,
+    known: Grid | None,
 ) -> tuple[str, ...]:
     """Fits the position embedding; mmpretrain's own ViT takes any for square."""
-    before = encoder["pos_embed"]
-    encoder["pos_embed"] = fit_position_embedding(
-        encoder,
-        "",
-        tuple(module.patch_resolution),  # type: ignore[arg-type]
-        module.num_extra_tokens,  # type: ignore[arg-type]
-        module.interpolate_mode,  # type: ignore[arg-type]
-        known,
-        same_model=False,
+    before, grid = encoder["pos_embed"], tuple(module.patch_resolution)
+    rows = before.shape[1]
+    if given is not None and rows - math.prod(given) not in (0, 1):
+        raise CheckpointError(
+            f"{path}: grid={tuple(given)} has {math.prod(given)} patches, and the "
+            f"checkpoint's pos_embed {rows} rows, with that of a class token if there "
+            "is one; give rows and columns of its patches."
+        )
+    extra, mode = module.num_extra_tokens, module.interpolate_mode
+    after = encoder["pos_embed"] = fit_position_embedding(
+        encoder, "", grid, extra, mode, given or known, same_model=False
     )
-    if before.shape == own.shape:
+    if before.shape == after.shape:
         return ()
-    return (f"Position embedding {tuple(before.shape)} fitted to {tuple(own.shape)}",)
+    return (f"Position embedding {tuple(before.shape)} fitted to {tuple(after.shape)}",)
 
 
 def _sizes(encoder: Mapping[str, Tensor]) -> str:
@@ -244,15 +213,9 @@ def _sizes(encoder: Mapping[str, Tensor]) -> str:
     return f"width {width}, patch size {tuple(patch)} and {channels} image channels"
 
 
-def not_allowed(keys: Iterable[str], allowed: Iterable[str]) -> list[str]:
-    """The keys that no regular expression matches from their start."""
-    pattern = re.compile("|".join(allowed))
-    return [key for key in keys if not pattern.match(key)]
-
-
-def _refuse(path: str | Path, reason: str, keys: Collection[str]) -> None:
-    if keys:
-        raise CheckpointError(f"{path}: {shown(keys)} {reason}.")
+def not_allowed(keys: Iterable[str], allowed: str) -> list[str]:
+    """The keys that a regular expression does not match from their start."""
+    return [key for key in keys if not re.match(allowed, key)]
 
 
 def shown(keys: Collection[str]) -> str:

@@ -29,12 +29,7 @@ def note_grid(module: Any, state: Any, prefix: str, metadata: dict[str, Any]) ->
 
 
 def noted_grid(metadata: Any, prefix: str = "") -> Grid | None:
-    """The grid that a file says its positions have, if it says so.
-
-    Args:
-        metadata: What torch keeps beside the keys, by module.
-        prefix: What precedes the encoder's keys.
-    """
+    """The grid that the metadata of a state dict, by module, says; or ``None``."""
     own = metadata.get(prefix.rstrip(".")) if isinstance(metadata, Mapping) else None
     grid = own.get(_NOTE) if isinstance(own, Mapping) else None
     if isinstance(grid, (list, tuple)) and [type(n) for n in grid] == [int, int]:
@@ -57,8 +52,8 @@ def fit_position_embedding(
     no class token and another size.
 
     Args:
-        state: The checkpoint's state dict, which has ``pos_embed`` under the prefix.
-        prefix: What precedes the encoder's keys.
+        state: The checkpoint's state dict.
+        prefix: What precedes the encoder's keys in it, such as ``pos_embed``.
         grid: Rows and columns of the model's patches.
         extra_tokens: 1 if the model has a class token, else 0.
         mode: Interpolation mode of ``torch.nn.functional.interpolate``.
@@ -89,10 +84,7 @@ def has_class_row(state: Mapping[str, Tensor], prefix: str, patches: int) -> boo
     dropped the token but not its row: told by one row more than there are patches, or,
     for another grid than the model's, by a count of rows that is no square.
 
-    Args:
-        state: The checkpoint's state dict, which has ``pos_embed`` under the prefix.
-        prefix: What precedes the encoder's keys.
-        patches: Number of patches: the checkpoint's, or else the model's.
+    ``patches`` is the checkpoint's number of them, or else the model's.
     """
     if f"{prefix}cls_token" in state:
         return True
@@ -128,13 +120,9 @@ def infer_grid(
         CheckpointError: If none of these gives a grid, or the count gives several.
     """
     count = len(positions)
-    if noted is not None and math.prod(noted) == count:
-        return noted
-    told = _sincos_grid(positions)
-    if told is None and like is not None and same_model and math.prod(like) == count:
-        told = like
-    if told is not None:
-        return told
+    for grid in (noted, _sincos_grid(positions), like if same_model else None):
+        if grid is not None and math.prod(grid) == count:
+            return grid
     readings = _readings(count, like)
     said = " or ".join(f"{rows} x {columns}" for rows, columns in readings)
     if len(readings) == 1:
@@ -151,15 +139,14 @@ def infer_grid(
 
 def _readings(count: int, like: Grid | None) -> list[Grid]:
     """Grids of so many patches: a square, the aspect of a model, or a line as it is."""
-    rows = round(math.sqrt(count * like[0] / like[1])) if like else 0
-    square = (math.isqrt(count), math.isqrt(count))
-    same_aspect = (rows, count // max(rows, 1))
-    found = [square] if math.prod(square) == count > 0 else []
-    if like and same_aspect[0] * like[1] == same_aspect[1] * like[0]:
-        found.append(same_aspect)
+    found = {(math.isqrt(count), math.isqrt(count))}
+    if like:
+        rows = round(math.sqrt(count * like[0] / like[1]))
+        columns = count // max(rows, 1)
+        found |= {(rows, columns)} if rows * like[1] == columns * like[0] else set()
     if like and like[0] != like[1] and 1 in like:
-        found.append((count, 1) if like[1] == 1 else (1, count))
-    return sorted({grid for grid in found if math.prod(grid) == count > 0})
+        found.add((count, 1) if like[1] == 1 else (1, count))
+    return sorted(grid for grid in found if math.prod(grid) == count > 0)
 
 
 def copy_note(source: Mapping[str, Tensor], target: StateDict) -> StateDict:

@@ -39,13 +39,6 @@ _FORCE, _FORBID = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Loads a file of this machine, as MMEngine's function of this name does.
 
-    Args:
-        filename: The file; its checksum is compared if it has one.
-        map_location: As for ``torch.load``.
-
-    Returns:
-        What the file holds.
-
     Raises:
         FileNotFoundError: If there is no such file.
         CheckpointError: If it is damaged, or wants to run code.
@@ -133,12 +126,13 @@ def _disarm(content: Any, filename: str) -> Any:
 
     What wrappers put before all keys of the weights goes, too.
     """
-    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return content
+    state, meta = content.get("state_dict"), content.get("meta")
     if isinstance(state, dict) and all(isinstance(key, str) for key in state):
         plain = without_wrappers(state)
         if plain.keys() != state.keys():
             content["state_dict"] = plain
-    meta = content.get("meta") if isinstance(content, dict) else None
     if isinstance(meta, dict) and meta.pop("config", None) is not None:
         print_log(
             f"{filename}: its meta.config is ignored; it is Python and would be "

@@ -12,14 +12,11 @@ from .keymap import count_layers
 
 
 def own_decoder_layers(state: Mapping[str, Tensor], asked: int | None) -> int:
-    """How many layers our decoder has of its own.
+    """How many layers our decoder has of its own; 0 if it is coupled to the encoder.
 
     Args:
         state: A pretraining state dict of the release.
         asked: How many layers a decoder of shared layers runs through, where known.
-
-    Returns:
-        Number of layers; 0 if it is coupled to the encoder.
 
     Raises:
         CheckpointError: If ``asked`` does not fit the checkpoint, or it is not given
@@ -65,8 +62,5 @@ def shares_weights(state: Mapping[str, Tensor]) -> bool:
         if key.startswith("blocks.") and int(key.split(".")[1]) < saved
     }
     query = {key for key in state if key.startswith("query_blocks.")}
-    return (
-        bool(query)
-        and query == set(blocks)
-        and all(torch.equal(state[key], tensor) for key, tensor in blocks.items())
-    )
+    same_keys = bool(query) and query == set(blocks)
+    return same_keys and all(torch.equal(state[k], t) for k, t in blocks.items())

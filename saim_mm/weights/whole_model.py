@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -16,7 +16,7 @@ from .keymap import describe_foreign
 from .loading import MAY_BE_UNUSED, not_allowed, pretrained_config, shown
 
 #: What either side may have alone: statistics of the images, which the config gives.
-MAY_DIFFER = {"data_preprocessor": r"data_preprocessor\."}
+MAY_DIFFER = r"data_preprocessor\."
 _BACKBONE = "backbone."
 #: A backbone's hooks fit these to its grid or window while it loads.
 _FITTED = re.compile(r"pos_embed|rel(?:ative)?_pos")
@@ -59,23 +59,21 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> 
     """
     state = without_wrappers(state)
     own = model.state_dict()
-    missing, unexpected = _alone(own, state), _alone(state, own)
+    missing = not_allowed([key for key in own if key not in state], MAY_DIFFER)
+    unexpected = not_allowed([key for key in state if key not in own], MAY_DIFFER)
     if missing or unexpected:
         raise CheckpointError(
             f"{path}: not a checkpoint of this {type(model).__name__}. "
             f"Missing: {shown(missing)}. Unexpected: {shown(unexpected)}. "
             f"{_remedy(state)}"
         )
-    for key in own.keys() & state.keys():
-        # The model fits the position embedding to its grid while it loads.
-        if key.endswith("pos_embed"):
-            continue
-        if state[key].shape != own[key].shape:
-            raise CheckpointError(
-                f"{path}: {key!r} has shape {tuple(state[key].shape)} and the model's "
-                f"{tuple(own[key].shape)}; give the checkpoint of this config, or the "
-                "config (arch, patch_size, num_classes, ...) of this checkpoint."
-            )
+    # The model fits the position embedding to its grid while it loads.
+    for key in _other_shapes(own, state, re.compile(r"pos_embed$")):
+        raise CheckpointError(
+            f"{path}: {key!r} has shape {tuple(state[key].shape)} and the model's "
+            f"{tuple(own[key].shape)}; give the checkpoint of this config, or the "
+            "config (arch, patch_size, num_classes, ...) of this checkpoint."
+        )
 
 
 def check_backbone(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
@@ -85,30 +83,24 @@ def check_backbone(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -
     model may be another, such as a head for other classes. Models without ``backbone``
     are not looked at.
 
-    Args:
-        model: The whole model.
-        checkpoint: What MMEngine is about to load.
-        path: Where it is from, for the error.
-
     Raises:
         CheckpointError: If a weight of the backbone is missing, has another shape, or
             has no place in the model.
     """
     given = without_wrappers(checkpoint.get("state_dict", checkpoint))
     own, found = (
-        {k.removeprefix(_BACKBONE): v for k, v in some.items() if _is_inside(k)}
+        {
+            str(key).removeprefix(_BACKBONE): value
+            for key, value in some.items()
+            if str(key).startswith(_BACKBONE)
+        }
         for some in (unwrap_model(model).state_dict(), given)
     )
     wrong = {
         "missing": [k for k in own if k not in found and not k.endswith(_COUNTER)],
-        "of another shape": [
-            key
-            for key in own.keys() & found.keys()
-            if not _FITTED.search(key)
-            and own[key].shape != getattr(found[key], "shape", None)
-        ],
+        "of another shape": _other_shapes(own, found, _FITTED),
         "without a place in the model": not_allowed(
-            [key for key in found if key not in own], MAY_BE_UNUSED.values()
+            [key for key in found if key not in own], MAY_BE_UNUSED
         ),
     }
     said = [f"{shown(keys)} {what}" for what, keys in wrong.items() if keys]
@@ -121,8 +113,17 @@ def check_backbone(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -
         )
 
 
-def _is_inside(key: Any) -> bool:
-    return str(key).startswith(_BACKBONE)
+def _other_shapes(
+    own: Mapping[str, Tensor], found: Mapping[str, Any], fitted: re.Pattern
+) -> list[str]:
+    """Keys of both whose shapes differ, but for those that are fitted on loading."""
+    return [
+        key
+        for key in own
+        if key in found
+        and not fitted.search(key)
+        and own[key].shape != getattr(found[key], "shape", None)
+    ]
 
 
 def forget_pretrained(model: nn.Module) -> list[str]:
@@ -139,18 +140,14 @@ def forget_pretrained(model: nn.Module) -> list[str]:
     """
     changed = []
     for name, module in model.named_modules():
-        config = getattr(module, "init_cfg", None)
-        if _is_pretrained(config):
+        try:
+            pretrained = bool(pretrained_config(getattr(module, "init_cfg", None)))
+        except CheckpointError:  # it names no file
+            pretrained = True
+        if pretrained:
             module.init_cfg = None
             changed.append(name)
     return changed
-
-
-def _is_pretrained(config: Any) -> bool:
-    try:
-        return pretrained_config(config) is not None
-    except CheckpointError:  # it names no file
-        return True
 
 
 def _remedy(state: Mapping[str, Tensor]) -> str:
@@ -161,8 +158,3 @@ def _remedy(state: Mapping[str, Tensor]) -> str:
         "encoder without its head can only be trained from: "
         "model.backbone.init_cfg.checkpoint=FILE."
     ).strip()
-
-
-def _alone(keys: Iterable[str], others: Collection[str]) -> list[str]:
-    allowed = re.compile("|".join(MAY_DIFFER.values()))
-    return [key for key in keys if key not in others and not allowed.match(key)]

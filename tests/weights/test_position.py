@@ -15,6 +15,7 @@ from tiny import tiny_backbone
 from torch import Tensor, nn
 
 from saim_mm.models.saim_vit import sincos_position_embedding
+from saim_mm.parity.convert_files import convert_encoder_to_hf, convert_hf_to_encoder
 from saim_mm.weights import (
     CheckpointError,
     encoder_to_timm,
@@ -155,6 +156,18 @@ def test_a_column_of_patches_stays_one(
         load_encoder(model, path)
         torch.testing.assert_close(model.pos_embed[:, 1:], expected, rtol=0, atol=0)
     assert infer_arch(read_state_dict(path), num_heads=4).grid == COLUMN
+
+
+def test_the_config_of_hugging_face_says_the_grid(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is an optional extra")
+    source = vit(COLUMN, final_norm=True)
+    write_state_dict(tmp_path / "x.pth", source.state_dict())
+    assert convert_encoder_to_hf(tmp_path / "x.pth", tmp_path / "hf", 2).passed
+    assert convert_hf_to_encoder(tmp_path / "hf", tmp_path / "y.pth").passed
+    model = vit((8, 8), final_norm=True)
+    load_encoder(model, tmp_path / "y.pth")
+    expected = resized(source.pos_embed, COLUMN, (8, 8))
+    torch.testing.assert_close(model.pos_embed[:, 1:], expected, rtol=0, atol=0)
 
 
 def test_a_state_dict_says_its_grid_to_any_load() -> None:
