@@ -300,9 +300,12 @@ def wheel_target(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("wheel")
     source = tmp / "source"
     source.mkdir()  # a copy, because setuptools writes build folders beside setup.py
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    files = ("setup.py", "pyproject.toml", "README.md", "model-index.yml")
+    for name in (*files, "saim_mm_start.py"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "saim_mm", source / "saim_mm")
+    left_out = shutil.ignore_patterns("__pycache__", ".mim")
+    for name in ("saim_mm", "configs", "tools"):
+        shutil.copytree(ROOT / name, source / name, ignore=left_out)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     wheel = ["wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp), str(source)]
     subprocess.run([*pip, *wheel], check=True)
