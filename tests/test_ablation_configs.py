@@ -241,6 +241,8 @@ def build_and_step(cfg: Config) -> torch.nn.Module:
         model = MODELS.build({**cfg.model, "data_preprocessor": preprocessor})
         model.init_weights()
         before = {name: p.clone() for name, p in model.named_parameters()}
+        if hasattr(model, "teacher_moves"):
+            model.teacher_moves = True  # by the hook of the recipe
         losses = step(cfg, model.train())
     assert losses and all(math.isfinite(value) for value in losses.values())
     if cfg.model.type == "NEPA":  # its first rate is too small to move a LayerScale

@@ -83,10 +83,14 @@ class DINOHook(Hook):
                 for parameter in projector.last_layer:
                     parameter.grad = None  # at zero it would still decay
 
-        def after_step(*_: Any) -> None:
-            model.update_teacher(self.momentum_at(runner.iter / runner.max_iters))
-            model.head.move_center()
+        def after_step(optimizer: Optimizer, *_: Any) -> None:
+            # A fused optimiser is told so, and leaves all as it is; the host is not.
+            skipped = getattr(optimizer, "found_inf", None)
+            momentum = self.momentum_at(runner.iter / runner.max_iters)
+            model.update_teacher(momentum, skipped)
+            model.head.move_center(skipped)
 
+        model.teacher_moves = True
         optimizer = runner.optim_wrapper.optimizer
         self._handles = [
             optimizer.register_step_pre_hook(before_step),

@@ -12,6 +12,7 @@ from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
@@ -62,7 +63,12 @@ def global_batch_size(loader: DataLoader) -> int:
 
 
 def seed_training_step(seed: int, rank: int, iteration: int) -> None:
-    """Makes all that a step draws (drop path, mixup) a function of these three."""
+    """Makes all that a step draws (drop path, mixup) a function of these three.
+
+    What a model draws for an iteration, it asks MMEngine's message hub for; no hook
+    tells that where a step is repeated.
+    """
+    MessageHub.get_current_instance().update_info("iter", iteration)
     key = mix64(seed, rank, iteration, Stream.TRAINING_STEP)
     seed_generators(key)
     # torch.manual_seed takes ten times as long while no GPU is in use.

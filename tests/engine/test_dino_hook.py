@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from exact_runs import differing_bytes, make_images, run_config, train
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmpretrain.registry import MODELS
 from torch import nn
 
 from saim_mm.engine import DINOHook
@@ -174,6 +176,44 @@ def test_skipped_step_moves_nothing(images: str, tmp_path: Path) -> None:
     rows = rows_of(train(cfg)["runner"])
     assert differing_bytes(rows[3]["teacher"], rows[4]["teacher"]) == 0
     assert differing_bytes(rows[4]["teacher"], rows[5]["teacher"]) > 0
+
+
+class Fused(torch.optim.Optimizer):
+    """Takes ``found_inf`` as a fused one does; only those of a GPU do in all torch."""
+
+    def step(self, closure: Any = None) -> None:
+        """Leaves the student as it is, in either case."""
+
+
+@pytest.mark.parametrize("skipped", [True, False])
+def test_step_that_a_fused_optimiser_skips_moves_nothing(skipped: bool) -> None:
+    """The host does not know of it, but for what the optimiser was handed."""
+    model = MODELS.build(MODEL)
+    model.init_weights()
+    parameters = list(model.student.parameters())
+    optimizer = Fused(parameters, {})
+    runner = SimpleNamespace(
+        model=model,
+        optim_wrapper=SimpleNamespace(optimizer=optimizer),
+        train_dataloader=[None],
+        iter=0,
+        max_iters=10,
+    )
+    DINOHook(momentum=0.5, frozen_epochs=0).before_train(runner)
+    for parameter in parameters:
+        parameter.data += 1
+        parameter.grad = torch.zeros_like(parameter)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.head._means = [torch.full((10,), math.nan if skipped else 1.0)]
+    optimizer.found_inf = torch.tensor(float(skipped))
+    optimizer.step()
+    after = model.state_dict()
+    moved = [k for k in before if not torch.equal(before[k], after[k])]
+    assert ("head.center" in moved) is not skipped
+    assert ("backbone.cls_token" in moved) is not skipped
+    assert not (skipped and moved)
+    if not skipped:
+        torch.testing.assert_close(after["head.center"], torch.full((10,), 0.1))
 
 
 @HOOKS.register_module(force=True)

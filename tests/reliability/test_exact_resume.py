@@ -36,6 +36,7 @@ POINTS = {
     "iter_13": "mid-accumulation, begun in this epoch",
 }
 IMAGES = 26
+CUT = dict(type="CutReading", asked=2)
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,15 @@ def test_epoch_loop(images: str, tmp_path: Path) -> None:
     for point in points:
         assert_equal_runs(whole, resumed[point])
     assert len(set(whole["state"]["losses"])) == 18
+
+
+def test_how_much_is_read_is_repeated_too(images: str, tmp_path: Path) -> None:
+    """What is drawn for an iteration, not an image: also in those of an open step."""
+    points = ["iter_9", "epoch_1"]
+    model = {**tiny_config(num_layers=2, depth=2), "reading": CUT}
+    whole, resumed = run_and_resume(images, str(tmp_path), points, dict(model=model))
+    for point in points:
+        assert_equal_runs(whole, resumed[point])
 
 
 @pytest.mark.parametrize("precision", [FLOAT16])

@@ -66,6 +66,7 @@ class DINOPretraining(BaseSelfSupervisor):
         self.student = nn.ModuleDict(student)
         self.backbone.requires_grad_(False)
         self.neck.requires_grad_(False)
+        self.teacher_moves = False  # DINOHook sets it
 
     def init_weights(self) -> None:
         """Starts the student, as the authors' ViT, and the teacher as its copy."""
@@ -90,9 +91,20 @@ class DINOPretraining(BaseSelfSupervisor):
 
         Returns:
             ``dict(loss=...)``, a float32 scalar.
+
+        Raises:
+            ValueError: If nothing would move the teacher, or there are no two crops.
         """
-        crops = list(inputs)
-        assert len(crops) > LARGE_CROPS, "one crop besides the teacher's at least"
+        if self.training and not self.teacher_moves:
+            raise ValueError(
+                "Nothing moves the teacher; set custom_hooks=[dict(type='DINOHook')]."
+            )
+        crops = list(inputs) if isinstance(inputs, (list, tuple)) else []
+        if len(crops) < LARGE_CROPS:
+            raise ValueError(
+                "DINO compares crops of the same image; let the pipeline make at least "
+                f"{LARGE_CROPS} of them, the large ones first, by MultiView."
+            )
         student = self.student["neck"](_features(self.student["backbone"], crops))
         with torch.no_grad():
             teacher = self.neck(_features(self.backbone, crops[:LARGE_CROPS]))
@@ -104,14 +116,20 @@ class DINOPretraining(BaseSelfSupervisor):
         )
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """Moves the teacher: ``momentum`` of what it was, the rest of the student."""
+    def update_teacher(self, momentum: float, skipped: Tensor | None = None) -> None:
+        """Moves the teacher.
+
+        Args:
+            momentum: Share of it that stays; the rest becomes the student's.
+            skipped: (), not 0 where the student made no step, and nothing moves.
+        """
+        share: float | Tensor = 1 - momentum
+        if skipped is not None:
+            share = share * (skipped == 0)
         for name, student in self.student.items():
-            teacher = getattr(self, name)
-            for old, new in zip(
-                teacher.parameters(), student.parameters(), strict=True
-            ):
-                old.lerp_(new, 1 - momentum)
+            teacher = getattr(self, name).parameters()
+            for old, new in zip(teacher, student.parameters(), strict=True):
+                old.lerp_(new, share)
 
 
 def _features(backbone: nn.Module, crops: Sequence[Tensor]) -> Tensor:

@@ -152,13 +152,20 @@ class DINOHead(BaseModule):
         return pairs.masked_fill(same, 0).sum() / (same.numel() - LARGE_CROPS)
 
     @torch.no_grad()
-    def move_center(self) -> None:
-        """Moves the centre by what the teacher said since the last step."""
+    def move_center(self, skipped: Tensor | None = None) -> None:
+        """Moves the centre by what the teacher said since the last step.
+
+        Args:
+            skipped: (), not 0 where that step was not made, and nothing moves.
+        """
         mean = torch.stack(self._means).mean(0)
         if dist.is_initialized():
             dist.all_reduce(mean)
             mean /= dist.get_world_size()
-        self.center.lerp_(mean, 1 - self.center_momentum)
+        moved = self.center.lerp(mean, 1 - self.center_momentum)
+        if skipped is not None:  # what the teacher said may be no number
+            moved = torch.where(skipped.bool(), self.center, moved)
+        self.center.copy_(moved)
         self.forget()
 
     def forget(self) -> None:

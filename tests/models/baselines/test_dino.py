@@ -138,6 +138,7 @@ def test_teacher_starts_as_the_student_and_does_not_learn() -> None:
 def test_crops_run_together_are_crops_run_alone() -> None:
     model = tiny_dino().eval()
     crops = [waves(i, 2, 3, s, s) for i, s in enumerate((16, 16, 8, 8, 8))]
+    model.teacher_moves = True
     seen: dict[str, Tensor] = {}
     model.head.loss = lambda student, teacher: seen.update(s=student, t=teacher)
     model.loss(crops)
@@ -153,6 +154,13 @@ def test_what_is_wrong_is_refused() -> None:
         tiny_dino(out_type="featmap")
     with pytest.raises(ValueError, match="student_temperature=0"):
         DINOHead(3, student_temperature=0)
+    model = tiny_dino().train()
+    with pytest.raises(ValueError, match="Nothing moves the teacher.*'DINOHook'"):
+        model.loss([waves(0, 2, 3, 16, 16)] * 3)
+    model.teacher_moves = True
+    for inputs in (waves(0, 2, 3, 16, 16), [waves(0, 2, 3, 16, 16)]):
+        with pytest.raises(ValueError, match="at least 2 of them.*MultiView"):
+            model.loss(inputs)
 
 
 def _centre() -> Tensor:
