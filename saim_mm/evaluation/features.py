@@ -78,6 +78,12 @@ class FeatureExtractor:
                 "pool='cls' needs a class token and the backbone has "
                 "with_cls_token=False; use pool='avg'."
             )
+        if pool == "cls" and getattr(backbone, "visible", "all") == "causal":
+            raise ValueError(
+                "pool='cls' with visible='causal': a class token in front of all "
+                "patches sees none of them, so all images would be alike; use "
+                "pool='avg'."
+            )
         if final_norm and not backbone.final_norm:
             raise ValueError(
                 "final_norm=True needs a final norm and the backbone has "

@@ -7,6 +7,7 @@ stay those of an ordinary run: here they become whole, and parts again.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -125,7 +126,11 @@ def whole_state(state: Any) -> Any:
         tensor = state.full_tensor()
         return tensor.cpu() if is_main_process() else None
     if isinstance(state, Mapping):
-        return {name: whole_state(value) for name, value in state.items()}
+        whole = {name: whole_state(value) for name, value in state.items()}
+        if hasattr(state, "_metadata"):  # what modules say of themselves
+            whole = OrderedDict(whole)
+            whole._metadata = state._metadata  # type: ignore[attr-defined]
+        return whole
     if isinstance(state, list):
         return [whole_state(value) for value in state]
     return state

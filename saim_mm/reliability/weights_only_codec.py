@@ -7,6 +7,7 @@ what they were.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
@@ -26,7 +27,7 @@ from ..weights.numpy_pickles import build_array
 #: Key of a dict that stands for an object of another type; its value names the type.
 MARK = "__saim_mm_type__"
 #: Parts of a checkpoint that tell about the run and are no state of it.
-_DISPENSABLE = ("meta", "message_hub")
+_DISPENSABLE = re.compile(r"(meta|message_hub)([.\[]|$)")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _TORCH = (torch.Tensor, torch.nn.Parameter, torch.Size, torch.device, torch.dtype)
 #: What a checkpoint nests is less than a tenth of this; Python follows a few times it.
@@ -76,7 +77,7 @@ class _Encoder:
         if type(value) in _PLAIN or type(value) in _TORCH:
             # Torch reads no bytes of length 0.
             return _marked("bytes") if type(value) is bytes and not value else value
-        key = id(value), where.startswith(_DISPENSABLE)
+        key = id(value), bool(_DISPENSABLE.match(where))
         if key not in self._done:
             if id(value) in self._open or len(self._open) == _DEEPEST:
                 raise CheckpointError(
@@ -122,9 +123,9 @@ class _Encoder:
         for key, item in value.items():
             name = f"{where}.{key}" if where else str(key)
             try:
-                plain[self._key(key, name)] = self.encode(item, name)
+                plain[self._key(key, name, plain)] = self.encode(item, name)
             except CheckpointError as error:
-                if not name.startswith(_DISPENSABLE):
+                if not _DISPENSABLE.match(name):
                     raise
                 print_log(f"left out of the checkpoint: {error}", "current", level=30)
         if isinstance(value, Counter):
@@ -133,14 +134,19 @@ class _Encoder:
             plain._metadata = value._metadata  # type: ignore[attr-defined]
         return plain
 
-    def _key(self, key: Any, name: str) -> Any:
+    def _key(self, key: Any, name: str, others: Mapping) -> Any:
         plain = self.encode(key, name)
         try:
-            hash(plain)
+            is_there = plain in others
         except TypeError:
             raise CheckpointError(
                 f"{name[:200]}: a {_name(key)} as a key; use numbers or text."
             ) from None
+        if is_there:
+            raise CheckpointError(
+                f"{name[:200]}: a {_name(key)} as a key becomes {plain!r}, which is "
+                "one already; use numbers or text that differ."
+            )
         return plain
 
 

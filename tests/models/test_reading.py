@@ -12,9 +12,10 @@ import pytest
 import torch
 from dependence import dependence
 from mmengine.logging import MessageHub
+from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from scipy.stats import chi2
-from tiny import relative, tiny_images, tiny_saim
+from tiny import randomise, relative, tiny_backbone, tiny_images, tiny_saim
 from torch import Tensor
 
 from saim_mm.datasets import SampleIndex
@@ -474,3 +475,13 @@ def test_pictures_of_a_model_without_start_say_why() -> None:
     model = tiny_saim(reading=prefix(), with_cls_token=False)
     with pytest.raises(ValueError, match="nothing precedes it"):
         model.predict_patches(tiny_images(model, 1))
+
+
+def test_a_part_is_embedded_as_the_whole_is() -> None:
+    """With the norm that a patch embedding may have."""
+    vit = MODELS.build(tiny_backbone(patch_cfg=dict(norm_cfg=dict(type="LN"))))
+    randomise(vit, 0)
+    images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([[5, 0, 2, 1, 3, 4], [1, 3, 0, 4, 2, 5]])[:, :4]
+    whole = sort_tokens(vit.patch_embed(images)[0], order)
+    torch.testing.assert_close(vit._embed_patches(images, order), whole)

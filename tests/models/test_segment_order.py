@@ -87,3 +87,21 @@ SEGMENTS: dict[str, Any] = dict(
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_saim(**options)
+
+
+@pytest.mark.parametrize(
+    ("grid", "segment", "group", "expected"),
+    [
+        ((4, 8), (1, 2), (1, 2), [[r, r, r + 1, r + 1] for r in (0, 2, 4, 6)]),
+        ((4, 12), (1, 2), (2, 3), [[0, 0, 0, 1, 1, 1]] * 2 + [[2, 2, 2, 3, 3, 3]] * 2),
+    ],
+)
+def test_groups_of_a_grid_that_is_not_square(
+    grid: tuple[int, int],
+    segment: tuple[int, int],
+    group: tuple[int, int],
+    expected: list[list[int]],
+) -> None:
+    options = dict(segment_order="hierarchical", group_size=group)
+    groups = OrderSampler("segments", grid, segment, **options).group_of_segment
+    assert groups.view(len(expected), -1).tolist() == expected

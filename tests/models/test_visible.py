@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import torch
 from dependence import dependence
+from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from tiny import randomise, relative, tiny_backbone, tiny_images, tiny_saim
+
+from saim_mm.evaluation import FeatureExtractor
 
 CPU = torch.device("cpu")
 
@@ -75,3 +78,10 @@ def test_map_of_another_size() -> None:
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MODELS.build(tiny_backbone(**options))
+
+
+def test_a_class_token_that_sees_nothing_is_no_feature() -> None:
+    backbone = MODELS.build(tiny_backbone(visible="causal"))
+    with pytest.raises(ValueError, match="visible='causal'.*pool='avg'"):
+        FeatureExtractor(backbone, SelfSupDataPreprocessor(), pool="cls")
+    FeatureExtractor(backbone, SelfSupDataPreprocessor(), pool="avg")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 from pathlib import Path
@@ -94,6 +95,17 @@ def test_a_best_file_of_the_same_name_is_not_removed(tmp_path: Path) -> None:
     for score in (0.1, 0.2):
         hook._save_best_checkpoint(runner, {"score": score})
         assert {"best_score_epoch_0.pth"} <= names(tmp_path)
+
+
+def test_a_better_one_that_is_not_good_replaces_none(tmp_path: Path) -> None:
+    """A weight is not finite, and the score of it may be anything."""
+    runner = build_runner(run_config(tmp_path, checkpoint=BEST, **validated([])))
+    hook = prepare_to_save(runner)
+    hook._save_best_checkpoint(runner, {"score": 0.1})
+    next(runner.model.parameters()).data.fill_(math.inf)
+    runner.train_loop._epoch = 1
+    hook._save_best_checkpoint(runner, {"score": 0.2})
+    assert {"best_score_epoch_0.pth", "best_score_epoch_1.pth"} <= names(tmp_path)
 
 
 def test_older_files_go_also_when_a_run_resumes(tmp_path: Path) -> None:

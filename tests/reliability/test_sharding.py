@@ -139,6 +139,14 @@ def test_other_models(images: str, tmp_path: Path, options: Figures) -> None:
 
 
 @needs_fully_shard
+def test_what_modules_say_of_themselves_stays() -> None:
+    """As the grid of the positions, which :class:`SAIMViT` notes."""
+    state = nn.BatchNorm1d(2).state_dict()
+    whole = whole_state(dict(model=state, lr=[1.0]))
+    assert whole["model"]._metadata == state._metadata
+    assert whole["model"].keys() == state.keys() and whole["lr"] == [1.0]
+
+
 def test_checkpoints_are_whole_and_plain(runs: dict[bool, Figures]) -> None:
     ours, theirs = (
         torch.load(runs[sharded]["folder"] / "iter_8.pth", weights_only=True)

@@ -212,3 +212,16 @@ def test_a_later_version_is_named() -> None:
 def test_a_mark_without_what_it_needs_is_refused(part: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="holds"):
         decode({"x": [part]})
+
+
+@pytest.mark.parametrize("name", ["meta_optimizer", "message_hub2"])
+def test_only_meta_and_message_hub_may_lose_a_part(name: str) -> None:
+    """And no state of a hook, whatever its name begins with."""
+    assert encode({"meta": {"a": object(), "b": 1}}) == {"meta": {"b": 1}}
+    with pytest.raises(CheckpointError, match=f"{name}.a: a builtins.object"):
+        encode({name: {"a": object(), "b": 1}})
+
+
+def test_keys_that_become_one_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="Colour as a key becomes 3"):
+        encode({"hook": {3: "a", Colour.RED: "b"}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -10,9 +11,15 @@ import pytest
 import torch
 from forked_runs import build_runner, run_config
 from saved_runs import check_intact, names, record_errors, train
+from torch import nn
 
 from saim_mm.weights import CheckpointError, resume
-from saim_mm.weights.resume import find_newest, find_newest_of, resume_from_newest
+from saim_mm.weights.resume import (
+    find_newest,
+    find_newest_of,
+    resume_from_newest,
+    why_not_finite,
+)
 
 
 @pytest.fixture
@@ -171,3 +178,12 @@ def test_a_file_without_an_iteration_is_named(tmp_path: Path) -> None:
     newest = find_newest(tmp_path)
     assert newest.path == tmp_path / "epoch_1.pth"
     assert "epoch_2.pth: ValueError" in newest.skipped[0]
+
+
+def test_averaged_weights_count_as_well() -> None:
+    net = nn.Linear(1, 1)
+    state, bad = net.state_dict(), torch.tensor([[math.nan]])
+    content = dict(state_dict=state, ema_state_dict={"module.weight": bad})
+    assert why_not_finite(content, net) == "weight is not finite"
+    content["ema_state_dict"] = {"module.weight": torch.ones(1, 1)}
+    assert why_not_finite(content, net) is None

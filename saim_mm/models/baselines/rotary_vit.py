@@ -75,11 +75,13 @@ class RotaryViT(SAIMViT):
             )
         self.position, self.rope_rescale = position, rope_rescale
         steps = torch.arange(head_dims // 4, dtype=torch.float32) * 4 / head_dims
-        self.register_buffer("frequencies", rope_theta**-steps, persistent=False)
+        # In the state dict, as a plain ViT would load all else and see something else.
+        self.register_buffer("frequencies", rope_theta**-steps)
         if position == "rope":
             self.pos_embed.requires_grad_(False)  # it stays zero
         self.patch_embed.requires_grad_(not freeze_patch_embed)
         if qk_norm != "off":
+            self.register_buffer("qk_norm", torch.empty(0))  # the same: it has no keys
             norm = dict(elementwise_affine=qk_norm == "affine", bias=False)
             for layer in self.layers:
                 layer.q_norm = nn.LayerNorm(head_dims, eps=1e-6, **norm)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from mmpretrain.registry import MODELS
 from tiny import randomise, relative, tiny_backbone, tiny_images, tiny_saim
 from torch import Tensor
 
+from saim_mm.api import convert
 from saim_mm.models import SAIM, RotaryViT
 from saim_mm.models.layers import turn
+from saim_mm.weights import CheckpointError, load_encoder
 
 CPU = torch.device("cpu")
 SWIGLU = dict(ffn_type="swiglu_fused")
@@ -164,7 +167,7 @@ def test_normed_queries_have_no_scale(qk_norm: str) -> None:
                 layer.attn.qkv.weight[:16] *= 3
                 layer.attn.qkv.bias[:16] *= 3
         assert (relative(model.backbone(images)[-1], before) < 1e-3) == same
-    keys = [key for key in saim(qk_norm=qk_norm).state_dict() if "_norm" in key]
+    keys = [key for key in saim(qk_norm=qk_norm).state_dict() if "_norm.weight" in key]
     assert len(keys) == (8 if qk_norm == "affine" else 0)
 
 
@@ -257,3 +260,32 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 def test_it_is_off_elsewhere() -> None:
     assert not tiny_saim().backbone.rotary
     assert issubclass(RotaryViT, type(tiny_saim().backbone))
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "named"),
+    [
+        (rotary(), tiny_backbone(), "frequencies"),
+        (tiny_backbone(), rotary(), "frequencies"),
+        (rotary(qk_norm="plain"), rotary(), "qk_norm"),
+        (rotary(), rotary(qk_norm="plain"), "qk_norm"),
+    ],
+    ids=["plain", "rotary", "unnormed", "normed"],
+)
+def test_no_other_attention_takes_its_weights(
+    written: dict[str, Any], read: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    """All parameters fit, and it would see something else."""
+    path = tmp_path / "encoder.pth"
+    torch.save(dict(state_dict=MODELS.build(written).state_dict()), path)
+    with pytest.raises(CheckpointError, match=named):
+        load_encoder(MODELS.build(read), path)
+    load_encoder(MODELS.build(written), path)
+
+
+def test_no_conversion_leaves_the_turns_out(tmp_path: Path) -> None:
+    src, dst = tmp_path / "epoch_1.pth", tmp_path / "encoder.pth"
+    torch.save(dict(state_dict=saim(image_size=(8, 8)).state_dict()), src)
+    with pytest.raises(ValueError, match="frequencies"):
+        convert(src, dst, num_heads=2)
+    assert not dst.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from dependence import dependence
 from tiny import relative, tiny_images, tiny_saim
 
-from saim_mm.models import SAIM
-from saim_mm.models.saim_head import unpatchify
+from saim_mm.models import SAIM, BlockHead
+from saim_mm.models.saim_head import patch_statistics, patchify, unpatchify
 
 
 def xtra(**options: Any) -> SAIM:
@@ -88,3 +89,15 @@ def test_no_prediction_sees_its_block(segment_order: str) -> None:
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         xtra(**options)
+
+
+def test_blocks_of_an_image_that_is_not_square() -> None:
+    """2 x 3 blocks of 2 x 1 patches, each normalised where it stands."""
+    head = BlockHead(segment_size=(2, 1), patch_size=(4, 4), embed_dims=16, num_heads=2)
+    images = torch.rand(1, 3, 16, 12, generator=torch.Generator().manual_seed(0))
+    expected = images.clone()
+    for row, column in itertools.product((0, 8), (0, 4, 8)):
+        block = expected[:, :, row : row + 8, column : column + 4]
+        mean, std = patch_statistics(block.flatten(1)[:, None])
+        block.sub_(mean[..., None]).div_(std[..., None])
+    torch.testing.assert_close(head.target(images), patchify(expected, (4, 4)))

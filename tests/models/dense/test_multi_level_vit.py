@@ -316,3 +316,11 @@ def test_the_heads_of_mmpretrain_take_it(stride: int | None) -> None:
     )
     model = in_scope("mmpretrain", config)
     assert model(torch.randn(2, 3, 70, 64)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2, 4])
+def test_frozen_layers_stay_in_evaluation(frozen: int) -> None:
+    model = build(encoder=dict(frozen_stages=frozen, drop_path_rate=0.1))
+    model.eval()
+    modes = [layer.training for layer in model.train().encoder.layers]
+    assert modes == [layer >= frozen for layer in range(4)]
