@@ -5,6 +5,7 @@ Shapes: B images, L attending tokens, S tokens of the memory, D channels.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -148,30 +149,46 @@ class AttentionBlock(BaseModule):
         prefix: int,
     ) -> Tensor:
         attn = self.attn
-        before = k.shape[2] - q.shape[2] if is_causal else 0
-        if before:
-            # torch aligns at the top left; with rows in front no mask is needed.
-            q = F.pad(q, (0, 0, before, 0))
-        x = self._scaled_dot_product(q, k, v, mask, is_causal)
-        if before:
-            x = x[:, :, before:]
-        if prefix:
-            q, k, v = (part[:, :, :prefix] for part in (q, k, v))
-            x = torch.cat([self._scaled_dot_product(q, k, v), x[:, :, prefix:]], dim=2)
+        dropout = attn.attn_drop if attn.training else 0.0
+        x = attend(q, k, v, mask, is_causal, prefix, dropout)
         return attn.gamma1(attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2))))
 
-    def _scaled_dot_product(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        dropout = self.attn.attn_drop if self.attn.training else 0.0
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
-        )
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    prefix: int = 0,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention under a mask, which is built only where no kernel does without.
+
+    Args:
+        q: Queries (B, H, L, D/H).
+        k: Keys (B, H, S, D/H); so are the values.
+        v: Values.
+        attn_mask: With the next two, what a :class:`saim_mm.models.order.Mask` says.
+        is_causal: See there.
+        prefix: See there.
+        dropout: Share of the scores that is left out.
+
+    Returns:
+        (B, H, L, D/H).
+    """
+    run = partial(F.scaled_dot_product_attention, dropout_p=dropout)
+    before = k.shape[2] - q.shape[2] if is_causal else 0
+    if before:
+        # torch aligns at the top left; with rows in front no mask is needed.
+        q = F.pad(q, (0, 0, before, 0))
+    x = run(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+    if before:
+        x = x[:, :, before:]
+    if prefix:
+        q, k, v = (part[:, :, :prefix] for part in (q, k, v))
+        x = torch.cat([run(q, k, v), x[:, :, prefix:]], dim=2)
+    return x
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
 from ...registry import register
-from ..layers import init_like_official
+from ..layers import attend, init_like_official
 from ..order import Mask, Plan, sort_tokens
 from ..saim_neck import LayerMix
 from ..saim_vit import Content, sincos_position_embedding
@@ -120,9 +119,6 @@ class CrossAttentionLayer(nn.Module):
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.q(self.ln1(x)), k, v)
         )
-        seen = mask.attn_mask
-        if mask.is_causal:
-            seen = mask.dense(q.shape[2], k.shape[2]).to(q.device)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        out = attend(q, k, v, *mask)
         x = x + self.proj(out.transpose(1, 2).flatten(2))
         return x + self.ffn(self.ln2(x))
