@@ -34,9 +34,17 @@ BY_PATH = {
 #: What the files of SAIM may import besides each other.
 METHOD_NEEDS = {"torch", "mmengine", "mmcv", "mmpretrain", "utils", "weights"}
 METHOD = (
-    "saim", "order", "reading", "layers", "saim_vit", "saim_neck", "saim_head"
+    "saim", "plan", "order", "reading", "layers", "saim_vit", "saim_neck", "saim_head"
 )  # fmt: skip
-STANDARD = {"__future__", "collections", "dataclasses", "inspect", "math", "typing"}
+STANDARD = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "functools",
+    "inspect",
+    "math",
+    "typing",
+}
 SOURCES = [
     path
     for folder in ("saim_mm", "projects", "tools", "benchmarks")

@@ -12,7 +12,8 @@ from .baselines.xtra import BlockHead
 from .dense.multi_level_vit import MultiLevelViT
 from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
-from .order import OrderSampler, PatchOrder, Plan
+from .order import OrderSampler, PatchOrder
+from .plan import Plan
 from .reading import CutReading, FixedReading, StrataReading
 from .saim import SAIM
 from .saim_head import SAIMHead

@@ -169,7 +169,7 @@ def attend(
         q: Queries (B, H, L, D/H).
         k: Keys (B, H, S, D/H); so are the values.
         v: Values.
-        attn_mask: With the next two, what a :class:`saim_mm.models.order.Mask` says.
+        attn_mask: With the next two, what a :class:`saim_mm.models.plan.Mask` says.
         is_causal: See there.
         prefix: See there.
         dropout: Share of the scores that is left out.

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..registry import register
 from ..utils.sample_keys import sample_indices
-from .order import OrderKind, OrderSampler, Plan, SegmentOrder, unsort_tokens
+from .order import OrderKind, OrderSampler, SegmentOrder
+from .plan import Plan, unsort_tokens
 from .saim_neck import SAIMNeck
 from .saim_vit import SAIMViT
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..registry import register
 from ..utils.gaussian import gaussian_taps
 from .layers import AttentionBlock, init_like_official
-from .order import CAUSAL, Mask, Plan, sort_tokens
+from .plan import CAUSAL, Mask, Plan, sort_tokens
 
 ProjectorKind = Literal["linear", "mlp", "transformer"]
 LossKind = Literal["l1", "l2"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..registry import register
 from .layers import AttentionBlock, init_like_official
-from .order import Plan
+from .plan import Plan
 from .saim_vit import Content
 
 Memory = Literal["aligned", "last", "mix"]

@@ -17,7 +17,7 @@ from ..weights.loading import load_encoder, pretrained_config
 from ..weights.position import fit_position_embedding, note_grid, noted_grid
 from .dense.windows import RelativePositionBias, Windows
 from .layers import AttentionBlock, Turns, init_like_official
-from .order import Plan, sort_tokens
+from .plan import Plan, sort_tokens
 from .saim_head import patchify
 
 Visible = Literal["all", "causal"]
@@ -200,7 +200,7 @@ class SAIMViT(VisionTransformer):
 
         Args:
             x: Images (B, C, H, W).
-            plan: Who sees whom; see :mod:`saim_mm.models.order`.
+            plan: Who sees whom; see :mod:`saim_mm.models.plan`.
 
         Returns:
             Without a plan, the outputs of ``VisionTransformer``; with one, the content.

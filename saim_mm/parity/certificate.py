@@ -17,7 +17,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import Tensor, nn
 
 from ..models import SAIM, SAIMViT
-from ..models.order import unsort_tokens
+from ..models.plan import unsort_tokens
 from ..weights.arch import Arch, infer_arch
 from ..weights.blur import Smoothing
 from ..weights.files import CheckpointError

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..models import SAIM, OrderSampler, SAIMHead
-from ..models.order import sort_tokens
+from ..models.plan import sort_tokens
 from ..models.saim_head import patch_statistics, patchify, unpatchify
 from ..utils.model_state import evaluation_mode
 from .reconstruction import smoothed

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..models import SAIM, OrderSampler
-from ..models.order import sort_tokens
+from ..models.plan import sort_tokens
 from ..utils.model_state import evaluation_mode
 from .figure import Picture, new_figure, plain_axes, render
 

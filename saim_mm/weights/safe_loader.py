@@ -27,7 +27,8 @@ from .files import explain, read_torch, refused, without_wrappers
 from .known_types import known_globals, restore
 
 Loader = Callable[..., Any]
-#: Safe loaders, each with the one of MMEngine that it stands for.
+#: Every safe loader there was, with the one of MMEngine that it stands for: one may
+#: come back with a table that somebody had put aside.
 _originals: dict[Loader, Loader] = {}
 #: What OneDL's MMEngine allows: also ``getattr`` and a history's methods, by which a
 #: file could bring others to be called. Upstream has no such list.
@@ -87,7 +88,6 @@ def uninstall_safe_loader() -> None:
     for prefix, loader in list(CheckpointLoader._schemes.items()):
         if loader in _originals:
             CheckpointLoader.register_scheme(prefix, _originals[loader], force=True)
-    _originals.clear()
     if _OWN_LIST is not None:
         setattr(loading, _ALLOW_LIST, _OWN_LIST)
     trust_nothing()

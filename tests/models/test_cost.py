@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten
 from saim_mm.datasets import SampleIndex
 from saim_mm.models import SAIM
 from saim_mm.models.layers import AttentionBlock
-from saim_mm.models.order import CAUSAL, sort_tokens
+from saim_mm.models.plan import CAUSAL, sort_tokens
 
 #: They move no data.
 VIEWS = {

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from saim_mm.datasets import SampleIndex
 from saim_mm.models import SAIM, Plan
-from saim_mm.models.order import Scope, sort_tokens
+from saim_mm.models.order import Scope
+from saim_mm.models.plan import sort_tokens
 
 CPU = torch.device("cpu")
 CUT = dict(type="CutReading", asked=2)

@@ -12,7 +12,8 @@ from mmpretrain.models.backbones import VisionTransformer
 from tiny import randomise, relative, tiny_backbone, tiny_saim
 
 from saim_mm.models import SAIMViT
-from saim_mm.models.order import SEES_ALL, OrderSampler, sort_tokens
+from saim_mm.models.order import OrderSampler
+from saim_mm.models.plan import SEES_ALL, sort_tokens
 from saim_mm.models.saim_vit import sincos_position_embedding
 
 

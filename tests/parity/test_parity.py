@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny import predict, relative, step_of, tiny_images, tiny_saim
 
-from saim_mm.models.order import unsort_tokens
+from saim_mm.models.plan import unsort_tokens
 from saim_mm.parity.reference import reference_loss, reference_predictions
 
 NUM_LAYERS = 4

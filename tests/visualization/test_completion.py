@@ -13,7 +13,7 @@ from tiny import predict, tiny_images, tiny_saim
 from torch import Tensor
 
 from saim_mm.models import SAIM
-from saim_mm.models.order import sort_tokens
+from saim_mm.models.plan import sort_tokens
 from saim_mm.models.saim_head import patchify
 from saim_mm.visualization import (
     animation,

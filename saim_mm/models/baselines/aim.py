@@ -11,7 +11,8 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from ...registry import register
-from ..order import OrderSampler, Plan, Scope
+from ..order import OrderSampler, Scope
+from ..plan import Plan
 from ..reading import check_choice, check_whole_segments
 from ..saim_head import SAIMHead
 from ..saim_neck import SAIMNeck

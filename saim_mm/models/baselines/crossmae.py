@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...registry import register
 from ..layers import attend, init_like_official
-from ..order import Mask, Plan, sort_tokens
+from ..plan import Mask, Plan, sort_tokens
 from ..saim_neck import LayerMix
 from ..saim_vit import Content, sincos_position_embedding
 

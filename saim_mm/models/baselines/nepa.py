@@ -11,7 +11,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ...registry import register
-from ..order import CAUSAL, Mask, Plan, sort_tokens
+from ..plan import CAUSAL, Mask, Plan, sort_tokens
 from ..saim import SAIM
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...registry import register
 from ..layers import AttentionBlock
-from ..order import Plan
+from ..plan import Plan
 from ..saim_neck import SAIMNeck
 from ..saim_vit import Content
 

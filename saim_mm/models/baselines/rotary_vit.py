@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...registry import register
 from ..layers import Turns
-from ..order import Plan
+from ..plan import Plan
 from ..reading import check_choice
 from ..saim_vit import SAIMViT
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...registry import register
-from ..order import Mask, sort_tokens
+from ..plan import Mask, sort_tokens
 from ..saim_head import (
     Projector,
     SAIMHead,
