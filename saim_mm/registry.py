@@ -63,6 +63,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = OurRegistry(
 PARAM_SCHEDULERS = OurRegistry(
     "parameter scheduler", parent=root.PARAM_SCHEDULERS, scope=SCOPE
 )
+TASK_UTILS = OurRegistry("task util", parent=root.TASK_UTILS, scope=SCOPE)
 TRANSFORMS = OurRegistry("transform", parent=root.TRANSFORMS, scope=SCOPE)
 
 #: Those in which we register nothing.
@@ -83,6 +84,7 @@ _BY_KIND: dict[str, Registry] = {
     "model_wrapper": MODEL_WRAPPERS,
     "optim_wrapper_constructor": OPTIM_WRAPPER_CONSTRUCTORS,
     "param_scheduler": PARAM_SCHEDULERS,
+    "task_util": TASK_UTILS,
     "transform": TRANSFORMS,
 }
 

@@ -1,12 +1,14 @@
 """What a frozen encoder says about images, in the order of the data set.
 
-Symbols: B images of a batch, N images in all, D channels.
+Symbols: B images of a batch, N images in all, L layers, T patches, D channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from mmengine.dataset import DefaultSampler, default_collate
@@ -21,6 +23,20 @@ from ..utils.worker_signals import shield_workers
 #: ``avg``: mean of the patches; ``cls``: class token.
 Pool = Literal["avg", "cls"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
+#: Features of patches that are held at a time, in bytes.
+_MOST_BYTES = 16 * 2**30
+
+
+class View(NamedTuple):
+    """Where features are taken from.
+
+    Attributes:
+        layers: The layers of which the mean is taken, from 0 to L - 1.
+        pool: One vector per image, or ``patches``: all of them, without extra tokens.
+    """
+
+    layers: tuple[int, ...]
+    pool: Pool | Literal["patches"] = "avg"
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class Features:
     """Features and labels.
 
     Attributes:
-        vectors: (N, D) float32.
+        vectors: (N, D) float32, or (N, T, D) of patches.
         labels: (N,) int64.
     """
 
@@ -43,8 +59,12 @@ class Features:
         return Features(self.vectors.to(device), self.labels.to(device))
 
 
+#: What an encoder says of the same images, by view.
+Views: TypeAlias = "dict[View, Features]"
+
+
 class FeatureExtractor:
-    """Takes features from the last block of a ViT, before any final norm.
+    """Takes features from the blocks of a ViT, before any final norm.
 
     SAIM's encoder has no final norm in pretraining, and the decoder's was trained on
     another stream; so neither has a part in the features.
@@ -54,13 +74,18 @@ class FeatureExtractor:
             ``out_type`` does not matter, nor does its final norm unless it is wanted.
         preprocessor: Data preprocessor that normalises the images.
         pool: ``avg`` (mean of the patches) or ``cls`` (class token).
-        final_norm: Take features after the backbone's final norm, for encoders that
-            were pretrained with one.
+        final_norm: Take features of the last block after the backbone's final norm, for
+            encoders that were pretrained with one.
         mixed_precision: Run under autocast where there is a GPU, as the recipes train.
+        layer: The block that features are taken from, counted from 0, or from the last
+            one, which is -1.
+        model: The model that the backbone is a part of, while it is pretrained: it is
+            what is run. MAE's backbone by itself would mask, and that of a sharded
+            model lacks weights.
 
     Raises:
-        ValueError: If the pool is unknown, or the backbone has no class token or no
-            final norm to use.
+        ValueError: If the pool or the layer is unknown, or the backbone has no class
+            token or no final norm to use.
     """
 
     def __init__(
@@ -70,20 +95,11 @@ class FeatureExtractor:
         pool: Pool = "avg",
         final_norm: bool = False,
         mixed_precision: bool = True,
+        layer: int = -1,
+        model: nn.Module | None = None,
     ) -> None:
         if pool not in POOLS:
             raise ValueError(f"pool={pool!r} is unknown; choose one of {list(POOLS)}.")
-        if pool == "cls" and not backbone.with_cls_token:
-            raise ValueError(
-                "pool='cls' needs a class token and the backbone has "
-                "with_cls_token=False; use pool='avg'."
-            )
-        if pool == "cls" and getattr(backbone, "visible", "all") == "causal":
-            raise ValueError(
-                "pool='cls' with visible='causal': a class token in front of all "
-                "patches sees none of them, so all images would be alike; use "
-                "pool='avg'."
-            )
         if final_norm and not backbone.final_norm:
             raise ValueError(
                 "final_norm=True needs a final norm and the backbone has "
@@ -91,9 +107,38 @@ class FeatureExtractor:
             )
         self.backbone = backbone
         self.preprocessor = preprocessor
-        self.pool = pool
         self.final_norm = final_norm
         self.mixed_precision = mixed_precision
+        self.model = model
+        self.view = View((layer_index(layer, self.num_layers),), pool)
+        self.check_views([self.view])
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return len(self.backbone.layers)
+
+    def check_views(self, views: Collection[View], images: int = 1) -> None:
+        """Refuses to look where there is nothing to be seen, or too much to be kept.
+
+        Raises:
+            ValueError: If the backbone has no class token, or none that sees patches,
+                or all patches of so many images would take too much memory.
+        """
+        pools = {view.pool for view in views}
+        if "cls" in pools and not self.backbone.with_cls_token:
+            raise ValueError(
+                "pool='cls' needs a class token and the backbone has "
+                "with_cls_token=False; use pool='avg'."
+            )
+        if "cls" in pools and getattr(self.backbone, "visible", "all") == "causal":
+            raise ValueError(
+                "pool='cls' with visible='causal': a class token in front of all "
+                "patches sees none of them, so all images would be alike; use "
+                "pool='avg'."
+            )
+        if "patches" in pools:
+            self._check_memory(images, views)
 
     def extract(
         self, dataset: Dataset, batch_size: int = 128, num_workers: int = 0
@@ -105,6 +150,22 @@ class FeatureExtractor:
             batch_size: Images per forward and process.
             num_workers: Processes that load images, for each process.
         """
+        views = self.extract_views(dataset, [self.view], batch_size, num_workers)
+        return views[self.view]
+
+    def extract_views(
+        self,
+        dataset: Dataset,
+        views: Collection[View],
+        batch_size: int = 128,
+        num_workers: int = 0,
+    ) -> Views:
+        """As :meth:`extract`, of several views in one pass over the images.
+
+        Raises:
+            ValueError: As for :meth:`check_views`.
+        """
+        self.check_views(views, len(dataset))  # type: ignore[arg-type]
         loader = DataLoader(
             dataset,
             batch_size=batch_size,
@@ -116,7 +177,7 @@ class FeatureExtractor:
         )
         # An evaluation in training must outlast a preempted job's signal.
         shield_workers(loader)
-        return self.extract_loader(loader)
+        return self._views_of_loader(loader, views)
 
     def extract_loader(self, loader: DataLoader) -> Features:
         """Features of what a loader gives, on the CPU.
@@ -128,11 +189,21 @@ class FeatureExtractor:
         Returns:
             The N features in the order of the data set, the same in every process.
         """
-        batches = [self(batch) for batch in loader]
-        vectors = torch.cat([batch.vectors.cpu() for batch in batches])
-        labels = torch.cat([batch.labels.cpu() for batch in batches])
+        return self._views_of_loader(loader, [self.view])[self.view]
+
+    def _views_of_loader(self, loader: DataLoader, views: Collection[View]) -> Views:
+        parts: dict[View, list[Tensor]] = {view: [] for view in views}
+        labels = []
+        for batch in loader:
+            for view, vectors in self._vectors(batch, views).items():
+                parts[view].append(vectors.cpu())
+            labels.append(_labels(batch).cpu())
         total = len(loader.dataset)  # type: ignore[arg-type]
-        return Features(_interleave(vectors, total), _interleave(labels, total))
+        label = _interleave(torch.cat(labels), total)
+        return {
+            view: Features(_interleave(torch.cat(parts.pop(view)), total), label)
+            for view in views
+        }
 
     def extract_tensors(
         self, images: Tensor, labels: Tensor, batch_size: int = 1000
@@ -144,44 +215,111 @@ class FeatureExtractor:
             labels: (N,).
             batch_size: Images per forward.
         """
-        chunks = [self._vectors(dict(inputs=c)) for c in images.split(batch_size)]
-        vectors = torch.cat(chunks)
-        return Features(vectors, labels.to(vectors.device))
+        return self.view_tensors(images, labels, [self.view], batch_size)[self.view]
 
-    def __call__(self, batch: dict[str, Any]) -> Features:
+    def view_tensors(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        views: Collection[View],
+        batch_size: int = 1000,
+    ) -> Views:
+        """As :meth:`extract_tensors`, of several views."""
+        chunks = [
+            self._vectors(dict(inputs=c), views) for c in images.split(batch_size)
+        ]
+        return {
+            view: Features(vectors := torch.cat([chunk[view] for chunk in chunks]),
+                           labels.to(vectors.device))
+            for view in views
+        }  # fmt: skip
+
+    def __call__(self, batch: Mapping[str, Any]) -> Features:
         """Features (B, D) of a batch, on the encoder's device."""
-        vectors = self._vectors(batch)
-        labels = torch.cat([sample.gt_label for sample in batch["data_samples"]])
-        return Features(vectors, labels.to(vectors.device))
+        vectors = self._vectors(batch, [self.view])[self.view]
+        return Features(vectors, _labels(batch).to(vectors.device))
 
     @torch.no_grad()
-    def _vectors(self, batch: dict[str, Any]) -> Tensor:
+    def _vectors(
+        self, batch: Mapping[str, Any], views: Collection[View]
+    ) -> dict[View, Tensor]:
         batch = dict(inputs=batch["inputs"], data_samples=batch.get("data_samples"))
-        with evaluation_mode(self.backbone):
+        with evaluation_mode(self.model or self.backbone):
             images = self.preprocessor(batch, False)["inputs"]
+            if isinstance(images, (list, tuple)):
+                images = images[0]  # of several views of an image
             mixed = self.mixed_precision and images.is_cuda
-            with torch.autocast(images.device.type, enabled=mixed):
-                tokens = self._last_block(images)
-                if self.final_norm:
-                    tokens = self.backbone.ln1(tokens)
-        return self._pool(tokens).float()
+            with (
+                torch.autocast(images.device.type, enabled=mixed),
+                self._outputs({i for view in views for i in view.layers}) as tokens,
+            ):
+                if self.model is not None:
+                    self.model(images, mode="tensor")
+                else:
+                    self.backbone(images)
+        return {view: self._pool(tokens, view).float() for view in views}
 
-    def _last_block(self, images: Tensor) -> Tensor:
-        """Output of the last block, (B, tokens, D)."""
-        outputs: list[Tensor] = []
-        handle = self.backbone.layers[-1].register_forward_hook(
-            lambda _module, _inputs, output: outputs.append(output)
-        )
+    @contextmanager
+    def _outputs(self, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+        """Outputs (B, tokens, D) of layers, as soon as the backbone has run."""
+        found: dict[int, Tensor] = {}
+        handles = []
+        for index in layers:
+            last = index == self.num_layers - 1
+            norm = last and self.final_norm
+            source = self.backbone.ln1 if norm else self.backbone.layers[index]
+            handles.append(
+                source.register_forward_hook(
+                    lambda _module, _inputs, output, index=index: found.update(
+                        {index: output}
+                    )
+                )
+            )
         try:
-            self.backbone(images)
+            yield found
         finally:
-            handle.remove()
-        return outputs[0]
+            for handle in handles:
+                handle.remove()
 
-    def _pool(self, tokens: Tensor) -> Tensor:
-        if self.pool == "cls":
-            return tokens[:, 0]
-        return tokens[:, self.backbone.num_extra_tokens :].float().mean(dim=1)
+    def _pool(self, tokens: Mapping[int, Tensor], view: View) -> Tensor:
+        first, extra = view.layers[0], self.backbone.num_extra_tokens
+        mean = tokens[first]
+        if len(view.layers) > 1:
+            mean = torch.stack([tokens[i].float() for i in view.layers]).mean(dim=0)
+        if view.pool == "cls":
+            return mean[:, 0]
+        patches = mean[:, extra:].float()
+        return patches if view.pool == "patches" else patches.mean(dim=1)
+
+    def _check_memory(self, images: int, views: Collection[View]) -> None:
+        rows, columns = self.backbone.patch_resolution
+        number = sum(view.pool == "patches" for view in views)
+        size = 4 * number * images * rows * columns * self.backbone.embed_dims
+        if size > _MOST_BYTES:
+            raise ValueError(
+                f"The patches of {images} images would take {size / 2**30:.0f} GiB; "
+                "give fewer (images_per_class), or train on images, not on features: "
+                "configs/saim/benchmarks/vit-b_attentive_in1k.py."
+            )
+
+
+def layer_index(layer: int, num_layers: int) -> int:
+    """The index of a layer, counted from 0; a negative one counts from the end.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
+    if not -num_layers <= layer < num_layers:
+        raise ValueError(
+            f"layer={layer} is none of the encoder's {num_layers}; give 0 to "
+            f"{num_layers - 1}, or -1 for the last one."
+        )
+    return layer % num_layers
+
+
+def _labels(batch: Mapping[str, Any]) -> Tensor:
+    samples: Sequence[Any] = batch["data_samples"]
+    return torch.cat([sample.gt_label for sample in samples])
 
 
 def _interleave(shard: Tensor, total: int) -> Tensor:

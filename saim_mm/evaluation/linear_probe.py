@@ -35,6 +35,10 @@ class ProbeRecipe:
     momentum: float = 0.9
     seed: int = 0
 
+    def optimizer(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
+        """What trains a probe at such a rate."""
+        return torch.optim.SGD(module.parameters(), lr=lr, momentum=self.momentum)
+
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "base_lr"):
             if getattr(self, name) <= 0:
@@ -66,20 +70,28 @@ def linear_probe(
         ValueError: If there are less than two features to learn from (BatchNorm needs
             them) or none to be judged on.
     """
+    check_numbers(train, val)
+    recipe = recipe or ProbeRecipe()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    width, num_classes = train.vectors.shape[1], int(train.labels.max()) + 1
+    probe = build_probe(width, num_classes, generator).to(train.vectors.device)
+    fit(probe, train, recipe, generator)
+    return ProbeResult(accuracy_of(probe, train), accuracy_of(probe, val))
+
+
+def check_numbers(train: Features, val: Features) -> None:
+    """Refuses to learn from less than two images, or to judge on none."""
     if len(train) < 2 or not len(val):
         raise ValueError(
             f"{len(train)} images to learn from and {len(val)} to be judged on; at "
             "least 2 and 1 are needed."
         )
-    recipe = recipe or ProbeRecipe()
-    generator = torch.Generator().manual_seed(recipe.seed)
-    probe = _build(train, generator)
-    _fit(probe, train, recipe, generator)
-    return ProbeResult(_accuracy(probe, train), _accuracy(probe, val))
 
 
-def _build(train: Features, generator: torch.Generator) -> nn.Sequential:
-    width, num_classes = train.vectors.shape[1], int(train.labels.max()) + 1
+def build_probe(
+    width: int, num_classes: int, generator: torch.Generator
+) -> nn.Sequential:
+    """BatchNorm and a linear layer, which starts from the generator's numbers."""
     # skip_init: the weights come from the generator, not from the global stream.
     linear = nn.utils.skip_init(nn.Linear, width, num_classes)
     with torch.no_grad():
@@ -87,21 +99,28 @@ def _build(train: Features, generator: torch.Generator) -> nn.Sequential:
             torch.randn(linear.weight.shape, generator=generator) * 0.01
         )
         linear.bias.zero_()
-    norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
-    return nn.Sequential(norm, linear).to(train.vectors.device)
+    return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
 
 
-def _fit(
-    probe: nn.Sequential,
+def fit(
+    probe: nn.Module,
     train: Features,
     recipe: ProbeRecipe,
     generator: torch.Generator,
 ) -> None:
+    """Trains a probe, and leaves it in evaluation mode.
+
+    Args:
+        probe: From vectors (B, D), or patches (B, T, D), to scores (B, classes).
+        train: Features to learn from.
+        recipe: How.
+        generator: Of the order of the features.
+    """
     batch_size = min(recipe.batch_size, len(train))
     # The rest of an epoch is dropped; BatchNorm cannot learn from a single feature.
     steps = len(train) // batch_size
     lr = recipe.base_lr * batch_size / 256
-    optimizer = torch.optim.SGD(probe.parameters(), lr=lr, momentum=recipe.momentum)
+    optimizer = recipe.optimizer(probe, lr)
     probe.train()
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(train), generator=generator)
@@ -119,8 +138,10 @@ def _fit(
 
 
 @torch.no_grad()
-def _accuracy(probe: nn.Sequential, features: Features) -> float:
+def accuracy_of(probe: nn.Module, features: Features) -> float:
+    """Share of the features that a probe puts into their class, in percent."""
+    chunk = 8192 if features.vectors.ndim == 2 else 512
     predicted = torch.cat(
-        [probe(x).argmax(dim=1) for x in features.vectors.split(8192)]
+        [probe(x).argmax(dim=1) for x in features.vectors.split(chunk)]
     )
     return 100 * (predicted == features.labels).float().mean().item()

@@ -4,6 +4,7 @@
 * :mod:`attention`: what a patch attends to (Figures 2 and 4).
 * :mod:`order_masks`: orders and the masks that follow from them (Figure 5).
 * :mod:`completion`, :mod:`kept_patches`, :mod:`completion_sheet`: any-order completion.
+* :mod:`layer_curve`: how good the features of each layer are.
 * :mod:`loss_curve`, :mod:`scalars`, :mod:`report`: a run, from its work dir.
 
 It needs matplotlib, as MMEngine's visualiser does; the rest of the package does not
@@ -17,6 +18,7 @@ from .completion_sheet import animation, completion_frames, completion_sheet
 from .figure import HIDDEN, save_gif, save_png, stack
 from .image_folder import read_images
 from .kept_patches import keep_box, keep_drawn, keep_share
+from .layer_curve import draw_layer_curve
 from .loss_curve import LossCurve, draw_loss_curve, read_loss_curve
 from .mae import MAEReconstruction, reconstruct_with_mae
 from .order_masks import order_sheet
@@ -37,6 +39,7 @@ __all__ = [
     "completion_frames",
     "completion_sheet",
     "denormalise",
+    "draw_layer_curve",
     "draw_loss_curve",
     "draw_position_error",
     "draw_scalars",

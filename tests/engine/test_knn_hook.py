@@ -17,9 +17,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.models.utils import SelfSupDataPreprocessor
-from mmpretrain.registry import HOOKS, MODELS
+from mmpretrain.registry import HOOKS
 from PIL import Image
-from tiny import tiny_backbone
+from tiny import tiny_saim
 
 import saim_mm  # noqa: F401  (registers the hook)
 from saim_mm.datasets.class_folders import split_class_folders
@@ -143,7 +143,7 @@ def test_interval(options, steps, folders, tmp_path) -> None:
 def test_bad_options_end_the_run_at_its_start(folders, tmp_path) -> None:
     with pytest.raises(ValueError, match="interval=0"):
         HOOKS.build(knn_hook(folders, interval=0))
-    with pytest.raises(ValueError, match="k=20 is more than the 7 images"):
+    with pytest.raises(ValueError, match="k=20.* more than the 7 images"):
         train(tmp_path / "a", knn_hook(folders, k=20))
     with pytest.raises(FileNotFoundError, match="train/<class>/"):
         train(tmp_path / "b", knn_hook(tmp_path / "b"))
@@ -202,14 +202,15 @@ def test_no_evaluation_without_images(folders, tmp_path) -> None:
 
 def evaluate(folders: Path) -> tuple[torch.Tensor, torch.Tensor, float]:
     torch.manual_seed(0)
-    model = torch.nn.Module()
-    model.backbone = MODELS.build(tiny_backbone(image_size=(32, 32), patch_size=(8, 8)))
-    model.backbone.init_weights()
+    model = tiny_saim(image_size=(32, 32), patch_size=(8, 8))
     model.data_preprocessor = SelfSupDataPreprocessor([120.0], [60.0])
     hook = HOOKS.build(knn_hook(folders, batch_size=2))
     runner = SimpleNamespace(model=model, logger=logging.getLogger("knn"))
     hook.before_train(runner)
-    bank, queries = (hook._extract(runner, x) for x in (hook._bank, hook._queries))
+    bank, queries = (
+        next(iter(hook._extract(runner, images).values()))
+        for images in (hook._bank, hook._queries)
+    )
     return bank.vectors, bank.labels, knn_accuracy(queries, bank, k=3)
 
 

@@ -11,7 +11,7 @@ from class_folders import launch, write_checkpoint, write_class_folders
 from run_tool import run_tool
 
 from saim_mm.evaluation import Features, ProbeRecipe, linear_probe
-from saim_mm.evaluation.linear_probe import _build, _fit
+from saim_mm.evaluation.linear_probe import build_probe, fit
 
 TOOL = Path(__file__).parents[2] / "tools/analysis_tools/linear_probe.py"
 
@@ -60,8 +60,8 @@ def test_closed_form_of_one_full_batch_step() -> None:
     weight = weight.detach() - 30 / 256 * gradient
 
     generator = torch.Generator().manual_seed(0)
-    probe = _build(train, generator)
-    _fit(probe, train, recipe, generator)
+    probe = build_probe(8, 3, generator)
+    fit(probe, train, recipe, generator)
     torch.testing.assert_close(
         probe[1].weight.detach().double(), weight, atol=1e-6, rtol=1e-4
     )

@@ -1,0 +1,71 @@
+"""Attentive probes on the patches of a frozen encoder.
+
+Their benchmark with augmented images is
+``configs/saim/benchmarks/vit-b_attentive_in1k.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..models.attentive_pool import AttentivePool, EfficientPool, draw_pool
+from .features import Features
+from .linear_probe import (
+    ProbeRecipe,
+    ProbeResult,
+    accuracy_of,
+    build_probe,
+    check_numbers,
+    fit,
+)
+
+
+@dataclass(frozen=True)
+class AttentiveRecipe(ProbeRecipe):
+    """For patches that were extracted once; AdamW, as attention needs it.
+
+    Attributes:
+        epochs: As for :class:`ProbeRecipe`.
+        base_lr: As for :class:`ProbeRecipe`.
+        weight_decay: Of all weights.
+    """
+
+    epochs: int = 30
+    base_lr: float = 1e-3
+    weight_decay: float = 0.1
+
+    def optimizer(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
+        """What trains a probe at such a rate."""
+        decay = self.weight_decay
+        return torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=decay)
+
+
+def attentive_probe(
+    pool: AttentivePool | EfficientPool,
+    train: Features,
+    val: Features,
+    recipe: ProbeRecipe | None = None,
+) -> ProbeResult:
+    """Trains a learnt pooling and a linear layer on it, and judges them.
+
+    Args:
+        pool: Its weights are drawn anew.
+        train: Patches to learn from, on the device to be used.
+        val: Patches to be judged on, on the same device.
+        recipe: By default :class:`AttentiveRecipe`'s.
+
+    Raises:
+        ValueError: As for :func:`linear_probe`.
+    """
+    check_numbers(train, val)
+    recipe = recipe or AttentiveRecipe()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    draw_pool(pool, generator)
+    width, num_classes = train.vectors.shape[-1], int(train.labels.max()) + 1
+    linear = build_probe(width, num_classes, generator)[1]
+    probe = nn.Sequential(pool, linear).to(train.vectors.device)
+    fit(probe, train, recipe, generator)
+    return ProbeResult(accuracy_of(probe, train), accuracy_of(probe, val))

@@ -1,0 +1,288 @@
+"""Judges of frozen features, all of one kind: a hook or a tool runs any of them.
+
+A probe says which views of the encoder it reads and makes figures of them. Register one
+of yours with ``@register("task_util")``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+from ..models.attentive_pool import AttentivePool, EfficientPool
+from ..registry import TASK_UTILS, register
+from .attentive_probe import AttentiveRecipe, attentive_probe
+from .best_layer import best_layer_probe
+from .effective_rank import rankme
+from .features import Pool, View, Views, layer_index
+from .knn import knn_accuracy
+from .linear_probe import ProbeRecipe, linear_probe
+
+#: By the name that it is logged under, in percent where it is an accuracy.
+Figures = dict[str, float]
+_HELD_OUT = "/held_out_layer_"
+
+
+class Probe(Protocol):
+    """What judges frozen features.
+
+    Attributes:
+        least: Images that it needs to learn from.
+    """
+
+    @property
+    def least(self) -> int: ...  # noqa: D102
+
+    def views(self, num_layers: int) -> list[View]:
+        """What it reads of an encoder of so many layers."""
+
+    def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
+        """Learns from the training images and judges the others.
+
+        The same in all processes of a run, which must all call it.
+
+        Args:
+            train: By view, features of the images to learn from.
+            val: By view, features of those to be judged on.
+            num_layers: As for :meth:`views`.
+
+        Raises:
+            ValueError: If there are too few images.
+        """
+
+
+@register("task_util")
+@dataclass(frozen=True)
+class KNNProbe:
+    """Nearest neighbours, :func:`saim_mm.evaluation.knn_accuracy`.
+
+    Attributes:
+        k: As there.
+        temperature: As there.
+        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
+        layer: Counted from 0; -1 is the last one.
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+    pool: Pool = "avg"
+    layer: int = -1
+
+    @property
+    def least(self) -> int:
+        """As many as are to vote."""
+        return self.k
+
+    def views(self, num_layers: int) -> list[View]:
+        """One."""
+        return [View((layer_index(self.layer, num_layers),), self.pool)]
+
+    def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
+        """``accuracy/knn``."""
+        (view,) = self.views(num_layers)
+        accuracy = knn_accuracy(val[view], train[view], self.k, self.temperature)
+        return {_name("knn", self.pool, self.layer): accuracy}
+
+
+@register("task_util")
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier, :func:`saim_mm.evaluation.linear_probe`.
+
+    Attributes:
+        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
+        layer: Counted from 0; -1 is the last one; ``best`` tries all on training images
+            that are held out (:func:`saim_mm.evaluation.best_layer_probe`).
+        held_out_share: Share of each class to choose the best layer by.
+        recipe: How it learns; as a dict, options of ``ProbeRecipe``.
+    """
+
+    pool: Pool = "avg"
+    layer: int | Literal["best"] = -1
+    held_out_share: float = 0.1
+    recipe: ProbeRecipe | dict[str, Any] = field(default_factory=ProbeRecipe)
+    least: ClassVar[int] = 4  # some are held out
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layer, str) and self.layer != "best":
+            raise ValueError(f"layer={self.layer!r} must be a number or 'best'.")
+        if not isinstance(self.recipe, ProbeRecipe):
+            object.__setattr__(self, "recipe", ProbeRecipe(**self.recipe))
+
+    def views(self, num_layers: int) -> list[View]:
+        """One, or one of each layer."""
+        if self.layer == "best":
+            return [View((i,), self.pool) for i in range(num_layers)]
+        return [View((layer_index(int(self.layer), num_layers),), self.pool)]
+
+    def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
+        """``accuracy/linear``; of the best layer, ``accuracy/linear_best``.
+
+        With it go ``linear_best/layer``, counted from 0, and for each layer its
+        accuracy on what was held out, ``linear_best/held_out_layer_00`` and so on.
+        """
+        assert isinstance(self.recipe, ProbeRecipe)
+        views, name = self.views(num_layers), _name("linear", self.pool, self.layer)
+        if self.layer != "best":
+            result = linear_probe(train[views[0]], val[views[0]], self.recipe)
+            return {name: result.accuracy}
+        learnt, judged = ([part[view] for view in views] for part in (train, val))
+        curve = best_layer_probe(learnt, judged, self.recipe, self.held_out_share)
+        about = name.removeprefix("accuracy/")
+        held_out = {
+            f"{about}{_HELD_OUT}{i:02d}": x for i, x in enumerate(curve.held_out)
+        }
+        return {name: curve.accuracy, f"{about}/layer": float(curve.best), **held_out}
+
+
+@register("task_util")
+@dataclass(frozen=True)
+class AttentiveProbe:
+    """A learnt pooling of the patches, :func:`saim_mm.evaluation.attentive_probe`.
+
+    Attributes:
+        kind: ``aim``, or ``efficient``, which has half of its parameters.
+        blocks: It reads the mean of the last so many layers, at most of all. By default
+            six for ``aim``, as there, and one for ``efficient``.
+        parts: Heads of ``aim``, queries of ``efficient``. By default a head for each 64
+            channels, and 32 queries or as many as divide the channels.
+        recipe: How it learns; as a dict, options of ``AttentiveRecipe``.
+    """
+
+    kind: Literal["aim", "efficient"] = "aim"
+    blocks: int | None = None
+    parts: int | None = None
+    recipe: AttentiveRecipe | dict[str, Any] = field(default_factory=AttentiveRecipe)
+    least: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("aim", "efficient"):
+            raise ValueError(f"kind={self.kind!r} must be 'aim' or 'efficient'.")
+        if self.blocks is not None and self.blocks < 1:
+            raise ValueError(f"blocks={self.blocks} must be at least 1, the last one.")
+        if not isinstance(self.recipe, AttentiveRecipe):
+            object.__setattr__(self, "recipe", AttentiveRecipe(**self.recipe))
+
+    def views(self, num_layers: int) -> list[View]:
+        """One."""
+        blocks = self.blocks or (6 if self.kind == "aim" else 1)
+        return [View(tuple(range(num_layers))[-blocks:], "patches")]
+
+    def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
+        """``accuracy/attentive`` or ``accuracy/efficient``."""
+        assert isinstance(self.recipe, AttentiveRecipe)
+        (view,) = self.views(num_layers)
+        pool = self._build_pool(train[view].vectors.shape[-1])
+        result = attentive_probe(pool, train[view], val[view], self.recipe)
+        name = "attentive" if self.kind == "aim" else "efficient"
+        return {f"accuracy/{name}": result.accuracy}
+
+    def _build_pool(self, width: int) -> AttentivePool | EfficientPool:
+        if self.kind == "aim":
+            return AttentivePool(width, self.parts or max(1, width // 64))
+        return EfficientPool(width, self.parts or math.gcd(width, 32))
+
+
+@register("task_util")
+@dataclass(frozen=True)
+class RankMeProbe:
+    """How many directions features use, :func:`saim_mm.evaluation.rankme`.
+
+    Attributes:
+        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
+        layer: Counted from 0; -1 is the last one.
+    """
+
+    pool: Pool = "avg"
+    layer: int = -1
+    least: ClassVar[int] = 2
+
+    def views(self, num_layers: int) -> list[View]:
+        """One."""
+        return [View((layer_index(self.layer, num_layers),), self.pool)]
+
+    def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
+        """``rankme``, of the training images, whose labels it does not read."""
+        (view,) = self.views(num_layers)
+        name = _name("rankme", self.pool, self.layer).removeprefix("accuracy/")
+        return {name: rankme(train[view].vectors)}
+
+
+#: What tools offer, by name.
+KNOWN_PROBES: dict[str, dict[str, Any]] = {
+    "knn": dict(type="KNNProbe"),
+    "linear": dict(type="LinearProbe"),
+    "linear-best": dict(type="LinearProbe", layer="best"),
+    "attentive": dict(type="AttentiveProbe"),
+    "efficient": dict(type="AttentiveProbe", kind="efficient"),
+    "rankme": dict(type="RankMeProbe"),
+}
+
+
+def run_probes(
+    probes: Sequence[Probe], train: Views, val: Views, num_layers: int
+) -> Figures:
+    """The figures of several probes.
+
+    Raises:
+        ValueError: If two of them have figures of the same name, or as for one.
+    """
+    figures: Figures = {}
+    for probe in probes:
+        found = probe.judge(train, val, num_layers)
+        twice = figures.keys() & found.keys()
+        if twice:
+            raise ValueError(
+                f"Two probes make {sorted(twice)}; leave out one of them, or let them "
+                "read another pool or layer."
+            )
+        figures.update(found)
+    return figures
+
+
+def build_probes(configs: Sequence[str | dict[str, Any]]) -> list[Probe]:
+    """Builds probes of names in :data:`KNOWN_PROBES`, or of configs with a ``type``.
+
+    Raises:
+        ValueError: If there is none, or a name or option is unknown.
+    """
+    if not configs:
+        raise ValueError(f"probes is empty; name some of {list(KNOWN_PROBES)}.")
+    return [_build_probe(config) for config in configs]
+
+
+def _build_probe(config: str | dict[str, Any]) -> Probe:
+    if isinstance(config, str):
+        if config not in KNOWN_PROBES:
+            raise ValueError(
+                f"probe {config!r} is unknown; choose of {list(KNOWN_PROBES)}, or give "
+                "dict(type=...)."
+            )
+        config = KNOWN_PROBES[config]
+    return TASK_UTILS.build(config)
+
+
+def views_of(probes: Sequence[Probe], num_layers: int) -> set[View]:
+    """All that some probes read."""
+    return {view for probe in probes for view in probe.views(num_layers)}
+
+
+def curves_of(figures: Figures) -> dict[str, list[float]]:
+    """Of each probe of the best layer, by its name, the accuracies by depth."""
+    curves: dict[str, list[float]] = {}
+    for name in sorted(figures):
+        probe, found, _ = name.partition(_HELD_OUT)
+        if found:
+            curves.setdefault(probe, []).append(figures[name])
+    return curves
+
+
+def _name(kind: str, pool: str, layer: int | str) -> str:
+    parts = [kind]
+    if layer != -1:
+        parts.append("best" if layer == "best" else f"layer{layer}")
+    if pool != "avg":
+        parts.append(pool)
+    return "accuracy/" + "_".join(parts)

@@ -1,0 +1,251 @@
+"""Probes of layers and patches: what they read, how they choose, what they find."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from class_folders import NORMAL, write_class_folders
+from mmpretrain.models.utils import SelfSupDataPreprocessor
+from mmpretrain.registry import TASK_UTILS
+from tiny import tiny_saim
+
+from saim_mm.datasets.class_folders import split_class_folders
+from saim_mm.evaluation import (
+    AttentiveRecipe,
+    FeatureExtractor,
+    Features,
+    ProbeRecipe,
+    View,
+    attentive_probe,
+    best_layer_probe,
+    build_probes,
+    features,
+    hold_out,
+    knn_accuracy,
+    linear_probe,
+    rankme,
+    run_probes,
+    views_of,
+)
+from saim_mm.evaluation.probes import AttentiveProbe, LinearProbe, curves_of
+from saim_mm.models.attentive_pool import AttentivePool, EfficientPool
+
+QUICK = dict(epochs=3)
+
+
+def classes(number: int, seed: int, noise: float, width: int = 8) -> Features:
+    """Three classes around three centres."""
+    centres = torch.randn(3, width, generator=torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(number) % 3
+    vectors = centres[labels] + noise * torch.randn(number, width, generator=generator)
+    return Features(vectors, labels)
+
+
+def marked_patches(number: int, seed: int) -> Features:
+    """One patch of ten is the class's; the others are the same mixture for all.
+
+    The mean of the patches hardly tells; a pooling that looks for the mark does.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(number) % 3
+    patches = 3 * torch.randn(number, 10, 8, generator=generator)
+    where = torch.randint(10, (number,), generator=generator)
+    mark = 2 * torch.eye(8)[labels]
+    mark[:, 7] = 12  # by which it is found
+    patches[:, :, 7] = 0
+    patches[torch.arange(number), where] = mark
+    return Features(patches, labels)
+
+
+# Views ------------------------------------------------------------------------------
+
+
+def extractor(**options) -> FeatureExtractor:
+    model = tiny_saim(image_size=(32, 32), patch_size=(8, 8))
+    return FeatureExtractor(
+        model.backbone, SelfSupDataPreprocessor(**NORMAL), **options
+    )
+
+
+def test_views_are_the_encoder_run_by_hand(tmp_path) -> None:
+    train, _ = split_class_folders(write_class_folders(tmp_path), (32, 32))
+    wanted = [View((i,)) for i in range(4)]
+    wanted += [View((1, 3), "patches"), View((2,), "cls"), View((0, 3))]
+    reader = extractor()
+    found = reader.extract_views(train, wanted, batch_size=5)
+
+    images = torch.stack([train[i]["inputs"] for i in range(len(train))])
+    x = (images.flip(1).float() - 120) / 60
+    backbone = reader.backbone
+    backbone.eval()
+    backbone.out_type, backbone.out_indices = "raw", [0, 1, 2, 3]
+    with torch.no_grad():
+        layers = backbone(x)
+    for view, of_view in found.items():
+        tokens = torch.stack([layers[i] for i in view.layers]).mean(dim=0)
+        expected = dict(
+            avg=tokens[:, 1:].mean(dim=1), cls=tokens[:, 0], patches=tokens[:, 1:]
+        )[view.pool]
+        torch.testing.assert_close(of_view.vectors, expected)
+        assert of_view.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_layer_is_an_option() -> None:
+    images, labels = torch.rand(3, 3, 32, 32) * 255, torch.arange(3)
+    last, third = (extractor(layer=i).extract_tensors(images, labels) for i in (-1, 2))
+    both = extractor().view_tensors(images, labels, [View((2,)), View((3,))])
+    assert torch.equal(last.vectors, both[View((3,))].vectors)
+    assert torch.equal(third.vectors, both[View((2,))].vectors)
+    with pytest.raises(ValueError, match="layer=4 is none of the encoder's 4"):
+        extractor(layer=4)
+
+
+def test_more_patches_than_memory_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(features, "_MOST_BYTES", 16 * 16 * 4 * 99)
+    reader = extractor()  # 16 patches of 16 channels
+    reader.check_views([View((3,), "patches")], 99)
+    reader.check_views([View((3,), "avg")], 1000)
+    with pytest.raises(ValueError, match="attentive_in1k"):
+        reader.check_views([View((3,), "patches")], 100)
+
+
+# Best layer -------------------------------------------------------------------------
+
+
+def test_hold_out_takes_a_share_of_each_class_and_repeats() -> None:
+    labels = torch.tensor([0] * 20 + [1] * 9 + [2] * 2 + [3])
+    before = torch.get_rng_state()
+    held = hold_out(labels, 0.25)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(held, hold_out(labels, 0.25))
+    assert torch.bincount(labels[held], minlength=4).tolist() == [5, 2, 1, 0]
+    assert not torch.equal(held, hold_out(labels, 0.25, seed=1))
+    with pytest.raises(ValueError, match="share=1"):
+        hold_out(labels, 1)
+
+
+def test_the_best_layer_is_chosen_without_the_images_to_be_judged() -> None:
+    """On those another layer is perfect; it must not be taken."""
+    train = [classes(60, i, noise) for i, noise in enumerate((4.0, 0.3, 4.0))]
+    val = [classes(30, 9, noise) for noise in (0.0, 0.3, 0.0)]
+    curve = best_layer_probe(train, val)
+    assert curve.best == 1
+    assert max(curve.held_out) == curve.held_out[1]
+    assert curve.accuracy == linear_probe(train[1], val[1]).accuracy
+    held = hold_out(train[0].labels, 0.1)
+    for layer, found in zip(train, curve.held_out, strict=True):
+        rest, judged = (
+            Features(layer.vectors[m], layer.labels[m]) for m in (~held, held)
+        )
+        assert found == linear_probe(rest, judged).accuracy
+
+
+# Attentive --------------------------------------------------------------------------
+
+
+_LONG = AttentiveRecipe(epochs=100, batch_size=60, base_lr=0.02)
+
+
+@pytest.mark.parametrize("pool", [AttentivePool(8, 2), EfficientPool(8, 4)])
+def test_attention_finds_what_the_mean_hides(pool) -> None:
+    train, val = marked_patches(600, 0), marked_patches(300, 1)
+    result = attentive_probe(pool, train, val, _LONG)
+    mean = linear_probe(
+        *(Features(x.vectors.mean(dim=1), x.labels) for x in (train, val))
+    )
+    assert result.accuracy > 95
+    assert mean.accuracy < 75
+
+
+def test_a_probe_repeats_whatever_its_weights_and_the_random_stream() -> None:
+    train, val = marked_patches(60, 0), marked_patches(30, 1)
+    recipe = AttentiveRecipe(epochs=2)
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        pool = AttentivePool(8, 2)
+        before = torch.get_rng_state()
+        attentive_probe(pool, train, val, recipe)
+        assert torch.equal(torch.get_rng_state(), before)
+        found.append(pool.key.weight.detach().clone())
+    assert torch.equal(*found)
+
+
+def test_bad_numbers() -> None:
+    with pytest.raises(ValueError, match="least 2 and 1"):
+        attentive_probe(AttentivePool(8, 2), marked_patches(1, 0), marked_patches(3, 1))
+
+
+# A row of probes --------------------------------------------------------------------
+
+
+def test_a_row_gives_what_each_of_them_gives() -> None:
+    layers = [classes(60, i, noise) for i, noise in enumerate((2.0, 1.0, 3.0))]
+    judged = [classes(30, 5 + i, noise) for i, noise in enumerate((2.0, 1.0, 3.0))]
+    train, val = ({View((i,)): x for i, x in enumerate(part)}
+                  for part in (layers, judged))  # fmt: skip
+    patches = View((2,), "patches")
+    train[patches], val[patches] = marked_patches(60, 0), marked_patches(30, 1)
+    probes = build_probes(
+        [
+            dict(type="KNNProbe", k=3),
+            dict(type="LinearProbe", recipe=QUICK),
+            dict(type="LinearProbe", layer=0, recipe=QUICK),
+            dict(type="LinearProbe", layer="best", recipe=QUICK),
+            dict(type="AttentiveProbe", blocks=1, parts=2, recipe=QUICK),
+            dict(type="AttentiveProbe", kind="efficient", parts=4, recipe=QUICK),
+            "rankme",
+        ]
+    )
+    assert views_of(probes, 3) == set(train)
+    found = run_probes(probes, train, val, 3)
+    recipe, slow = ProbeRecipe(**QUICK), AttentiveRecipe(**QUICK)
+    curve = best_layer_probe(layers, judged, recipe)
+    assert found == {
+        "accuracy/knn": knn_accuracy(judged[2], layers[2], 3),
+        "accuracy/linear": linear_probe(layers[2], judged[2], recipe).accuracy,
+        "accuracy/linear_layer0": linear_probe(layers[0], judged[0], recipe).accuracy,
+        "accuracy/linear_best": curve.accuracy,
+        "linear_best/layer": curve.best,
+        **{f"linear_best/held_out_layer_0{i}": x for i, x in enumerate(curve.held_out)},
+        "accuracy/attentive": attentive_probe(
+            AttentivePool(8, 2), train[patches], val[patches], slow
+        ).accuracy,
+        "accuracy/efficient": attentive_probe(
+            EfficientPool(8, 4), train[patches], val[patches], slow
+        ).accuracy,
+        "rankme": rankme(layers[2].vectors),
+    }
+    assert curves_of(found) == {"linear_best": list(curve.held_out)}
+
+
+def test_what_is_read_by_default() -> None:
+    assert AttentiveProbe().views(12) == [View((6, 7, 8, 9, 10, 11), "patches")]
+    assert AttentiveProbe().views(4) == [View((0, 1, 2, 3), "patches")]
+    assert AttentiveProbe(kind="efficient").views(4) == [View((3,), "patches")]
+    assert LinearProbe(layer="best").views(2) == [View((0,)), View((1,))]
+    assert TASK_UTILS.get("saim_mm.KNNProbe") is TASK_UTILS.get("KNNProbe")
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ([], "probes is empty"),
+        (["knm"], "'knm' is unknown.*'attentive'"),
+        ([dict(type="LinearProbe", layer="last")], "layer='last'"),
+        ([dict(type="AttentiveProbe", kind="ep")], "kind='ep'"),
+        ([dict(type="AttentiveProbe", blocks=0)], "blocks=0"),
+        ([dict(type="LinearProbe", recipe=dict(epochs=0))], "epochs=0"),
+    ],
+)
+def test_bad_probes(probes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_probes(probes)
+
+
+def test_two_of_one_name_are_refused() -> None:
+    data = {View((0,)): classes(30, 0, 1.0)}
+    probes = build_probes([dict(type="KNNProbe", k=1), dict(type="KNNProbe", k=3)])
+    with pytest.raises(ValueError, match="Two probes make.*accuracy/knn"):
+        run_probes(probes, data, data, 1)
