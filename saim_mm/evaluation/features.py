@@ -44,7 +44,7 @@ class Features:
 
 
 class FeatureExtractor:
-    """Takes features from the last block of a ViT, before any final norm.
+    """Takes features from a block of a ViT, the last one and before any final norm.
 
     SAIM's encoder has no final norm in pretraining, and the decoder's was trained on
     another stream; so neither has a part in the features.
@@ -55,12 +55,13 @@ class FeatureExtractor:
         preprocessor: Data preprocessor that normalises the images.
         pool: ``avg`` (mean of the patches) or ``cls`` (class token).
         final_norm: Take features after the backbone's final norm, for encoders that
-            were pretrained with one.
+            were pretrained with one. It follows the last block, and no other.
         mixed_precision: Run under autocast where there is a GPU, as the recipes train.
+        layer: Index of the block whose output is pooled; negative from the end.
 
     Raises:
-        ValueError: If the pool is unknown, or the backbone has no class token or no
-            final norm to use.
+        ValueError: If the pool is unknown, the layer out of range, or the backbone has
+            no class token or no final norm to use.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class FeatureExtractor:
         pool: Pool = "avg",
         final_norm: bool = False,
         mixed_precision: bool = True,
+        layer: int = -1,
     ) -> None:
         if pool not in POOLS:
             raise ValueError(f"pool={pool!r} is unknown; choose one of {list(POOLS)}.")
@@ -89,11 +91,18 @@ class FeatureExtractor:
                 "final_norm=True needs a final norm and the backbone has "
                 "final_norm=False; leave it out."
             )
+        depth = len(backbone.layers)
+        if not -depth <= layer < depth:
+            raise ValueError(
+                f"layer={layer} is out of range: the encoder has {depth} layers, 0 to "
+                f"{depth - 1}, or -{depth} to -1 from the end."
+            )
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.pool = pool
-        self.final_norm = final_norm
+        self.final_norm = final_norm and layer % depth == depth - 1
         self.mixed_precision = mixed_precision
+        self.layer = layer
 
     def extract(
         self, dataset: Dataset, batch_size: int = 128, num_workers: int = 0
@@ -157,19 +166,26 @@ class FeatureExtractor:
     @torch.no_grad()
     def _vectors(self, batch: dict[str, Any]) -> Tensor:
         batch = dict(inputs=batch["inputs"], data_samples=batch.get("data_samples"))
-        with evaluation_mode(self.backbone):
-            images = self.preprocessor(batch, False)["inputs"]
-            mixed = self.mixed_precision and images.is_cuda
-            with torch.autocast(images.device.type, enabled=mixed):
-                tokens = self._last_block(images)
-                if self.final_norm:
-                    tokens = self.backbone.ln1(tokens)
-        return self._pool(tokens).float()
+        return self.vectors(self.preprocessor(batch, False)["inputs"])
 
-    def _last_block(self, images: Tensor) -> Tensor:
-        """Output of the last block, (B, tokens, D)."""
+    def vectors(self, images: Tensor) -> Tensor:
+        """Features (B, D), float32, of normalised images (B, C, H, W)."""
+        return self._pool(self.tokens(images)).float()
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """What is pooled: all tokens (B, E + N, D) of normalised images."""
+        mixed = self.mixed_precision and images.is_cuda
+        with (
+            evaluation_mode(self.backbone),
+            torch.autocast(images.device.type, enabled=mixed),
+        ):
+            tokens = self._block_output(images)
+            return self.backbone.ln1(tokens) if self.final_norm else tokens
+
+    def _block_output(self, images: Tensor) -> Tensor:
         outputs: list[Tensor] = []
-        handle = self.backbone.layers[-1].register_forward_hook(
+        handle = self.backbone.layers[self.layer].register_forward_hook(
             lambda _module, _inputs, output: outputs.append(output)
         )
         try:
