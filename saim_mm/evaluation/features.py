@@ -64,7 +64,7 @@ Views: TypeAlias = "dict[View, Features]"
 
 
 class FeatureExtractor:
-    """Takes features from the blocks of a ViT, before any final norm.
+    """Takes features from a block of a ViT, the last one and before any final norm.
 
     SAIM's encoder has no final norm in pretraining, and the decoder's was trained on
     another stream; so neither has a part in the features.
@@ -74,18 +74,17 @@ class FeatureExtractor:
             ``out_type`` does not matter, nor does its final norm unless it is wanted.
         preprocessor: Data preprocessor that normalises the images.
         pool: ``avg`` (mean of the patches) or ``cls`` (class token).
-        final_norm: Take features of the last block after the backbone's final norm, for
-            encoders that were pretrained with one.
+        final_norm: Take features after the backbone's final norm, for encoders that
+            were pretrained with one. It follows the last block, and no other.
         mixed_precision: Run under autocast where there is a GPU, as the recipes train.
-        layer: The block that features are taken from, counted from 0, or from the last
-            one, which is -1.
+        layer: Index of the block whose output is pooled; negative from the end.
         model: The model that the backbone is a part of, while it is pretrained: it is
             what is run. MAE's backbone by itself would mask, and that of a sharded
             model lacks weights.
 
     Raises:
-        ValueError: If the pool or the layer is unknown, or the backbone has no class
-            token or no final norm to use.
+        ValueError: If the pool is unknown, the layer out of range, or the backbone has
+            no class token or no final norm to use.
     """
 
     def __init__(
@@ -110,13 +109,19 @@ class FeatureExtractor:
         self.final_norm = final_norm
         self.mixed_precision = mixed_precision
         self.model = model
-        self.view = View((layer_index(layer, self.num_layers),), pool)
+        self.pool = pool
+        self.layer = layer
         self.check_views([self.view])
 
     @property
     def num_layers(self) -> int:
         """L."""
         return len(self.backbone.layers)
+
+    @property
+    def view(self) -> View:
+        """What is pooled, and how."""
+        return View((layer_index(self.layer, self.num_layers),), self.pool)
 
     def check_views(self, views: Collection[View], images: int = 1) -> None:
         """Refuses to look where there is nothing to be seen, or too much to be kept.
@@ -239,25 +244,42 @@ class FeatureExtractor:
         vectors = self._vectors(batch, [self.view])[self.view]
         return Features(vectors, _labels(batch).to(vectors.device))
 
-    @torch.no_grad()
+    def vectors(self, images: Tensor) -> Tensor:
+        """Features (B, D), float32, of normalised images (B, C, H, W)."""
+        return self._look_at(images, [self.view])[self.view]
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """What is pooled: all tokens (B, E + T, D) of normalised images."""
+        (layer,) = self.view.layers
+        return self._run(images, self.view.layers)[layer]
+
     def _vectors(
         self, batch: Mapping[str, Any], views: Collection[View]
     ) -> dict[View, Tensor]:
         batch = dict(inputs=batch["inputs"], data_samples=batch.get("data_samples"))
-        with evaluation_mode(self.model or self.backbone):
-            images = self.preprocessor(batch, False)["inputs"]
-            if isinstance(images, (list, tuple)):
-                images = images[0]  # of several views of an image
-            mixed = self.mixed_precision and images.is_cuda
-            with (
-                torch.autocast(images.device.type, enabled=mixed),
-                self._outputs({i for view in views for i in view.layers}) as tokens,
-            ):
-                if self.model is not None:
-                    self.model(images, mode="tensor")
-                else:
-                    self.backbone(images)
+        images = self.preprocessor(batch, False)["inputs"]
+        if isinstance(images, (list, tuple)):
+            images = images[0]  # of several views of an image
+        return self._look_at(images, views)
+
+    def _look_at(self, images: Tensor, views: Collection[View]) -> dict[View, Tensor]:
+        tokens = self._run(images, {i for view in views for i in view.layers})
         return {view: self._pool(tokens, view).float() for view in views}
+
+    @torch.no_grad()
+    def _run(self, images: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+        """Outputs (B, E + T, D) of layers."""
+        mixed = self.mixed_precision and images.is_cuda
+        with (
+            evaluation_mode(self.model or self.backbone),
+            torch.autocast(images.device.type, enabled=mixed),
+            self._outputs(layers) as found,
+        ):
+            if self.model is not None:
+                self.model(images, mode="tensor")
+            else:
+                self.backbone(images)
+        return found
 
     @contextmanager
     def _outputs(self, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
@@ -311,8 +333,8 @@ def layer_index(layer: int, num_layers: int) -> int:
     """
     if not -num_layers <= layer < num_layers:
         raise ValueError(
-            f"layer={layer} is none of the encoder's {num_layers}; give 0 to "
-            f"{num_layers - 1}, or -1 for the last one."
+            f"layer={layer} is out of range: the encoder has {num_layers} layers, 0 to "
+            f"{num_layers - 1}, or -{num_layers} to -1 from the end."
         )
     return layer % num_layers
 

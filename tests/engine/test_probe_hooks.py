@@ -366,7 +366,7 @@ def test_data_without_labels_are_refused(folders: Path, tmp_path: Path) -> None:
         (dict(ONLINE, base_lr=0), "base_lr=0"),
         (dict(RANK, views=1), "views=1"),
         (dict(RANK, interval=0), "interval=0"),
-        (dict(RANK, layer=2), "layer=2 is none"),
+        (dict(RANK, layer=2), "layer=2 is out"),
         (dict(type="ProbeHook", data_root="", probes=["knm"]), "'knm' is unknown"),
         (dict(type="ProbeHook", data_root="", interval=0), "interval=0"),
     ],

@@ -130,6 +130,35 @@ def test_features_are_of_the_last_block_whatever_the_backbone_returns(pool) -> N
     torch.testing.assert_close(found[0].vectors, expected)
 
 
+@pytest.mark.parametrize(("layer", "blocks"), [(0, 1), (2, 3), (-2, 3), (-1, 4)])
+def test_features_of_an_inner_block_and_no_norm_but_after_the_last(
+    layer: int, blocks: int
+) -> None:
+    """As a backbone that ends there, without its final norm before the end."""
+    backbone = frozen_tiny(final_norm=True, num_layers=4)
+    shorter = frozen_tiny(final_norm=True, num_layers=blocks, out_type="raw")
+    for module in (backbone, shorter):
+        torch.nn.init.constant_(module.ln1.bias, 0.5)
+    shorter.load_state_dict(backbone.state_dict(), strict=False)
+    if blocks < 4:
+        shorter.final_norm = False
+    shorter.eval()
+    images = torch.randn(2, 3, 32, 32)
+    extractor = FeatureExtractor(
+        backbone, SelfSupDataPreprocessor(), final_norm=True, layer=layer
+    )
+    with torch.no_grad():
+        expected = shorter(images)[-1][:, 1:].mean(dim=1)
+    assert torch.equal(extractor.vectors(images), expected)
+
+
+@pytest.mark.parametrize("layer", [4, -5])
+def test_layers_that_do_not_exist(layer: int) -> None:
+    backbone = frozen_tiny(num_layers=4)
+    with pytest.raises(ValueError, match=f"layer={layer}.*4 layers, 0 to 3"):
+        FeatureExtractor(backbone, SelfSupDataPreprocessor(), layer=layer)
+
+
 def _sample(label: int):
     return DataSample().set_gt_label(label)
 

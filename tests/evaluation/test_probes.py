@@ -97,7 +97,7 @@ def test_a_layer_is_an_option() -> None:
     both = extractor().view_tensors(images, labels, [View((2,)), View((3,))])
     assert torch.equal(last.vectors, both[View((3,))].vectors)
     assert torch.equal(third.vectors, both[View((2,))].vectors)
-    with pytest.raises(ValueError, match="layer=4 is none of the encoder's 4"):
+    with pytest.raises(ValueError, match="layer=4 is out of range"):
         extractor(layer=4)
 
 
