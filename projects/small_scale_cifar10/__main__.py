@@ -1,14 +1,16 @@
-"""Reproduces the paper's ablations and baselines in the small, on CIFAR-10 folders.
+"""Compares SAIM's forms and its rivals in the small, on CIFAR-10 folders.
 
   run --data FOLDER --out DIR                trains and judges what is not yet done
-  report --out DIR --name FILE               writes FILE.json and FILE.md
+  report --out DIR --name FILE               writes FILE.json and FILE.md, of budgets
+                                             FILE_1.json, FILE_2.json and so on
   page --record FILE.json --page FILE.md     puts its tables into a page
   chart --record FILE.json --out FILE.png    draws it
 
-Every experiment has the same encoder, data, crops, schedule and number of images seen,
-and its learning rate is chosen from the same grid on images held out. ``run`` may be
-stopped at any time; the same command goes on where it stopped. Seeds are paired across
-the experiments.
+Every experiment has the same encoder, data and schedule, and is tuned by as many trials
+on images held out. The presets cpu and gpu have the paper's ablations, after equally
+many epochs; cpu-equal and gpu-equal have rivals too, after equally many floating-point
+operations, at two budgets. ``run`` may be stopped at any time; the same command goes on
+where it stopped. Seeds are paired across the experiments.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.environment import environment
 
 from .chart import draw
-from .experiments import EXPERIMENTS, PRESETS
 from .results import Records
+from .scale import PRESETS
 from .scheduling import RunContext, plan_runs, run_all
+from .systems import rows_of
 from .table import fill_page, markdown, summarise
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmpretrain", "saim_mm")
@@ -54,9 +57,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="other settings than the preset's, such as pretrain_epochs=20",
     )
-    run.add_argument(
-        "--rows", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS)
-    )
+    run.add_argument("--rows", nargs="+", help="some of the preset's (default: all)")
     run.add_argument(
         "--seeds",
         type=int,
@@ -91,22 +92,25 @@ def run(args: argparse.Namespace) -> int:
     environments = args.out / _ENVIRONMENTS
     begun = time.strftime("%Y-%m-%d_%H-%M-%S")
     write_json(environments / f"{begun}.json", environment(_PACKAGES), indent=1)
-    todo = [r for r in plan_runs(args.rows, args.seeds, scale) if not records.has(r)]
+    runs = plan_runs(args.rows or list(rows_of(scale)), args.seeds, scale)
+    todo = [run for run in runs if not records.has(run)]
     return run_all(todo, scale, context, args.jobs, args.minutes)
 
 
 def report(args: argparse.Namespace) -> int:
-    """Writes the summary of what is done, and prints its tables."""
+    """Writes the summary of what is done, by budget, and prints its tables."""
     records = Records.open(args.out)
     notes = sorted((args.out / _ENVIRONMENTS).glob("*.json"))
     begun = [json.loads(path.read_text()) for path in notes]
-    runs, settings = records.read(), records.scale.as_json()
-    write_json(
-        args.name.with_suffix(".json"), summarise(runs, settings, begun), indent=1
-    )
-    text = markdown(runs, settings)
-    args.name.with_suffix(".md").write_text(text)
-    print(text)
+    runs, scale = records.read(), records.scale
+    for budget in range(len(scale.budgets) or 1):
+        number = f"_{budget + 1}" if scale.budgets else ""
+        name = args.name.with_name(args.name.name + number)
+        summary = summarise(runs, scale, begun, budget)
+        write_json(name.with_suffix(".json"), summary, indent=1)
+        text = markdown(runs, scale, budget)
+        name.with_suffix(".md").write_text(text)
+        print(text)
     return 0
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from saim_mm.visualization.figure import new_figure, plain_axes, render, save_png
 
-from .experiments import EXPERIMENTS
+from .scale import Scale
 from .statistics import Estimate
-from .table import FIGURES, TITLES
+from .systems import rows_of
+from .table import FIGURES
 
 _INCHES_PER_ROW = 0.28
 
@@ -24,10 +25,12 @@ def chart_rows(
         contents: Of records, as :func:`.table.summarise` makes them.
 
     Returns:
-        Label and figures. Rows of records after the first say their learning rate.
+        Label and figures. Rows say their budget, or if there is none, those of records
+        after the first, their learning rate.
     """
     found = []
     for number, content in enumerate(contents):
+        scale = Scale.from_json(content["settings"])
         rates = {
             run["row"]: run["rate"] for run in content["runs"] if not run["tuning"]
         }
@@ -35,8 +38,10 @@ def chart_rows(
             estimates = {key: Estimate(**value) for key, value in figures.items()}
             if not estimates or estimates["linear"].half_width is None:
                 continue
-            rate = f", rate {rates[name]:g}" if number else ""
-            found.append((EXPERIMENTS[name].title + rate, estimates))
+            about = f", rate {rates[name]:g}" if number else ""
+            if scale.budgets and rates[name] is not None:
+                about = f", {scale.budgets[content['budget']] / 1e12:g} TFLOP"
+            found.append((rows_of(scale)[name].title + about, estimates))
     return sorted(found, key=lambda row: -row[1]["linear"].mean)
 
 
@@ -49,10 +54,11 @@ def draw(contents: Sequence[dict[str, Any]], path: Path) -> None:
     rows = chart_rows(contents)
     if not rows:
         raise ValueError("No row of these records has an interval; run more seeds.")
-    figure = new_figure(9, 1 + _INCHES_PER_ROW * len(rows))
-    panels = figure.subplots(1, len(FIGURES), sharey=True)
+    titles = {k: t for k, t in FIGURES.items() if all(k in row for _, row in rows)}
+    figure = new_figure(3 * len(titles), 1 + _INCHES_PER_ROW * len(rows))
+    panels = figure.subplots(1, len(titles), sharey=True)
     places = range(len(rows))
-    for axes, name, title in zip(panels, FIGURES, TITLES, strict=True):
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
         estimates = [figures[name] for _, figures in rows]
         axes.errorbar(
             [e.mean for e in estimates],

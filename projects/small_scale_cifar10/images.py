@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from saim_mm.datasets.class_folders import TRAIN_FOLDER, list_class_folders
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 TEST_FOLDERS = ("test", "val")
+#: Images (B, 3, H, W) of 0 to 255 and a generator -> crops of the whole batch.
+Crops = Callable[[Tensor, torch.Generator], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -133,25 +135,75 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def augmented_batches(
-    images: Images, batch_size: int, epochs: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Crops and flips, normalised, with labels; the rest of an epoch is dropped.
+    images: Images, batch_size: int, crops: Crops, generator: torch.Generator
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Crops, normalised, with labels, for ever; the rest of an epoch is dropped.
 
     Args:
         images: N images, on the device to be used.
         batch_size: Images of a batch B.
-        epochs: Passes.
+        crops: What is made of a batch.
         generator: Source of all randomness, on that device.
 
     Yields:
-        Images (B, 3, H, W) float32 and labels (B,).
+        The crops, each of the whole batch (B, 3, H, W) float32, and labels (B,).
     """
     device = images.pixels.device
-    for _ in range(epochs):
+    while True:
         order = torch.randperm(len(images), device=device, generator=generator)
         for index in order.split(batch_size)[: len(images) // batch_size]:
-            views = crop_and_flip(images.pixels[index].float(), generator)
-            yield normalise(views), images.labels[index]
+            views = crops(images.pixels[index].float(), generator)
+            yield [normalise(view) for view in views], images.labels[index]
+
+
+def one_crop(images: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """The paper's only crop."""
+    return [crop_and_flip(images, generator)]
+
+
+def multi_crop(images: Tensor, generator: torch.Generator, local: int) -> list[Tensor]:
+    """Two large crops, and some of half the side, all with other colours, as DINO's."""
+    views = [crop_and_flip(images, generator, (0.4, 1.0)) for _ in range(2)]
+    half = images.shape[-1] // 2
+    views += [
+        crop_and_flip(images, generator, (0.1, 0.4), size=half) for _ in range(local)
+    ]
+    return [change_colours(view, generator) for view in views]
+
+
+def change_colours(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Changes brightness, contrast and saturation of most images, or takes all colour.
+
+    Args:
+        images: (B, 3, H, W) float, 0 to 255.
+        generator: Source of randomness, on the device of the images.
+
+    Returns:
+        (B, 3, H, W). Four of five have each factor in [0.6, 1.4], in saturation [0.8,
+        1.2]; one of five is grey.
+    """
+
+    def draw() -> Tensor:
+        r = torch.rand(len(images), device=images.device, generator=generator)
+        return r.view(-1, 1, 1, 1)
+
+    changed = draw() < 0.8
+    brightness, contrast, saturation = (
+        torch.where(changed, 1 + strength * (2 * draw() - 1), images.new_ones(()))
+        for strength in (0.4, 0.4, 0.2)
+    )
+    images = (images * brightness).clamp(0, 255)
+    mean = grey(images).mean(dim=(1, 2, 3), keepdim=True)
+    images = (mean + (images - mean) * contrast).clamp(0, 255)
+    saturation = torch.where(draw() < 0.2, images.new_zeros(()), saturation)
+    light = grey(images)
+    return (light + (images - light) * saturation).clamp(0, 255)
+
+
+def grey(images: Tensor) -> Tensor:
+    """Lightness (B, 1, H, W) of RGB images, as ITU-R 601 weighs them."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)
+    return torch.einsum("bchw,c->bhw", images, weights)[:, None]
 
 
 def crop_and_flip(
@@ -159,6 +211,7 @@ def crop_and_flip(
     generator: torch.Generator,
     area: tuple[float, float] = (0.67, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    size: int | None = None,
 ) -> Tensor:
     """Random resized crop and flip of the paper, for a whole batch at once.
 
@@ -167,6 +220,7 @@ def crop_and_flip(
         generator: Source of randomness, on the device of the images.
         area: Least and greatest share of the image that a crop keeps.
         ratio: Least and greatest ratio of width to height.
+        size: Rows, and columns, of what is returned; by default those of the images.
 
     Returns:
         (B, 3, H, W), resampled bicubically.
@@ -190,7 +244,8 @@ def crop_and_flip(
         ],
         dim=1,
     )
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    shape = [*images.shape[:2], *([size] * 2 if size else images.shape[2:])]
+    grid = F.affine_grid(theta, shape, align_corners=False)
     views = F.grid_sample(
         images, grid, mode="bicubic", padding_mode="border", align_corners=False
     )

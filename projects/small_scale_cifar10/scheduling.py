@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from mmengine.logging import MMLogger
 
-from .experiments import EXPERIMENTS, Scale
 from .images import DataSplit, load_split
 from .judging import judge
-from .results import Records, Run
+from .results import Records
+from .scale import Scale
+from .systems import rows_of
+from .tuning import TUNING_SEED, Run, choose, num_trials
 
-#: The seed whose runs choose the learning rates.
-TUNING_SEED = 0
 #: The data set, read once by each process.
 _loaded: dict[RunContext, DataSplit] = {}
 
@@ -44,22 +44,31 @@ class RunContext:
 def plan_runs(names: Sequence[str], seeds: int | None, scale: Scale) -> list[Run]:
     """All runs of the experiments of these names, in the order in which they are begun.
 
-    A first seed of every experiment comes before any second one. A learning rate is
-    tuned right before the first run that needs it. Without a number of ``seeds`` each
-    experiment has its own.
+    The smallest budget comes first, and a first seed of every experiment before any
+    second one. What a run builds on is tuned right before the first that needs it.
+    Without a number of ``seeds`` each experiment has its own.
+
+    Raises:
+        ValueError: If a name is none of the scale's.
     """
-    counting = [
-        Run(EXPERIMENTS[name], seed)
-        for name in names
-        for seed in range(EXPERIMENTS[name].seeds if seeds is None else seeds)
-    ]
-    runs: dict[str, Run] = {}
-    for run in sorted(counting, key=lambda run: run.seed):
-        tuned = EXPERIMENTS[run.experiment.tuned_name]
-        rates = () if tuned.task == "none" else scale.rates
-        for needed in (*(Run(tuned, TUNING_SEED, rate) for rate in rates), run):
-            runs.setdefault(needed.name, needed)
-    return list(runs.values())
+    rows = rows_of(scale)
+    unknown = [name for name in names if name not in rows]
+    if unknown:
+        raise ValueError(f"{unknown} are no rows of {scale.name}: {list(rows)}.")
+    runs: dict[Run, None] = {}
+    for budget in range(len(scale.budgets) or 1):
+        counting = [
+            Run(name, seed, None, budget)
+            for name in names
+            for seed in range(rows[name].seeds if seeds is None else seeds)
+            if not budget or rows[name].task != "none"
+        ]
+        for run in sorted(counting, key=lambda run: run.seed):
+            tuned = rows[rows[run.row].tuned_name]
+            trials = range(num_trials(tuned, scale, budget))
+            needed = (Run(tuned.name, TUNING_SEED, trial, budget) for trial in trials)
+            runs.update(dict.fromkeys((*needed, run)))
+    return list(runs)
 
 
 def run_one(run: Run, scale: Scale, context: RunContext) -> float:
@@ -72,12 +81,16 @@ def run_one(run: Run, scale: Scale, context: RunContext) -> float:
         split = load_split(context.data, scale.image_size, *counts)
         _loaded[context] = split.to(torch.device(context.device))
     records = Records(context.out, scale)
-    rate = records.best_rate(run.experiment) if run.rate is None else run.rate
-    tuning = run.rate is not None
-    figures = judge(run.experiment, scale, run.seed, rate, _loaded[context], tuning)
+    choice = choose(run, scale, records.read())
+    assert choice is not None, "begun before what it builds on was finished"
+    experiment = rows_of(scale)[run.row].changed(choice.changes)
+    budget = scale.budgets[run.budget] if scale.budgets else None
+    rate, tuning, split = choice.rate, run.tuning, _loaded[context]
+    figures = judge(experiment, scale, run.seed, rate, budget, split, tuning)
     on_gpu = context.device.startswith("cuda")
     device = torch.cuda.get_device_name() if on_gpu else "CPU"
-    records.write(run, {"rate": rate, **figures, "device": device})
+    changes = dict(changes=choice.changes) if choice.changes else {}
+    records.write(run, {"rate": rate, **changes, **figures, "device": device})
     return figures["seconds"]
 
 
@@ -104,7 +117,8 @@ def run_all(
             if waiting and time.monotonic() >= deadline:
                 print(f"No time for {len(waiting)} runs; the same command goes on.")
                 waiting = []
-            ready = (run for run in waiting if records.is_ready(run))
+            done = records.read()
+            ready = (run for run in waiting if choose(run, scale, done) is not None)
             run = next(ready, None) if len(running) < jobs else None
             if run is not None:
                 waiting.remove(run)
@@ -117,7 +131,7 @@ def run_all(
                 run, error = running.pop(task), task.exception()
                 failed += error is not None
                 outcome = f"failed: {error!r}" if error else f"{task.result():.0f} s"
-                print(f"{run.name}: {outcome}", flush=True)
+                print(f"{records.name(run)}: {outcome}", flush=True)
     return failed
 
 

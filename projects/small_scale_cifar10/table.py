@@ -1,4 +1,4 @@
-"""The summary of all records, as JSON and as Markdown."""
+"""The summary of the records of a budget, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .experiments import EXPERIMENTS
-from .results import tuned_rates
+from .scale import Scale
 from .statistics import Estimate, estimate, paired_difference
+from .systems import SYSTEMS, rows_of
 
-#: Between these lines of a page stand the tables.
-_BEGIN, _END = "<!-- small-scale -->", "<!-- end -->"
+#: Below a line with the name of a record, and down to this line, a page has its tables.
+_END = "<!-- end -->"
 
-FIGURES = ("knn", "linear", "finetune")
-TITLES = ("kNN", "linear probe", "fine-tuning")
+#: By which a row is judged, and their titles.
+FIGURES = dict(
+    knn="kNN",
+    linear="linear probe",
+    linear_best="best layer",
+    attentive="attentive",
+    finetune="fine-tuning",
+)
 
 #: What the paper says, as differences between two rows, and its own gain in
 #: fine-tuning accuracy (Tables 1, 3 and 4).
-CLAIMS = (
+_CLAIMS = (
     ("stochastic order, not raster", "stochastic", "raster-decoder", "+0.64"),
     ("the same with half a decoder", "decoder-half", "raster-decoder-half", "-"),
     ("a decoder in raster order", "raster-decoder", "raster", "+0.06"),
@@ -37,50 +43,80 @@ CLAIMS = (
 )
 
 
+#: At equal compute every system is compared with MAE.
+_COMPARISONS = tuple(
+    (f"{system.title}, not MAE", name, "mae", "-")
+    for name, system in SYSTEMS.items()
+    if name != "mae"
+)
+
+
+def claims_of(scale: Scale) -> tuple[tuple[str, str, str, str], ...]:
+    """What is said, the two rows that differ, and the paper's figure."""
+    return _COMPARISONS if scale.budgets else _CLAIMS
+
+
+def of_budget(records: list[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
+    """The records of a budget; what is not trained belongs to all."""
+    return [r for r in records if r.get("budget", 0) == budget or r.get("rate") is None]
+
+
+def figures_in(records: list[dict[str, Any]]) -> dict[str, str]:
+    """What the records are judged by, with titles; everything if there are none."""
+    judged = [record for record in records if not record["tuning"]]
+    found = {k: t for k, t in FIGURES.items() if any(k in record for record in judged)}
+    return found or FIGURES
+
+
 def summarise(
-    records: list[dict[str, Any]], settings: dict[str, Any], environments: Any
+    records: list[dict[str, Any]], scale: Scale, environments: Any, budget: int = 0
 ) -> dict[str, Any]:
-    """Everything that a reader needs to check the figures.
+    """Everything that a reader needs to check the figures of a budget.
 
     Args:
         records: Finished runs.
-        settings: The scale.
+        scale: Their scale.
         environments: Command, hardware and versions of each invocation.
+        budget: Number of the budget.
     """
+    records, figures = of_budget(records, budget), figures_in(records)
     rows = {
         name: {figure: asdict(estimate(list(values.values())))
-               for figure in FIGURES if (values := _by_seed(records, name, figure))}
-        for name in EXPERIMENTS
+               for figure in figures if (values := _by_seed(records, name, figure))}
+        for name in rows_of(scale)
     }  # fmt: skip
     claims = {
-        claim: {figure: asdict(gain) for figure in FIGURES
+        claim: {figure: asdict(gain) for figure in figures
                 if (gain := _gain(records, first, second, figure))}
-        for claim, first, second, _ in CLAIMS
+        for claim, first, second, _ in claims_of(scale)
     }  # fmt: skip
+    tuned_rates = {
+        row: {f"{rate:g}": linear for rate, linear in tried.items()}
+        for row, tried in _tuned_rates(records).items()
+    }
     return dict(
         circumstances=environments,
-        settings=settings,
+        settings=scale.as_json(),
+        budget=budget,
         rows=rows,
         claims=claims,
-        tuned_rates={
-            row: {f"{rate:g}": linear for rate, linear in tried.items()}
-            for row, tried in tuned_rates(records).items()
-        },
+        tuned_rates=tuned_rates,
         runs=records,
     )
 
 
-def markdown(records: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+def markdown(records: list[dict[str, Any]], scale: Scale, budget: int = 0) -> str:
     """Tables of rows, of claims and of learning rates."""
-    lines = [_heading(settings), "", *_row_table(records), ""]
-    lines += ["Differences, paired by seed:", "", *_claim_table(records), ""]
+    records = of_budget(records, budget)
+    lines = [_heading(scale, budget), "", *_row_table(records, scale), ""]
+    lines += ["Differences, paired by seed:", "", *_claim_table(records, scale), ""]
     lines += ["Linear probe on held-out images by learning rate (seed 0):", ""]
     lines += [*_rate_table(records), ""]
     return "\n".join(lines)
 
 
 def fill_page(page: Path, record: Path) -> None:
-    """Writes the tables of a record into a page, between its two markers.
+    """Writes the tables of a record into a page, below the line with its name.
 
     Args:
         page: Markdown.
@@ -89,59 +125,104 @@ def fill_page(page: Path, record: Path) -> None:
     Raises:
         ValueError: If the page lacks a marker.
     """
-    before, begin, rest = page.read_text().partition(_BEGIN)
+    marker = f"<!-- {record.stem} -->"
+    before, begin, rest = page.read_text().partition(marker)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"{page} needs a line {_BEGIN} and, below it, {_END}.")
+        raise ValueError(f"{page} needs a line {marker} and, below it, {_END}.")
     content = json.loads(record.read_text())
-    tables = markdown(content["runs"], content["settings"])
+    scale = Scale.from_json(content["settings"])
+    tables = markdown(content["runs"], scale, content.get("budget", 0))
     page.write_text(f"{before}{begin}\n\n{tables}{end}{after}")
 
 
-def _heading(settings: dict[str, Any]) -> str:
-    s = settings
+def _heading(s: Scale, budget: int) -> str:
+    length = f"{s.pretrain_epochs} epochs of pretraining and {s.finetune_epochs}"
+    if s.budgets:
+        operations = f"{s.budgets[budget] / 1e12:g} TFLOP"
+        length = f"{operations} of pretraining and {s.finetune_epochs} epochs"
     return (
-        f"ViT of {s['depth']} layers and {s['width']} channels, {s['image_size']} px, "
-        f"patch {s['patch_size']}; {s['train_images']:,} training images, "
-        f"{s['pretrain_epochs']} epochs of pretraining and {s['finetune_epochs']} of "
-        f"fine-tuning at batch {s['batch_size']}; accuracy in percent on "
-        f"{s['test_images']:,} test images, mean and 95 % interval over the seeds."
+        f"ViT of {s.depth} layers and {s.width} channels, {s.image_size} px, "
+        f"patch {s.patch_size}; {s.train_images:,} training images, {length} of "
+        f"fine-tuning at batch {s.batch_size}; accuracy in percent on "
+        f"{s.test_images:,} test images, mean and 95 % interval over the seeds."
     )
 
 
-def _row_table(records: list[dict[str, Any]]) -> list[str]:
+def _row_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
+    figures = figures_in(records)
+    about = ["seeds", "rate", "train s"]
+    if scale.budgets:
+        about += ["epochs", "setting"]
     rows = []
-    for name, experiment in EXPERIMENTS.items():
+    for name, experiment in rows_of(scale).items():
         runs = [r for r in records if r["row"] == name and not r["tuning"]]
-        cells = ["not run"] * 3 + [""] * 3
+        cells = ["not run"] * len(figures) + [""] * len(about)
         if runs:
-            trained = [r["train_seconds"] for r in runs if "train_seconds" in r]
-            seconds = f"{estimate(trained).mean:.0f}" if trained else "-"
-            rate = f"{runs[0]['rate']:g}" if runs[0]["rate"] else "-"
-            cells = [str(estimate([r[figure] for r in runs])) for figure in FIGURES]
-            cells += [str(len(runs)), rate, seconds]
+            cells = [str(estimate([r[figure] for r in runs])) for figure in figures]
+            cells += _about(runs, scale)[: len(about)]
         rows.append([f"`{name}`", experiment.title, *cells])
-    return _table(["row", "", *TITLES, "seeds", "rate", "train s"], rows)
+    return _table(["row", "", *figures.values(), *about], rows)
 
 
-def _claim_table(records: list[dict[str, Any]]) -> list[str]:
-    rows = []
-    for claim, first, second, paper in CLAIMS:
-        gains = [_gain(records, first, second, figure) for figure in FIGURES]
+def _about(runs: list[dict[str, Any]], scale: Scale) -> list[str]:
+    """How many runs of a row there are, and how they were trained."""
+    trained = [r for r in runs if "train_seconds" in r]
+    if not trained:
+        return [str(len(runs)), "-", "-", "-", ""]
+    seconds = estimate([r["train_seconds"] for r in trained]).mean
+    epochs = trained[0]["images_seen"] / scale.train_images
+    setting = _setting(trained[0])
+    rate = f"{trained[0]['rate']:g}"
+    return [str(len(runs)), rate, f"{seconds:.0f}", f"{epochs:.1f}", setting]
+
+
+def _setting(record: dict[str, Any]) -> str:
+    """The options that tuning changed."""
+    changes = record.get("changes", {})
+    return f"`{json.dumps(changes)[1:-1]}`" if changes else ""
+
+
+def _claim_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
+    figures, rows = figures_in(records), []
+    for claim, first, second, paper in claims_of(scale):
+        gains = [_gain(records, first, second, figure) for figure in figures]
         count = str(gains[0].count) if gains[0] else ""
         cells = [gain.signed() if gain else "not run" for gain in gains]
         rows.append([claim, f"`{first}` - `{second}`", *cells, count, paper])
-    return _table(["claim", "rows", *TITLES, "seeds", "paper, fine-tuning"], rows)
+    titles = ["claim", "rows", *figures.values(), "seeds", "paper, fine-tuning"]
+    return _table(titles, rows)
 
 
 def _rate_table(records: list[dict[str, Any]]) -> list[str]:
-    tried = tuned_rates(records)
+    tried, settings = _tuned_rates(records), _tuned_settings(records)
     rates = sorted({rate for row in tried.values() for rate in row})
     rows = []
     for row, figures in tried.items():
         cells = [f"{figures[r]:.1f}" if r in figures else "not run" for r in rates]
-        rows.append([f"`{row}`", *cells])
-    return _table(["row", *(f"{rate:g}" for rate in rates)], rows)
+        others = [", ".join(settings.get(row, []))] if settings else []
+        rows.append([f"`{row}`", *cells, *others])
+    titles = ["row", *(f"{rate:g}" for rate in rates)]
+    return _table([*titles, *(["settings"] if settings else [])], rows)
+
+
+def _tuned_rates(records: list[dict[str, Any]]) -> dict[str, dict[float, float]]:
+    """Row -> rate -> linear probe on the images held out."""
+    tried: dict[str, dict[float, float]] = {}
+    for record in records:
+        if record["tuning"] and not record.get("changes"):
+            tried.setdefault(record["row"], {})[record["rate"]] = record["linear"]
+    return tried
+
+
+def _tuned_settings(records: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Row -> other settings that were tried, with rate and linear probe."""
+    tried: dict[str, list[str]] = {}
+    for record in records:
+        if record["tuning"] and record.get("changes"):
+            text = f"{_setting(record)} at {record['rate']:g}: {record['linear']:.1f}"
+            tried.setdefault(record["row"], []).append(text)
+    return tried
 
 
 def _gain(

@@ -10,27 +10,60 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import HOOKS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from saim_mm.models import SAIMViT
 from saim_mm.weights.load_model import build_model
 
-from .experiments import Experiment, Scale, encoder_config, model_config
-from .images import Images, augmented_batches
+from .experiments import Experiment
+from .images import Crops, Images, augmented_batches, multi_crop, one_crop
+from .models import judged_encoder_config, model_config
+from .operations import step_flops
+from .scale import Scale
 
-#: Loss of a step: (model, images (B, 3, H, W), labels (B,)) -> scalar.
-LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+#: Loss of a step: (model, crops of B images, labels (B,)) -> scalar.
+LossFunction = Callable[[nn.Module, list[Tensor], Tensor], Tensor]
+#: DINO's, of each image.
+LOCAL_CROPS = 4
 #: Points of the loss curve that are kept.
 _POINTS = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How something is trained.
+
+    Attributes:
+        rate: Peak learning rate.
+        steps: Number of steps.
+        betas: AdamW's.
+        batch_size: Images per step.
+        warmup: Share of the steps with a rising rate.
+        layer_decay: Layer-wise rate decay.
+        hooks: Configs of hooks of MMEngine that stand at each step.
+    """
+
+    rate: float
+    steps: int
+    betas: tuple[float, float]
+    batch_size: int
+    warmup: float
+    layer_decay: float = 1.0
+    hooks: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -76,15 +109,19 @@ def build(config: dict[str, Any]) -> nn.Module:
     return build_model(Config(dict(model=config)), init_weights=True)
 
 
-def build_classifier(scale: Scale, num_classes: int) -> Classifier:
+def build_classifier(
+    experiment: Experiment, scale: Scale, num_classes: int
+) -> Classifier:
     """A classifier of random weights."""
-    return Classifier(build(encoder_config(scale, out_type="avg_featmap")), num_classes)
+    config = judged_encoder_config(experiment, scale, out_type="avg_featmap")
+    return Classifier(build(config), num_classes)
 
 
 def pretrain(
     experiment: Experiment,
     scale: Scale,
     rate: float,
+    budget: float | None,
     images: Images,
     generator: torch.Generator,
 ) -> Trained:
@@ -92,40 +129,68 @@ def pretrain(
 
     Args:
         experiment: Not one of task ``none``.
-        scale: Sizes and budget.
+        scale: Sizes, and the number of epochs where there is no budget.
         rate: Peak learning rate.
+        budget: Floating-point operations; as many steps are made as they suffice for.
         images: On the device to be used.
         generator: Of the batches and crops, on that device. All else is drawn from
             torch's global streams.
     """
-    model: nn.Module
+    options = experiment.options
+    model, loss, crops = task_of(experiment, scale, int(images.labels.max()) + 1)
+    recipe = Recipe(
+        rate=rate,
+        steps=scale.pretrain_epochs * (len(images) // scale.batch_size),
+        betas=(0.9, 0.95),
+        batch_size=scale.batch_size,
+        warmup=options.get("warmup", scale.warmup),
+        hooks=options.get("hooks", ()),
+    )
+    if budget is not None:
+        flops = step_flops(model, options.get("local_crops", LOCAL_CROPS))
+        steps = max(1, round(budget / (flops * scale.batch_size)))
+        recipe = replace(recipe, steps=steps)
+    return fit(model, loss, images, recipe, generator, crops)
+
+
+def task_of(
+    experiment: Experiment, scale: Scale, num_classes: int
+) -> tuple[nn.Module, LossFunction, Crops]:
+    """The model that is pretrained, from random weights, its loss and its crops."""
     if experiment.task == "labels":
-        model = build_classifier(scale, int(images.labels.max()) + 1)
-        loss: LossFunction = label_loss
-    else:
-        model = build(model_config(experiment, scale))
-        simmim = experiment.task == "simmim"
-        loss = _simmim_loss if simmim else _selfsup_loss
-    recipe = dict(rate=rate, betas=(0.9, 0.95), epochs=scale.pretrain_epochs)
-    return fit(model, loss, images, scale, recipe, generator)
+        return build_classifier(experiment, scale, num_classes), label_loss, one_crop
+    model, options = build(model_config(experiment, scale)), experiment.options
+    if experiment.task == "dino":
+        crops = partial(multi_crop, local=options.get("local_crops", LOCAL_CROPS))
+        return model, _multi_crop_loss, crops
+    if experiment.task == "simmim":
+        share = options.get("hidden_share", 0.6)
+        return model, partial(_simmim_loss, share=share), one_crop
+    return model, _selfsup_loss, one_crop
 
 
 def finetune(
-    encoder: SAIMViT, scale: Scale, images: Images, generator: torch.Generator
+    experiment: Experiment,
+    encoder: SAIMViT,
+    scale: Scale,
+    images: Images,
+    generator: torch.Generator,
 ) -> Trained:
     """Trains a classifier that starts from an encoder's weights.
 
     Final norms start anew, as in fine-tuning on the mean of the patches.
     """
-    model = build_classifier(scale, int(images.labels.max()) + 1)
+    model = build_classifier(experiment, scale, int(images.labels.max()) + 1)
     copy_encoder(encoder, model.backbone)
-    recipe = dict(
+    recipe = Recipe(
         rate=scale.finetune_rate,
+        steps=scale.finetune_epochs * (len(images) // scale.batch_size),
         betas=(0.9, 0.999),
-        epochs=scale.finetune_epochs,
+        batch_size=scale.batch_size,
+        warmup=scale.warmup,
         layer_decay=scale.layer_decay,
     )
-    return fit(model, label_loss, images, scale, recipe, generator)
+    return fit(model, label_loss, images, recipe, generator)
 
 
 def copy_encoder(source: nn.Module, target: SAIMViT) -> None:
@@ -144,9 +209,9 @@ def fit(
     model: nn.Module,
     loss: LossFunction,
     images: Images,
-    scale: Scale,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     generator: torch.Generator,
+    crops: Crops = one_crop,
 ) -> Trained:
     """AdamW, linear warm-up, half-cosine to 0; bfloat16 where there is a GPU.
 
@@ -154,65 +219,98 @@ def fit(
         model: With a ``backbone``.
         loss: What is minimised.
         images: On the device to be used.
-        scale: Batch size and warm-up.
-        recipe: ``rate``, ``betas``, ``epochs`` and ``layer_decay`` (default 1).
+        recipe: How.
         generator: Of the batches and crops.
+        crops: What a step reads of its images.
     """
-    device = images.pixels.device
+    device, steps = images.pixels.device, recipe.steps
     model = model.to(device).train()
-    optimizer = _optimizer(model, recipe)
+    wrapper = _optim_wrapper(model, recipe)
+    optimizer = wrapper.optimizer
     peaks = [group["lr"] for group in optimizer.param_groups]
-    steps = recipe["epochs"] * (len(images) // scale.batch_size)
     losses = torch.zeros(steps, device=device)
-    batches = augmented_batches(images, scale.batch_size, recipe["epochs"], generator)
+    hooks: list[Hook] = [HOOKS.build(config) for config in recipe.hooks]
+    runner = _runner(model, wrapper, steps, len(images) // recipe.batch_size)
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     start = clock()
-    for step, (views, labels) in enumerate(batches):
-        factor = _schedule(step, steps, scale.warmup)
+    _call(hooks, "before_train", runner)
+    batches = augmented_batches(images, recipe.batch_size, crops, generator)
+    for step, (views, labels) in enumerate(islice(batches, steps)):
+        runner.iter = step
+        _call(hooks, "before_train_iter", runner, step)
+        factor = _schedule(step, steps, recipe.warmup)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
-        with torch.autocast(device.type, torch.bfloat16, enabled=views.is_cuda):
+        on_gpu = device.type == "cuda"
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
             value = loss(model, views, labels)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         losses[step] = value.detach()
+        _call(hooks, "after_train_iter", runner, step)
+    _call(hooks, "after_train", runner)
     means = [part.mean().item() for part in losses.tensor_split(min(_POINTS, steps))]
     seconds = clock() - start
-    return Trained(model.eval(), means, seconds, steps * scale.batch_size)
+    return Trained(model.eval(), means, seconds, steps * recipe.batch_size)
 
 
-def label_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _runner(
+    model: nn.Module, wrapper: OptimWrapper, steps: int, steps_per_epoch: int
+) -> SimpleNamespace:
+    """As much of MMEngine's Runner as hooks that stand at a step read."""
+    return SimpleNamespace(
+        model=model,
+        optim_wrapper=wrapper,
+        iter=0,
+        max_iters=steps,
+        train_dataloader=range(steps_per_epoch),
+    )
+
+
+def _call(hooks: Sequence[Hook], event: str, *arguments: Any) -> None:
+    for hook in hooks:
+        getattr(hook, event)(*arguments)
+
+
+def label_loss(model: nn.Module, crops: list[Tensor], labels: Tensor) -> Tensor:
     """Cross entropy with label smoothing 0.1, as in the fine-tuning of the paper."""
-    return F.cross_entropy(model(images).float(), labels, label_smoothing=0.1)
+    return F.cross_entropy(model(crops[0]).float(), labels, label_smoothing=0.1)
 
 
-def _selfsup_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return model.loss(images, None)["loss"]
+def _selfsup_loss(model: nn.Module, crops: list[Tensor], labels: Tensor) -> Tensor:
+    return model.loss(crops[0], None)["loss"]
 
 
-def _simmim_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """As ``SimMIMMaskGenerator``: 60 % of blocks of 2 x 2 patches, drawn on device."""
+def _multi_crop_loss(model: nn.Module, crops: list[Tensor], labels: Tensor) -> Tensor:
+    return model.loss(crops)["loss"]
+
+
+def _simmim_loss(
+    model: nn.Module, crops: list[Tensor], labels: Tensor, share: float
+) -> Tensor:
+    """As ``SimMIMMaskGenerator``: hides a share of blocks of 2 x 2 patches."""
+    (images,) = crops
     rows, columns = model.backbone.patch_resolution
     blocks = (rows // 2) * (columns // 2)
     noise = torch.rand(len(images), blocks, device=images.device)
-    hidden = noise.argsort(dim=1) < math.ceil(0.6 * blocks)
+    hidden = noise.argsort(dim=1) < math.ceil(share * blocks)
     mask = hidden.view(-1, rows // 2, columns // 2)
     mask = mask.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2).long()
     samples = [DataSample(mask=one) for one in mask]
     return model.loss(images, samples)["loss"]
 
 
-def _optimizer(model: nn.Module, recipe: dict[str, Any]) -> torch.optim.Optimizer:
+def _optim_wrapper(model: nn.Module, recipe: Recipe) -> OptimWrapper:
     config = dict(
         type="OptimWrapper",
         constructor="SAIMOptimWrapperConstructor",
         optimizer=dict(
-            type="AdamW", lr=recipe["rate"], betas=recipe["betas"], weight_decay=0.05
+            type="AdamW", lr=recipe.rate, betas=recipe.betas, weight_decay=0.05
         ),
-        paramwise_cfg=dict(layer_decay_rate=recipe.get("layer_decay", 1.0)),
+        paramwise_cfg=dict(layer_decay_rate=recipe.layer_decay),
     )
-    return build_optim_wrapper(model, config).optimizer
+    return build_optim_wrapper(model, config)
 
 
 def _schedule(step: int, steps: int, warmup: float) -> float:

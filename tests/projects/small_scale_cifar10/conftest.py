@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from projects.small_scale_cifar10.experiments import PRESETS, Scale
+from projects.small_scale_cifar10.scale import PRESETS, Scale
 
 
 @pytest.fixture
