@@ -151,30 +151,29 @@ def _heading(s: Scale, budget: int) -> str:
 
 def _row_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
     figures = figures_in(records)
-    about = ["seeds", "rate", "train s"]
-    if scale.budgets:
-        about += ["epochs", "setting"]
+    about = ["seeds", "rate", "train s", *(["epochs", "setting"] * bool(scale.budgets))]
     rows = []
     for name, experiment in rows_of(scale).items():
         runs = [r for r in records if r["row"] == name and not r["tuning"]]
         cells = ["not run"] * len(figures) + [""] * len(about)
         if runs:
             cells = [str(estimate([r[figure] for r in runs])) for figure in figures]
-            cells += _about(runs, scale)[: len(about)]
+            cells += [str(len(runs)), *_training(runs, scale)]
         rows.append([f"`{name}`", experiment.title, *cells])
     return _table(["row", "", *figures.values(), *about], rows)
 
 
-def _about(runs: list[dict[str, Any]], scale: Scale) -> list[str]:
-    """How many runs of a row there are, and how they were trained."""
+def _training(runs: list[dict[str, Any]], scale: Scale) -> list[str]:
+    """How a row was trained."""
     trained = [r for r in runs if "train_seconds" in r]
     if not trained:
-        return [str(len(runs)), "-", "-", "-", ""]
+        return ["-", "-", *(["-", ""] if scale.budgets else [])]
     seconds = estimate([r["train_seconds"] for r in trained]).mean
-    epochs = trained[0]["images_seen"] / scale.train_images
-    setting = _setting(trained[0])
-    rate = f"{trained[0]['rate']:g}"
-    return [str(len(runs)), rate, f"{seconds:.0f}", f"{epochs:.1f}", setting]
+    said = [f"{trained[0]['rate']:g}", f"{seconds:.0f}"]
+    if scale.budgets:
+        epochs = trained[0]["images_seen"] / scale.train_images
+        said += [f"{epochs:.1f}", _setting(trained[0])]
+    return said
 
 
 def _setting(record: dict[str, Any]) -> str:
@@ -189,8 +188,10 @@ def _claim_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
         gains = [_gain(records, first, second, figure) for figure in figures]
         count = str(gains[0].count) if gains[0] else ""
         cells = [gain.signed() if gain else "not run" for gain in gains]
-        rows.append([claim, f"`{first}` - `{second}`", *cells, count, paper])
-    titles = ["claim", "rows", *figures.values(), "seeds", "paper, fine-tuning"]
+        papers = [] if scale.budgets else [paper]
+        rows.append([claim, f"`{first}` - `{second}`", *cells, count, *papers])
+    papers = [] if scale.budgets else ["paper, fine-tuning"]
+    titles = ["claim", "rows", *figures.values(), "seeds", *papers]
     return _table(titles, rows)
 
 

@@ -14,6 +14,7 @@ from small_scale_folders import write_folder
 
 from projects.small_scale_cifar10 import scheduling
 from projects.small_scale_cifar10.results import Records
+from projects.small_scale_cifar10.scale import PRESETS
 from projects.small_scale_cifar10.scheduling import (
     RunContext,
     plan_runs,
@@ -53,19 +54,25 @@ def todo(
     """Does two experiments with a stand-in for the judging; failed and done runs."""
     done: list[str] = []
 
-    def judge(experiment: Any, _: Any, seed: int, rate: float | None, *__: Any) -> dict:
+    def judge(
+        experiment: Any, _: Any, seed: int, rate: float | None, budget: Any, *__: Any
+    ) -> dict:
         if rate == judge.fails:
             raise ValueError("diverged")
-        done.append(f"{experiment.name} {seed} {rate}")
-        return dict(linear=100 * (rate or 0), seconds=1.0)
+        said = [experiment.name, seed, rate, budget, *experiment.options.values()]
+        done.append(" ".join(str(word) for word in said if word is not None))
+        changed = 0.05 if experiment.options else 0
+        return dict(linear=100 * (rate or 0) + changed, seconds=1.0)
 
-    def do(fails: float = -1.0, minutes: float = 1) -> tuple[int, list[str]]:
+    def do(
+        fails: float = -1.0, minutes: float = 1, seeds: int = 2, scale: Any = tiny
+    ) -> tuple[int, list[str]]:
         done.clear()
         judge.fails = fails
-        records = Records(tmp_path / "out", tiny)
-        runs = plan_runs(["random", "mae"], 2, tiny)
+        records = Records(tmp_path / "out", scale)
+        runs = plan_runs(["random", "mae"], seeds, scale)
         runs = [run for run in runs if not records.has(run)]
-        failed = run_all(runs, tiny, context, 2, minutes)
+        failed = run_all(runs, scale, context, 2, minutes)
         return failed, list(done)
 
     context = RunContext(tmp_path, "cpu", tmp_path / "out")
@@ -76,17 +83,35 @@ def todo(
 
 
 def test_runs_are_done_once_with_the_tuned_rate(todo: Callable) -> None:
-    everything = ["random 0 None", "mae 0 0.001", "mae 0 0.002", "mae 0 0.002",
-                  "random 1 None", "mae 1 0.002"]  # fmt: skip
+    everything = ["random 0", "mae 0 0.001", "mae 0 0.002", "mae 0 0.002",
+                  "random 1", "mae 1 0.002"]  # fmt: skip
     assert todo() == (0, everything)
     assert todo() == (0, [])
 
 
 def test_a_failure_stops_only_what_builds_on_it(todo: Callable) -> None:
     failed, done = todo(fails=0.002)
-    assert done == ["random 0 None", "mae 0 0.001", "random 1 None"]
+    assert done == ["random 0", "mae 0 0.001", "random 1"]
     assert failed == 3  # the tuning, and two runs that lack a rate
     assert todo() == (0, ["mae 0 0.002", "mae 0 0.002", "mae 1 0.002"])
+
+
+def test_budgets_are_tuned_from_all_rates_and_settings_to_the_best_two(
+    todo: Callable,
+) -> None:
+    """MAE's alternatives are a mask ratio of 0.6 and a decoder of one layer."""
+    scale = PRESETS["tiny-equal"]
+    everything = [
+        "random 0 1e9",
+        *("mae 0 0.001 1e9", "mae 0 0.002 1e9"),
+        *("mae 0 0.002 1e9 0.6", "mae 0 0.002 1e9 1"),
+        "mae 0 0.002 1e9 0.6",  # of two alike the first
+        *("mae 0 0.002 2e9 0.6", "mae 0 0.002 2e9 1"),
+        "mae 0 0.002 2e9 0.6",
+    ]
+    everything = [line.replace("e9", "000000000.0") for line in everything]
+    assert todo(seeds=1, scale=scale) == (0, everything)
+    assert todo(seeds=1, scale=scale) == (0, [])
 
 
 def test_none_is_begun_after_the_time_is_up(
@@ -98,26 +123,29 @@ def test_none_is_begun_after_the_time_is_up(
 
 def test_page_gets_the_table_of_the_record(tiny: Any, tmp_path: Path) -> None:
     record, page = tmp_path / "record.json", tmp_path / "page.md"
-    summary = summarise([], tiny.as_json(), [])
+    summary = summarise([], tiny, [])
     record.write_text(json.dumps(summary))
-    page.write_text("before\n<!-- small-scale -->\nold\n<!-- end -->\nafter\n")
+    page.write_text("before\n<!-- record -->\nold\n<!-- end -->\nafter\n")
     for _ in range(2):
         fill_page(page, record)
         text = page.read_text()
-        assert text.startswith("before\n<!-- small-scale -->\n\nViT of 2 layers")
+        assert text.startswith("before\n<!-- record -->\n\nViT of 2 layers")
         assert text.endswith("<!-- end -->\nafter\n") and "old" not in text
     page.write_text("no markers")
-    with pytest.raises(ValueError, match="<!-- small-scale -->"):
+    with pytest.raises(ValueError, match="<!-- record -->"):
         fill_page(page, record)
 
 
 def test_docs_show_the_committed_record(tmp_path: Path) -> None:
-    records = sorted((ROOT / "benchmarks").glob("small_scale_*.json"))
+    records = sorted((ROOT / "benchmarks").glob("*_cifar10_cpu*.json"))
     if not records:
         pytest.skip("no small-scale run is recorded")
     page = tmp_path / "experiments.md"
     page.write_text((ROOT / "docs/experiments.md").read_text())
-    fill_page(page, records[0])
+    shown = [r for r in records if f"<!-- {r.stem} -->" in page.read_text()]
+    assert shown
+    for record in shown:
+        fill_page(page, record)
     assert page.read_text() == (ROOT / "docs/experiments.md").read_text()
 
 

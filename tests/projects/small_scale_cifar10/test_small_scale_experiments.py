@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from projects.small_scale_cifar10.experiments import EXPERIMENTS, Scale, model_config
+from projects.small_scale_cifar10.experiments import EXPERIMENTS
+from projects.small_scale_cifar10.models import model_config
+from projects.small_scale_cifar10.scale import Scale
 from projects.small_scale_cifar10.training import build
 from saim_mm.models import SAIM
 
@@ -65,6 +67,8 @@ def test_settings_go_through_json_and_the_command_line(tiny: Any) -> None:
     scale = tiny.changed(["pretrain_epochs=7", "rates=(1e-3,)"])
     assert (scale.pretrain_epochs, scale.rates, scale.width) == (7, (1e-3,), 16)
     assert Scale.from_json(json.loads(json.dumps(scale.as_json()))) == scale
+    old = {k: v for k, v in scale.as_json().items() if k != "budgets"}
+    assert Scale.from_json(old) == scale  # records from before there were budgets
     with pytest.raises(ValueError, match="'epochs=7' names none of"):
         tiny.changed(["epochs=7"])
     with pytest.raises(ValueError, match="no value that Python could read"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from torch import Tensor
 from projects.small_scale_cifar10.images import (
     Images,
     augmented_batches,
+    change_colours,
     crop_and_flip,
     load_split,
+    multi_crop,
     normalise,
+    one_crop,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -62,6 +66,41 @@ def test_the_whole_image_is_the_image_or_its_mirror() -> None:
     assert same.min() < 0.05 and mirrored.min() < 0.05
 
 
+def test_multi_crop_has_two_large_crops_and_local_ones_of_half_the_side() -> None:
+    generator = torch.Generator().manual_seed(0)
+    crops = multi_crop(ramp(3), generator, local=4)
+    sides = [tuple(crop.shape) for crop in crops]
+    assert sides == [(3, 3, 32, 32)] * 2 + [(3, 3, 16, 16)] * 4
+    assert not torch.equal(crops[0], crops[1])
+
+
+def test_a_local_crop_shows_a_small_part() -> None:
+    """Of a ramp, the spread of the columns tells how wide a crop is."""
+    generator = torch.Generator().manual_seed(0)
+    crop = crop_and_flip(ramp(400), generator, (0.1, 0.4), size=16)
+    width = (crop[:, 0, 8, 10] - crop[:, 0, 8, 6]).abs() / 4 * 16 / 200
+    height = (crop[:, 1, 10, 8] - crop[:, 1, 6, 8]) / 4 * 16 / 200
+    share = width * height
+    assert share.min() > 0.07 and share.max() < 0.43
+    assert 0.2 < share.median() < 0.3
+
+
+def test_colours_change_as_they_should() -> None:
+    """On one colour: four of five are changed, one of five is grey."""
+    colour = torch.tensor([120.0, 80.0, 40.0]).view(1, 3, 1, 1)
+    images = colour.expand(4000, 3, 2, 2)
+    changed = change_colours(images, torch.Generator().manual_seed(0))[:, :, 0, 0]
+    spread = changed.amax(1) - changed.amin(1)
+    assert 0.17 < (spread < 1e-3).float().mean() < 0.23
+    same = (changed - images[:, :, 0, 0]).abs().amax(1) < 1e-3
+    assert 0.13 < same.float().mean() < 0.19  # unchanged 0.2, of these grey 0.2
+    light = changed @ torch.tensor([0.299, 0.587, 0.114])
+    before = (images[0, :, 0, 0] @ torch.tensor([0.299, 0.587, 0.114])).item()
+    factor = light / before
+    # Of one colour neither contrast nor saturation moves the lightness.
+    assert 0.59 < factor.min() < 0.62 and 1.38 < factor.max() < 1.41
+
+
 def test_normalises_as_any_other_run_does() -> None:
     """The configs read BGR and turn it round; here it is RGB from the start."""
     config = Config.fromfile(ROOT / "configs/_base_/datasets/in1k_224.py")
@@ -76,9 +115,9 @@ def test_normalises_as_any_other_run_does() -> None:
 def test_batches_are_epochs_without_repetition() -> None:
     labels = torch.arange(10)
     images = Images(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), labels)
-    batches = list(augmented_batches(images, 4, 3, torch.Generator().manual_seed(0)))
-    assert len(batches) == 6  # the rest of two images is dropped, each epoch
-    for epoch in range(3):
+    generator = torch.Generator().manual_seed(0)
+    batches = list(islice(augmented_batches(images, 4, one_crop, generator), 6))
+    for epoch in range(3):  # the rest of two images is dropped, each epoch
         seen = torch.cat([found for _, found in batches[2 * epoch : 2 * epoch + 2]])
         assert len(set(seen.tolist())) == 8
 

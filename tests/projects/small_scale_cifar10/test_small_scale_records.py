@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from PIL import Image
 from scipy import stats
 
 from projects.small_scale_cifar10.chart import chart_rows, draw
-from projects.small_scale_cifar10.experiments import EXPERIMENTS
-from projects.small_scale_cifar10.results import Records, Run
+from projects.small_scale_cifar10.results import Records
+from projects.small_scale_cifar10.scale import PRESETS
 from projects.small_scale_cifar10.scheduling import plan_runs
 from projects.small_scale_cifar10.statistics import estimate, paired_difference
+from projects.small_scale_cifar10.systems import SYSTEMS
 from projects.small_scale_cifar10.table import markdown, summarise
+from projects.small_scale_cifar10.tuning import Choice, Run, choose
 
 
 @pytest.mark.parametrize("count", [*range(2, 12), 31])
@@ -58,8 +61,11 @@ def test_differences_are_paired_by_seed() -> None:
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
-def test_plan_tunes_before_what_needs_it_and_pairs_seeds(tiny: Any) -> None:
-    names = [run.name for run in plan_runs(["stochastic", "mae"], 2, tiny)]
+def test_plan_tunes_before_what_needs_it_and_pairs_seeds(
+    tiny: Any, tmp_path: Path
+) -> None:
+    records = Records(tmp_path, tiny)
+    names = [records.name(run) for run in plan_runs(["stochastic", "mae"], 2, tiny)]
     assert names == [
         "saim_seed0_tune_0.001", "saim_seed0_tune_0.002", "stochastic_seed0",
         "mae_seed0_tune_0.001", "mae_seed0_tune_0.002", "mae_seed0",
@@ -68,18 +74,35 @@ def test_plan_tunes_before_what_needs_it_and_pairs_seeds(tiny: Any) -> None:
 
 
 def test_the_best_rate_on_held_out_images_is_taken(tiny: Any, tmp_path: Path) -> None:
-    records = Records(tmp_path, tiny)
-    saim, mse = EXPERIMENTS["saim"], EXPERIMENTS["mse"]
-    counting = Run(mse, 0)
-    for rate, linear in ((1e-3, 40.0), (2e-3, 50.0)):
-        assert not records.is_ready(counting)
-        run = Run(saim, 0, rate)
-        records.write(run, dict(rate=rate, linear=linear))
-    assert records.is_ready(counting)
-    assert records.best_rate(mse) == 2e-3
+    records, counting = Records(tmp_path, tiny), Run("mse", 0)  # takes the rate of saim
+    for trial, linear in enumerate((40.0, 50.0)):
+        assert choose(counting, tiny, records.read()) is None
+        records.write(
+            Run("saim", 0, trial), dict(rate=tiny.rates[trial], linear=linear)
+        )
+    assert choose(counting, tiny, records.read()) == Choice(2e-3)
     # A run that counts, on test images, does not choose.
-    records.write(Run(saim, 1), dict(rate=1e-3, linear=99.0))
-    assert records.best_rate(mse) == 2e-3
+    records.write(Run("saim", 1), dict(rate=1e-3, linear=99.0))
+    assert choose(counting, tiny, records.read()) == Choice(2e-3)
+
+
+def test_all_rows_at_equal_compute_have_as_many_trials_and_names_of_their_own(
+    tmp_path: Path,
+) -> None:
+    scale = PRESETS["cpu-equal"]
+    runs = plan_runs(list(SYSTEMS), None, scale)
+    records = Records(tmp_path, scale)
+    assert len({records.name(run) for run in runs}) == len(runs)
+    tried = Counter((run.row, run.budget) for run in runs if run.tuning)
+    assert {tried[name, 0] for name in SYSTEMS if name != "random"} == {6}
+    assert {tried[name, 1] for name in SYSTEMS if name != "random"} == {2}
+    first = [run.row for run in runs if not run.tuning and not run.seed]
+    assert first[: len(SYSTEMS)] == list(SYSTEMS)  # one of each before all else
+
+
+def test_a_row_of_another_preset_is_refused(tiny: Any) -> None:
+    with pytest.raises(ValueError, match=r"\['aim'\] are no rows of tiny"):
+        plan_runs(["mae", "aim"], 1, tiny)
 
 
 def test_records_of_another_scale_are_refused(tiny: Any, tmp_path: Path) -> None:
@@ -93,7 +116,7 @@ def test_records_of_another_scale_are_refused(tiny: Any, tmp_path: Path) -> None
 def test_a_record_is_never_seen_half_written(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records, run = Records(tmp_path, tiny), Run(EXPERIMENTS["random"], 0)
+    records, run = Records(tmp_path, tiny), Run("random", 0)
     records.write(run, dict(rate=None, linear=1.0))
 
     def fail(_: int) -> None:
@@ -112,7 +135,7 @@ def test_table_says_what_was_not_run(tiny: Any) -> None:
         for name, gain in (("stochastic", 2.0), ("raster-decoder", 0.0))
         for seed in range(3)
     ]  # fmt: skip
-    text = markdown(records, tiny.as_json())
+    text = markdown(records, tiny)
     rows = {line.split("|")[1].strip(): line for line in text.splitlines()
             if line.startswith("|")}  # fmt: skip
     assert "31.0 ± 2.5" in rows["`stochastic`"] and "43.0 ± 2.5" in rows["`stochastic`"]
@@ -120,9 +143,30 @@ def test_table_says_what_was_not_run(tiny: Any) -> None:
     claim = rows["stochastic order, not raster"]
     assert "+2.0 ± 0.0" in claim and "not run" not in claim
     assert "not run" in rows["SAIM, not MAE"]
-    summary = summarise(records, tiny.as_json(), [])
+    summary = summarise(records, tiny, [])
     gain = summary["claims"]["stochastic order, not raster"]["linear"]
     assert gain == dict(mean=2.0, half_width=0.0, count=3)
+
+
+def test_tables_of_a_budget_have_its_runs_and_those_that_have_none() -> None:
+    scale = PRESETS["tiny-equal"]
+    common = dict(seed=0, tuning=False, knn=1.0, attentive=2.0)
+    trained = dict(common, row="mae", rate=1e-3, images_seen=50, train_seconds=5.0)
+    records = [
+        dict(common, row="random", rate=None, linear=30.0),
+        dict(trained, linear=40.0),
+        dict(trained, linear=60.0, budget=1, changes=dict(mask_ratio=0.6)),
+    ]
+    for budget, (linear, setting) in enumerate((("40.0", ""), ("60.0", "mask_ratio"))):
+        lines = markdown(records, scale, budget).splitlines()
+        assert f"0.00{budget + 1} TFLOP of pretraining" in lines[0]
+        (row,) = [line for line in lines if line.startswith("| `mae`")]
+        assert f"| {linear} |" in row and "| 2.5 |" in row and setting in row
+        gain = f"| {30 - float(linear):.1f} |"
+        (said,) = [line for line in lines if "`random` - `mae`" in line]
+        assert gain in said
+        assert "best layer" not in lines[2]  # nobody was judged by it
+        assert sum("not run" in line for line in lines) > len(SYSTEMS)
 
 
 def test_chart_has_the_rows_with_an_interval(tiny: Any, tmp_path: Path) -> None:
@@ -133,7 +177,7 @@ def test_chart_has_the_rows_with_an_interval(tiny: Any, tmp_path: Path) -> None:
             for name, gain in (("mae", 3), ("saim", 0), ("l1", 9))
             for seed in range(1 if name == "l1" else seeds)
         ]  # fmt: skip
-        return summarise(runs, tiny.as_json(), [])
+        return summarise(runs, tiny, [])
 
     contents = [content(3, 1e-3, 40.0), content(2, 8e-3, 42.0)]
     rows = chart_rows(contents)
