@@ -1,7 +1,11 @@
-"""The paper's ablations and baselines in the small, on CIFAR-10; see README.md.
+"""SAIM's forms and its rivals in the small, on CIFAR-10; see README.md.
 
-* :mod:`experiments` says what is compared, :mod:`images` holds the images.
+* :mod:`scale` holds the presets. :mod:`experiments` says what is compared after equal
+  epochs, :mod:`systems` what is compared at equal compute.
+* :mod:`models` writes their configs, :mod:`operations` counts what a step costs,
+  :mod:`images` holds the images.
 * :mod:`training` pretrains and fine-tunes, :mod:`judging` makes the figures.
-* :mod:`scheduling` runs them side by side, :mod:`results` keeps the records.
+* :mod:`tuning` says what a run trains with, :mod:`scheduling` runs them side by side,
+  :mod:`results` keeps the records.
 * :mod:`statistics`, :mod:`table` and :mod:`chart` sum them up.
 """

@@ -61,8 +61,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     run.add_argument(
         "--seeds",
         type=int,
-        help="number of seeds for every row (default: 3 where a claim of the paper "
-        "hangs on the row, else 1)",
+        help="number of seeds for every row (default: 3; 1 for an ablation that no "
+        "claim of the paper hangs on)",
     )
     run.add_argument("--jobs", type=int, default=1, help="runs side by side")
     run.add_argument(
@@ -111,6 +111,9 @@ def report(args: argparse.Namespace) -> int:
         text = markdown(runs, scale, budget)
         name.with_suffix(".md").write_text(text)
         print(text)
+    plan = plan_runs(list(rows_of(scale)), None, scale)
+    missing = [records.name(run) for run in plan if not records.has(run)]
+    print(f"{len(missing)} of {len(plan)} runs are missing:", *missing)
     return 0
 
 

@@ -40,7 +40,7 @@ _RASTER_ALTERNATIVES = (_LONG_WARMUP, dict(head=dict(projector="linear", **_PLAI
 _NEPA_ENCODER = dict(
     type="RotaryViT", rope_rescale=2.0, qk_norm="plain", layer_scale_init_value=1e-5
 )
-_DINO_HOOK = dict(type="DINOHook", frozen_epochs=0)  # an epoch is a quarter of a run
+_DINO_HOOK = dict(type="DINOHook", frozen_epochs=0)  # a run has few epochs
 
 #: In the order in which they are run.
 SYSTEMS = {
