@@ -15,9 +15,10 @@ from saim_mm.models import SAIMViT
 
 from .experiments import Experiment
 from .images import MEAN, STD, DataSplit, Images, normalise
+from .loop import Trained
 from .models import judged_encoder_config
 from .scale import Scale
-from .training import Trained, build, copy_encoder, finetune, pretrain
+from .training import build, copy_encoder, finetune, pretrain
 
 #: Images of a forward pass that needs no gradients.
 _CHUNK = 1000

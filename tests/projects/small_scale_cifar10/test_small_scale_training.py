@@ -13,13 +13,13 @@ from torch import Tensor
 from projects.small_scale_cifar10.experiments import EXPERIMENTS
 from projects.small_scale_cifar10.images import DataSplit, Images, normalise
 from projects.small_scale_cifar10.judging import _encoder, frozen_figures, judge
+from projects.small_scale_cifar10.loop import schedule
 from projects.small_scale_cifar10.models import encoder_config, model_config
 from projects.small_scale_cifar10.operations import step_flops
 from projects.small_scale_cifar10.scale import PRESETS
 from projects.small_scale_cifar10.systems import SYSTEMS
 from projects.small_scale_cifar10.training import (
     LOCAL_CROPS,
-    _schedule,
     _simmim_loss,
     build,
     copy_encoder,
@@ -180,7 +180,7 @@ def test_simmim_hides_blocks_as_its_generator_does(
 
 
 def test_schedule_warms_up_and_falls_along_a_cosine() -> None:
-    rates = [_schedule(step, 100, 0.1) for step in range(100)]
+    rates = [schedule(step, 100, 0.1) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10] == 1 and rates[55] == pytest.approx(0.5)
     assert 0 < rates[-1] < 1e-3
