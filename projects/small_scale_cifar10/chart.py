@@ -21,6 +21,8 @@ def chart_rows(
 ) -> list[tuple[str, dict[str, Estimate]]]:
     """What is drawn: of each record the rows that have an interval, best probe first.
 
+    Where rows are compared at equal compute, those of a single seed are drawn too.
+
     Args:
         contents: Of records, as :func:`.table.summarise` makes them.
 
@@ -28,7 +30,7 @@ def chart_rows(
         Label and figures. Rows say their budget, or if there is none, those of records
         after the first, their learning rate.
     """
-    found = []
+    found: dict[str, dict[str, Estimate]] = {}
     for number, content in enumerate(contents):
         scale = Scale.from_json(content["settings"])
         rates = {
@@ -36,13 +38,17 @@ def chart_rows(
         }
         for name, figures in content["rows"].items():
             estimates = {key: Estimate(**value) for key, value in figures.items()}
-            if not estimates or estimates["linear"].half_width is None:
+            single = bool(estimates) and estimates["linear"].half_width is None
+            if not estimates or (single and not scale.budgets):
                 continue
-            about = f", rate {rates[name]:g}" if number else ""
+            about = ""
+            if number and rates[name] is not None:
+                about = f", rate {rates[name]:g}"
             if scale.budgets and rates[name] is not None:
                 about = f", {scale.budgets[content['budget']] / 1e12:g} TFLOP"
-            found.append((rows_of(scale)[name].title + about, estimates))
-    return sorted(found, key=lambda row: -row[1]["linear"].mean)
+            about += " (1 seed)" * single
+            found[rows_of(scale)[name].title + about] = estimates
+    return sorted(found.items(), key=lambda row: -row[1]["linear"].mean)
 
 
 def draw(contents: Sequence[dict[str, Any]], path: Path) -> None:
@@ -63,7 +69,7 @@ def draw(contents: Sequence[dict[str, Any]], path: Path) -> None:
         axes.errorbar(
             [e.mean for e in estimates],
             places,
-            xerr=[e.half_width for e in estimates],
+            xerr=[e.half_width or 0 for e in estimates],
             fmt="o",
             capsize=2,
         )

@@ -191,3 +191,21 @@ def test_chart_has_the_rows_with_an_interval(tiny: Any, tmp_path: Path) -> None:
         assert image.width == 9 * 160
     with pytest.raises(ValueError, match="run more seeds"):
         draw([content(1, 1e-3, 40.0)], picture)
+
+
+def test_chart_of_equal_compute_shows_what_is_there(tmp_path: Path) -> None:
+    """Budgets side by side, single seeds too, and what is not trained once."""
+    scale = PRESETS["tiny-equal"]
+    runs = [
+        dict(row=row, seed=seed, tuning=False, rate=rate, knn=30.0 + seed,
+             linear=40.0 + seed + 9 * budget, budget=budget)
+        for row, rate, budgets in (("random", None, 1), ("mae", 1e-3, 2))
+        for budget in range(budgets)
+        for seed in range(2 - budget)
+    ]  # fmt: skip
+    contents = [summarise(runs, scale, [], budget) for budget in range(2)]
+    labels = [label for label, _ in chart_rows(contents)]
+    assert labels == ["MAE, 0.002 TFLOP (1 seed)", "random weights", "MAE, 0.001 TFLOP"]
+    draw(contents, tmp_path / "chart.png")
+    with Image.open(tmp_path / "chart.png") as image:
+        assert image.width == 6 * 160  # kNN and linear probe
