@@ -168,10 +168,12 @@ def _training(runs: list[dict[str, Any]], scale: Scale) -> list[str]:
     trained = [r for r in runs if "train_seconds" in r]
     if not trained:
         return ["-", "-", *(["-", ""] if scale.budgets else [])]
-    seconds = estimate([r["train_seconds"] for r in trained]).mean
-    said = [f"{trained[0]['rate']:g}", f"{seconds:.0f}"]
+    rate, seconds = trained[0]["rate"], [r["train_seconds"] for r in trained]
+    said = [f"{rate:g}", f"{estimate(seconds).mean:.0f}"]
     if scale.budgets:
+        edge = rate in (min(scale.rates), max(scale.rates))
         epochs = trained[0]["images_seen"] / scale.train_images
+        said[0] += " (edge)" * edge
         said += [f"{epochs:.1f}", _setting(trained[0])]
     return said
 

@@ -162,6 +162,7 @@ def test_tables_of_a_budget_have_its_runs_and_those_that_have_none() -> None:
         assert f"0.00{budget + 1} TFLOP of pretraining" in lines[0]
         (row,) = [line for line in lines if line.startswith("| `mae`")]
         assert f"| {linear} |" in row and "| 2.5 |" in row and setting in row
+        assert "| 0.001 (edge) |" in row  # there are 0.001 and 0.002
         gain = f"| {30 - float(linear):.1f} |"
         (said,) = [line for line in lines if "`random` - `mae`" in line]
         assert gain in said
