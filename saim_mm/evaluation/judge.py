@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,10 @@ from ..datasets import BrokenImageError
 from ..datasets.class_folders import ClassImages, split_class_folders
 from ..utils.command_line import default_device
 from .encoders import build_encoder
-from .features import POOLS, FeatureExtractor, Features, Pool
+from .features import POOLS, FeatureExtractor, Features, Pool, View, Views
 from .knn import knn_accuracy
 from .linear_probe import ProbeRecipe, linear_probe
+from .probes import named_probes, run_probes, views_of
 
 
 class FrozenFeatures(NamedTuple):
@@ -31,6 +32,15 @@ class FrozenFeatures(NamedTuple):
 
     train: Features
     val: Features
+    about: dict[str, Any]
+
+
+class _Seen(NamedTuple):
+    """Views of both sets, of an encoder of so many layers."""
+
+    train: Views
+    val: Views
+    num_layers: int
     about: dict[str, Any]
 
 
@@ -62,31 +72,104 @@ def frozen_features(
         ValueError: If the folders are of no use, an image cannot be loaded, or an
             option is out of its range.
     """
+    seen = _look_at(
+        checkpoint, data, lambda extractor: [extractor.view], pool, val_share, config,
+        num_heads, images_per_class, val_images_per_class, crop_ratio, batch_size,
+        workers, device,
+    )  # fmt: skip
+    (train,), (val,) = seen.train.values(), seen.val.values()
+    return FrozenFeatures(train, val, seen.about)
+
+
+def judge_by_probes(
+    checkpoint: str | Path,
+    data: str | Path,
+    probes: Sequence[str] = ("knn", "linear"),
+    val_share: float | None = None,
+    config: str | Path | None = None,
+    num_heads: int | None = None,
+    pool: Pool = "avg",
+    layer: int = -1,
+    images_per_class: int | None = None,
+    val_images_per_class: int | None = None,
+    crop_ratio: float = 224 / 256,
+    batch_size: int = 128,
+    workers: int = 4,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Judges the encoder of a checkpoint by any probes, in one pass over the images.
+
+    ``probes`` are names of :data:`saim_mm.evaluation.KNOWN_PROBES`; ``pool`` and
+    ``layer`` say what those of one vector per image read. All else is as for
+    :func:`frozen_features`.
+
+    Returns:
+        What the features are of, and the figures of the probes: accuracies in percent.
+
+    Raises:
+        FileNotFoundError: As for :func:`frozen_features`.
+        ValueError: As there, or if a probe is unknown, or there are too few images.
+    """
+    built = named_probes(probes, pool, layer)
+    seen = _look_at(
+        checkpoint, data, lambda extractor: views_of(built, extractor.num_layers), pool,
+        val_share, config, num_heads, images_per_class, val_images_per_class,
+        crop_ratio, batch_size, workers, device,
+    )  # fmt: skip
+    found = run_probes(built, seen.train, seen.val, seen.num_layers)
+    return {**seen.about, **{name: round(figure, 2) for name, figure in found.items()}}
+
+
+def _look_at(
+    checkpoint: str | Path,
+    data: str | Path,
+    wanted: Callable[[FeatureExtractor], Collection[View]],
+    pool: Pool,
+    val_share: float | None,
+    config: str | Path | None,
+    num_heads: int | None,
+    images_per_class: int | None,
+    val_images_per_class: int | None,
+    crop_ratio: float,
+    batch_size: int,
+    workers: int,
+    device: torch.device | str,
+) -> _Seen:
     start = time.perf_counter()
     backbone, preprocessor = build_encoder(checkpoint, config, num_heads)
     size, limits = tuple(backbone.img_size), (images_per_class, val_images_per_class)
     sets = split_class_folders(data, size, val_share, *limits, crop_ratio)
-    extractor = FeatureExtractor(backbone.to(device), preprocessor.to(device), pool)
+    extractor = FeatureExtractor(
+        backbone.to(device), preprocessor.to(device), pool, backbone.final_norm
+    )
+    views = wanted(extractor)
     train, val = (
-        _extract(extractor, images, batch_size, workers).to(device) for images in sets
+        _extract(extractor, images, views, batch_size, workers, device)
+        for images in sets
     )
     about = dict(
         checkpoint=str(checkpoint),
         data=str(data),
         pool=pool,
         classes=len(sets[0].classes),
-        train_images=len(train),
-        val_images=len(val),
+        train_images=len(sets[0]),
+        val_images=len(sets[1]),
         seconds_for_features=round(time.perf_counter() - start, 1),
     )
-    return FrozenFeatures(train, val, about)
+    return _Seen(train, val, extractor.num_layers, about)
 
 
 def _extract(
-    extractor: FeatureExtractor, images: ClassImages, batch_size: int, workers: int
-) -> Features:
+    extractor: FeatureExtractor,
+    images: ClassImages,
+    views: Collection[View],
+    batch_size: int,
+    workers: int,
+    device: torch.device | str,
+) -> Views:
     try:
-        return extractor.extract(images, batch_size, workers)
+        found = extractor.extract_views(images, views, batch_size, workers)
+        return {view: features.to(device) for view, features in found.items()}
     except (OSError, RuntimeError, BrokenImageError) as error:
         # A worker's error is told as the text of its traceback; it ends in the error.
         *pages, text = str(error).strip().split("\n")

@@ -6,6 +6,7 @@ of yours with ``@register("task_util")``.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -251,6 +252,32 @@ def build_probes(configs: Sequence[str | dict[str, Any]]) -> list[Probe]:
     if not configs:
         raise ValueError(f"probes is empty; name some of {list(KNOWN_PROBES)}.")
     return [_build_probe(config) for config in configs]
+
+
+def named_probes(
+    names: Sequence[str], pool: Pool = "avg", layer: int = -1
+) -> list[Probe]:
+    """Probes by name; those of one vector per image read this pool and layer.
+
+    Raises:
+        ValueError: As for :func:`build_probes`, or if none of them reads a layer or
+            pool that is asked for.
+    """
+    probes = []
+    read_pool, read_layer = pool == "avg", layer == -1
+    for probe in build_probes(names):
+        options: dict[str, Any] = {}
+        if hasattr(probe, "pool"):
+            options["pool"], read_pool = pool, True
+        if getattr(probe, "layer", "best") != "best":
+            options["layer"], read_layer = layer, True
+        probes.append(dataclasses.replace(probe, **options))  # type: ignore[type-var]
+    if not (read_pool and read_layer):
+        raise ValueError(
+            f"pool={pool!r} and layer={layer} are for probes of one vector per image; "
+            f"none of {list(names)} is read so."
+        )
+    return probes
 
 
 def _build_probe(config: str | dict[str, Any]) -> Probe:

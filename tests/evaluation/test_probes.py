@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from class_folders import NORMAL, write_class_folders
+from class_folders import NORMAL, write_checkpoint, write_class_folders
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import TASK_UTILS
+from PIL import Image
+from run_tool import run_tool
 from tiny import tiny_saim
 
 from saim_mm.datasets.class_folders import split_class_folders
@@ -18,9 +23,11 @@ from saim_mm.evaluation import (
     View,
     attentive_probe,
     best_layer_probe,
+    build_encoder,
     build_probes,
     features,
     hold_out,
+    judge,
     knn_accuracy,
     linear_probe,
     rankme,
@@ -249,3 +256,55 @@ def test_two_of_one_name_are_refused() -> None:
     probes = build_probes([dict(type="KNNProbe", k=1), dict(type="KNNProbe", k=3)])
     with pytest.raises(ValueError, match="Two probes make.*accuracy/knn"):
         run_probes(probes, data, data, 1)
+
+
+# From files -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    write_checkpoint(folder / "epoch_1.pth")
+    return folder / "epoch_1.pth", write_class_folders(folder / "data")
+
+
+def test_tool_prints_and_draws(files, tmp_path: Path, capsys) -> None:
+    out, curve = tmp_path / "result.json", tmp_path / "curve.png"
+    arguments = [*files, "--workers", 0, "--out", out, "--curve", curve, "--device"]
+    arguments += ["cpu", "--probe", "linear", "linear-best", "efficient", "rankme"]
+    assert run_tool("analysis_tools.probe", *arguments) == 0
+    result = json.loads(out.read_text())
+    assert capsys.readouterr().out.startswith(json.dumps(result, indent=1))
+    assert (result["train_images"], result["val_images"]) == (12, 6)
+    assert result["accuracy/linear"] == 100  # colours
+    assert 0 <= result["linear_best/layer"] <= 3
+    assert result["accuracy/linear_best"] == 100
+    assert 0 <= result["accuracy/efficient"] <= 100
+    assert 1 <= result["rankme"] <= 12
+    assert Image.open(curve).size[0] > 500
+
+
+def test_layer_and_pool_are_those_of_the_library(files) -> None:
+    checkpoint, data = files
+    found = judge.judge_by_probes(
+        checkpoint, data, ["rankme", "efficient"], pool="cls", layer=1, workers=0
+    )
+    backbone, preprocessor = build_encoder(checkpoint)
+    train, _ = split_class_folders(data, (32, 32))
+    reader = FeatureExtractor(backbone, preprocessor, "cls", layer=1)
+    expected = rankme(reader.extract(train).vectors)
+    assert found["rankme_layer1_cls"] == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--probe", "linear", "--curve", "x.png"], "--curve draws"),
+        (["--probe", "attentive", "--pool", "cls"], "pool='cls'"),
+        (["--layer", "7"], "layer=7 is out of range"),
+        (["--probe", "knn"], "k=20"),
+    ],
+)
+def test_tool_says_what_is_wrong(files, options, message, capsys) -> None:
+    assert run_tool("analysis_tools.probe", *files, "--workers", 0, *options) == 1
+    assert message in capsys.readouterr().err
