@@ -29,6 +29,7 @@ class PictureHook(Hook):
     ``vis_backends`` name them, it logs:
 
     * ``reconstruction``: the images, their targets, the predictions and the steps.
+    * ``feature_maps``: which patches the encoder takes for alike, by colours.
     * ``loss_by_step``: a curve of the loss against the number of visible patches.
     * ``loss_by_step/quarter_1`` to ``quarter_4``: the same as four numbers, of
       the first to the last quarter of the order.
@@ -133,8 +134,11 @@ class PictureHook(Hook):
     def _draw(self, runner: Runner) -> None:
         from ..visualization import (
             draw_position_error,
+            feature_maps,
+            feature_sheet,
             position_errors,
             reconstruction_sheet,
+            to_rgb,
         )
 
         model, images, step = unwrap_model(runner.model), self._shown, runner.iter + 1
@@ -145,6 +149,9 @@ class PictureHook(Hook):
         errors = position_errors(model, [images], generator)
         show = runner.visualizer.add_image
         show("reconstruction", reconstruction_sheet(model, images, order), step=step)
+        maps = feature_maps(model.backbone, images)
+        originals = to_rgb(images, model.data_preprocessor)
+        show("feature_maps", feature_sheet(originals, maps), step=step)
         curve = draw_position_error(errors, model.order_sampler, model.head.loss_kind)
         show("loss_by_step", curve, step=step)
         parts = np.array_split(errors.mean(dim=0).numpy(), len(QUARTERS))
