@@ -123,3 +123,16 @@ def test_the_hook_chooses_the_earliest_of_the_best() -> None:
         hook.after_val_epoch(runner, {"accuracy/top1": 1.0})
     with pytest.raises(ValueError, match="AttentiveClsHead"):
         hook.before_train(FakeRunner(build(type="AttentiveClsHead", parts=3)))
+
+
+@pytest.mark.parametrize("kind", ["aim", "efficient"])
+def test_attentive_head_in_16_bits(kind: str) -> None:
+    """As the recipe trains: features come in 16 bits, weights are in 32."""
+    head = build(type="AttentiveClsHead", kind=kind, parts=4).float()
+    layers = [layer.float() for layer in maps(2)]
+    expected = head.loss(layers, samples())["loss"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = head.loss([layer.bfloat16() for layer in layers], samples())["loss"]
+    assert found.item() == pytest.approx(expected.item(), rel=0.02)
+    found.backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
