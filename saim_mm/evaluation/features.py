@@ -24,7 +24,7 @@ from ..utils.worker_signals import shield_workers
 Pool = Literal["avg", "cls"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
 #: Features of patches that are held at a time, in bytes.
-_MOST_BYTES = 16 * 2**30
+_MOST_BYTES = 8 * 2**30
 
 
 class View(NamedTuple):

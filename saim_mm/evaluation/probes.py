@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from ..models.attentive_pool import AttentivePool, EfficientPool
 from ..registry import TASK_UTILS, register
-from .attentive_probe import AttentiveRecipe, attentive_probe
+from .attentive_probe import AttentiveRecipe, attentive_probe, choose_rate
 from .best_layer import best_layer_probe
 from .effective_rank import rankme
 from .features import Pool, View, Views, layer_index
@@ -149,16 +149,21 @@ class AttentiveProbe:
             six for ``aim``, as there, and one for ``efficient``.
         parts: Heads of ``aim``, queries of ``efficient``. By default a head for each 64
             channels, and 32 queries or as many as divide the channels.
-        recipe: How it learns; as a dict, options of ``AttentiveRecipe``.
+        rates: Learning rates at a batch of 256, of which the best on held-out training
+            images is taken.
+        recipe: All else of how it learns; as a dict, options of ``AttentiveRecipe``.
     """
 
     kind: Literal["aim", "efficient"] = "aim"
     blocks: int | None = None
     parts: int | None = None
+    rates: Sequence[float] = (1e-3, 3e-3, 1e-2)
     recipe: AttentiveRecipe | dict[str, Any] = field(default_factory=AttentiveRecipe)
-    least: ClassVar[int] = 2
+    least: ClassVar[int] = 4  # some are held out
 
     def __post_init__(self) -> None:
+        if not self.rates or min(self.rates) <= 0:
+            raise ValueError(f"rates={self.rates} must be positive, such as [3e-3].")
         if self.kind not in ("aim", "efficient"):
             raise ValueError(f"kind={self.kind!r} must be 'aim' or 'efficient'.")
         if self.blocks is not None and self.blocks < 1:
@@ -172,13 +177,14 @@ class AttentiveProbe:
         return [View(tuple(range(num_layers))[-blocks:], "patches")]
 
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
-        """``accuracy/attentive`` or ``accuracy/efficient``."""
+        """``accuracy/attentive`` and ``attentive/rate``, or those of ``efficient``."""
         assert isinstance(self.recipe, AttentiveRecipe)
         (view,) = self.views(num_layers)
         pool = self._build_pool(train[view].vectors.shape[-1])
-        result = attentive_probe(pool, train[view], val[view], self.recipe)
+        recipe = choose_rate(pool, train[view], self.rates, self.recipe)
+        result = attentive_probe(pool, train[view], val[view], recipe)
         name = "attentive" if self.kind == "aim" else "efficient"
-        return {f"accuracy/{name}": result.accuracy}
+        return {f"accuracy/{name}": result.accuracy, f"{name}/rate": recipe.base_lr}
 
     def _build_pool(self, width: int) -> AttentivePool | EfficientPool:
         if self.kind == "aim":

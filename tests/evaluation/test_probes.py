@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from saim_mm.evaluation import (
     run_probes,
     views_of,
 )
+from saim_mm.evaluation.attentive_probe import choose_rate
 from saim_mm.evaluation.probes import AttentiveProbe, LinearProbe, curves_of
 from saim_mm.models.attentive_pool import AttentivePool, EfficientPool
 
@@ -165,6 +167,21 @@ def test_attention_finds_what_the_mean_hides(pool) -> None:
     assert mean.accuracy < 75
 
 
+def test_the_rate_is_chosen_on_held_out_training_images() -> None:
+    train, pool = marked_patches(120, 0), EfficientPool(8, 4)
+    rates, recipe = (1e-6, 0.3, 0.02), AttentiveRecipe(epochs=20, batch_size=30)
+    held = hold_out(train.labels, 0.1)
+    rest, judged = (Features(train.vectors[m], train.labels[m]) for m in (~held, held))
+    found = [
+        attentive_probe(pool, rest, judged, replace(recipe, base_lr=rate)).accuracy
+        for rate in rates
+    ]
+    assert max(found) > found[0]
+    chosen = choose_rate(pool, train, rates, recipe)
+    assert chosen == replace(recipe, base_lr=rates[found.index(max(found))])
+    assert choose_rate(pool, train, [7.0], recipe).base_lr == 7.0
+
+
 def test_a_probe_repeats_whatever_its_weights_and_the_random_stream() -> None:
     train, val = marked_patches(60, 0), marked_patches(30, 1)
     recipe = AttentiveRecipe(epochs=2)
@@ -200,14 +217,21 @@ def test_a_row_gives_what_each_of_them_gives() -> None:
             dict(type="LinearProbe", recipe=QUICK),
             dict(type="LinearProbe", layer=0, recipe=QUICK),
             dict(type="LinearProbe", layer="best", recipe=QUICK),
-            dict(type="AttentiveProbe", blocks=1, parts=2, recipe=QUICK),
-            dict(type="AttentiveProbe", kind="efficient", parts=4, recipe=QUICK),
+            dict(type="AttentiveProbe", blocks=1, parts=2, rates=[3e-3], recipe=QUICK),
+            dict(
+                type="AttentiveProbe",
+                kind="efficient",
+                parts=4,
+                rates=[1e-7, 0.1],
+                recipe=QUICK,
+            ),
             "rankme",
         ]
     )
     assert views_of(probes, 3) == set(train)
     found = run_probes(probes, train, val, 3)
     recipe, slow = ProbeRecipe(**QUICK), AttentiveRecipe(**QUICK)
+    fast = AttentiveRecipe(**QUICK, base_lr=0.1)
     curve = best_layer_probe(layers, judged, recipe)
     assert found == {
         "accuracy/knn": knn_accuracy(judged[2], layers[2], 3),
@@ -220,8 +244,10 @@ def test_a_row_gives_what_each_of_them_gives() -> None:
             AttentivePool(8, 2), train[patches], val[patches], slow
         ).accuracy,
         "accuracy/efficient": attentive_probe(
-            EfficientPool(8, 4), train[patches], val[patches], slow
+            EfficientPool(8, 4), train[patches], val[patches], fast
         ).accuracy,
+        "attentive/rate": 3e-3,
+        "efficient/rate": 0.1,
         "rankme": rankme(layers[2].vectors),
     }
     assert curves_of(found) == {"linear_best": list(curve.held_out)}
@@ -243,6 +269,8 @@ def test_what_is_read_by_default() -> None:
         ([dict(type="LinearProbe", layer="last")], "layer='last'"),
         ([dict(type="AttentiveProbe", kind="ep")], "kind='ep'"),
         ([dict(type="AttentiveProbe", blocks=0)], "blocks=0"),
+        ([dict(type="AttentiveProbe", rates=[])], "rates=\\[\\]"),
+        ([dict(type="AttentiveProbe", rates=[0.1, 0])], "rates=\\[0.1, 0\\]"),
         ([dict(type="LinearProbe", recipe=dict(epochs=0))], "epochs=0"),
     ],
 )
