@@ -66,7 +66,9 @@ def frozen_features(
     backbone, preprocessor = build_encoder(checkpoint, config, num_heads)
     size, limits = tuple(backbone.img_size), (images_per_class, val_images_per_class)
     sets = split_class_folders(data, size, val_share, *limits, crop_ratio)
-    extractor = FeatureExtractor(backbone.to(device), preprocessor.to(device), pool)
+    extractor = FeatureExtractor(
+        backbone.to(device), preprocessor.to(device), pool, backbone.final_norm
+    )
     train, val = (
         _extract(extractor, images, batch_size, workers).to(device) for images in sets
     )
