@@ -3,6 +3,7 @@
 from .adapt import adapt
 from .convert import convert
 from .doctor import doctor
+from .load_encoder import load_encoder
 from .report import report
 
-__all__ = ["adapt", "convert", "doctor", "report"]
+__all__ = ["adapt", "convert", "doctor", "load_encoder", "report"]
