@@ -153,18 +153,18 @@ class FeatureExtractor:
             labels: (N,).
             batch_size: Images per forward.
         """
-        chunks = [self._vectors(dict(inputs=c)) for c in images.split(batch_size)]
+        chunks = [self.vectors_of(dict(inputs=c)) for c in images.split(batch_size)]
         vectors = torch.cat(chunks)
         return Features(vectors, labels.to(vectors.device))
 
     def __call__(self, batch: dict[str, Any]) -> Features:
         """Features (B, D) of a batch, on the encoder's device."""
-        vectors = self._vectors(batch)
+        vectors = self.vectors_of(batch)
         labels = torch.cat([sample.gt_label for sample in batch["data_samples"]])
         return Features(vectors, labels.to(vectors.device))
 
-    @torch.no_grad()
-    def _vectors(self, batch: dict[str, Any]) -> Tensor:
+    def vectors_of(self, batch: dict[str, Any]) -> Tensor:
+        """Features (B, D), float32, of ``inputs`` that are not yet normalised."""
         batch = dict(inputs=batch["inputs"], data_samples=batch.get("data_samples"))
         return self.vectors(self.preprocessor(batch, False)["inputs"])
 

@@ -47,6 +47,12 @@ class FrozenEncoder(nn.Module):
         self.transform = ImageTransform(self.image_size, self.preprocessor)
         self.eval()
 
+    def _apply(self, *args: Any, **kwargs: Any) -> FrozenEncoder:
+        """What ``to``, ``cuda`` and ``cpu`` do; the preprocessor has to be told."""
+        super()._apply(*args, **kwargs)
+        self.preprocessor.to(next(self.backbone.parameters()).device)
+        return self
+
     @property
     def embed_dims(self) -> int:
         """Number of channels D of the features."""
