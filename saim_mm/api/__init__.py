@@ -3,6 +3,8 @@
 from .adapt import adapt
 from .convert import convert
 from .doctor import doctor
+from .embed import embed
+from .load_encoder import load_encoder
 from .report import report
 
-__all__ = ["adapt", "convert", "doctor", "report"]
+__all__ = ["adapt", "convert", "doctor", "embed", "load_encoder", "report"]

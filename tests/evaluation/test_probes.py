@@ -10,10 +10,10 @@ import pytest
 import torch
 from class_folders import NORMAL, write_checkpoint, write_class_folders
 from mmpretrain.models.utils import SelfSupDataPreprocessor
-from mmpretrain.registry import TASK_UTILS
+from mmpretrain.registry import MODELS, TASK_UTILS
 from PIL import Image
 from run_tool import run_tool
-from tiny import tiny_saim
+from tiny import tiny_backbone, tiny_saim
 
 from saim_mm.datasets.class_folders import split_class_folders
 from saim_mm.evaluation import (
@@ -98,6 +98,29 @@ def test_views_are_the_encoder_run_by_hand(tmp_path) -> None:
         )[view.pool]
         torch.testing.assert_close(of_view.vectors, expected)
         assert of_view.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_the_final_norm_is_the_last_layers_alone() -> None:
+    """Not of a mean of several, nor of layers before it."""
+    model = tiny_saim(image_size=(32, 32), patch_size=(8, 8))
+    normed = MODELS.build(
+        tiny_backbone(image_size=(32, 32), patch_size=(8, 8), final_norm=True)
+    )
+    normed.load_state_dict(model.backbone.state_dict(), strict=False)
+    torch.nn.init.normal_(normed.ln1.weight)
+    images, labels = torch.rand(3, 3, 32, 32) * 255, torch.arange(3)
+    views = [View((3,)), View((3,), "patches"), View((2,)), View((2, 3))]
+    preprocessor = SelfSupDataPreprocessor(**NORMAL)
+    plain, found = (
+        FeatureExtractor(*parts).view_tensors(images, labels, views)
+        for parts in ((model.backbone, preprocessor),
+                      (normed, preprocessor, "avg", True))
+    )  # fmt: skip
+    for view in views[2:]:
+        assert torch.equal(found[view].vectors, plain[view].vectors)
+    patches = normed.ln1(plain[views[1]].vectors)
+    torch.testing.assert_close(found[views[1]].vectors, patches)
+    torch.testing.assert_close(found[views[0]].vectors, patches.mean(dim=1))
 
 
 def test_a_layer_is_an_option() -> None:
