@@ -19,6 +19,8 @@ from ..utils.model_state import random_state_kept, unwrap_model
 
 #: Parts of the order whose losses are logged, from its first to its last steps.
 QUARTERS = ("quarter_1", "quarter_2", "quarter_3", "quarter_4")
+#: Of which the mean says where a patch lies, more than what is in them.
+_ENOUGH_IMAGES = 4
 
 
 @register("hook")
@@ -134,11 +136,8 @@ class PictureHook(Hook):
     def _draw(self, runner: Runner) -> None:
         from ..visualization import (
             draw_position_error,
-            feature_maps,
-            feature_sheet,
             position_errors,
             reconstruction_sheet,
-            to_rgb,
         )
 
         model, images, step = unwrap_model(runner.model), self._shown, runner.iter + 1
@@ -149,9 +148,7 @@ class PictureHook(Hook):
         errors = position_errors(model, [images], generator)
         show = runner.visualizer.add_image
         show("reconstruction", reconstruction_sheet(model, images, order), step=step)
-        maps = feature_maps(model.backbone, images)
-        originals = to_rgb(images, model.data_preprocessor)
-        show("feature_maps", feature_sheet(originals, maps), step=step)
+        show("feature_maps", _draw_features(model, images), step=step)
         curve = draw_position_error(errors, model.order_sampler, model.head.loss_kind)
         show("loss_by_step", curve, step=step)
         parts = np.array_split(errors.mean(dim=0).numpy(), len(QUARTERS))
@@ -161,3 +158,21 @@ class PictureHook(Hook):
             if len(part)
         }
         runner.visualizer.add_scalars(scalars, step=step)
+
+
+def _draw_features(model: SAIM, images: Tensor) -> np.ndarray:
+    """Feature maps of the middle and the last layer."""
+    from ..visualization import (
+        default_layers,
+        feature_maps,
+        feature_sheet,
+        mean_by_place,
+        to_rgb,
+    )
+
+    layers, positions, note = default_layers(model.backbone), None, ""
+    if len(images) >= _ENOUGH_IMAGES:
+        positions = mean_by_place(model.backbone, [images], layers)
+        note = "The mean of the images at each place is subtracted."
+    maps = feature_maps(model.backbone, images, layers, positions)
+    return feature_sheet(to_rgb(images, model.data_preprocessor), maps, note)

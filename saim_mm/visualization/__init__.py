@@ -16,7 +16,14 @@ from ..weights.load_model import load_model
 from .attention import attention_maps, attention_sheet, last_attention
 from .completion import Completion, complete, hidden_statistics
 from .completion_sheet import animation, completion_frames, completion_sheet
-from .feature_maps import feature_maps, feature_sheet, layer_patches, pca_colours
+from .feature_maps import (
+    default_layers,
+    feature_maps,
+    feature_sheet,
+    layer_patches,
+    mean_by_place,
+    pca_colours,
+)
 from .figure import HIDDEN, save_gif, save_png, stack
 from .image_folder import read_images
 from .kept_patches import keep_box, keep_drawn, keep_share
@@ -40,6 +47,7 @@ __all__ = [
     "complete",
     "completion_frames",
     "completion_sheet",
+    "default_layers",
     "denormalise",
     "draw_layer_curve",
     "draw_loss_curve",
@@ -54,6 +62,7 @@ __all__ = [
     "last_attention",
     "layer_patches",
     "load_model",
+    "mean_by_place",
     "order_sheet",
     "patch_errors",
     "pca_colours",

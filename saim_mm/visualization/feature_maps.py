@@ -6,7 +6,7 @@ Shapes: B images, N patches, D channels.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -51,6 +51,17 @@ def layer_patches(
         for handle in handles:
             handle.remove()
     return found
+
+
+def mean_by_place(
+    backbone: SAIMViT, batches: Sequence[Tensor], layers: Collection[int]
+) -> dict[int, Tensor]:
+    """By layer, the mean feature of the patch at each place (N, D), over all images."""
+    sums = {layer: torch.tensor(0.0) for layer in layers}
+    for batch in batches:
+        for layer, patches in layer_patches(backbone, batch, layers).items():
+            sums[layer] = sums[layer].to(patches) + patches.sum(dim=0)
+    return {layer: total / sum(map(len, batches)) for layer, total in sums.items()}
 
 
 def pca_colours(patches: Tensor, positions: Tensor | None = None) -> np.ndarray:

@@ -27,7 +27,7 @@ from .feature_maps import (
     default_layers,
     feature_maps,
     feature_sheet,
-    layer_patches,
+    mean_by_place,
 )
 from .figure import HIDDEN, Picture, save_gif, save_png, stack
 from .image_folder import read_images
@@ -169,24 +169,13 @@ def draw_feature_maps(
     images, positions, note = images_for(model, folder, number), None, ""
     if position_images:
         many = images_for(model, folder, position_images)
-        positions = _mean_by_place(model, many.split(batch_size), chosen)
+        positions = mean_by_place(backbone, many.split(batch_size), chosen)
         note = f"The mean at each place over {len(many)} images is subtracted."
     maps = feature_maps(backbone, images, chosen, positions)
     if not backbone.rotary:
         attention = attention_maps(backbone, images, [(0.5, 0.5)])[:, 0]
         maps = {"attention of the centre\n(last layer)": attention, **maps}
     return feature_sheet(to_rgb(images, model.data_preprocessor), maps, note)
-
-
-def _mean_by_place(
-    model: SAIM, batches: Sequence[Tensor], layers: Sequence[int]
-) -> dict[int, Tensor]:
-    """By layer, the mean feature of the patch at each place (N, D)."""
-    sums = {layer: torch.tensor(0.0) for layer in layers}
-    for batch in batches:
-        for layer, patches in layer_patches(model.backbone, batch, layers).items():
-            sums[layer] = sums[layer].to(patches) + patches.sum(dim=0)
-    return {layer: x / sum(map(len, batches)) for layer, x in sums.items()}
 
 
 def draw_completion(

@@ -123,6 +123,15 @@ def test_the_final_norm_is_the_last_layers_alone() -> None:
     torch.testing.assert_close(found[views[0]].vectors, patches.mean(dim=1))
 
 
+def test_of_several_views_the_first_is_read() -> None:
+    """As the batches of DINO and MoCo v3 have them."""
+    reader = extractor()
+    first, second = torch.rand(2, 3, 3, 32, 32) * 255
+    batch = dict(inputs=[first, second], data_samples=None)
+    alone = reader.vectors_of(dict(inputs=first))
+    torch.testing.assert_close(reader.vectors_of(batch), alone)
+
+
 def test_a_layer_is_an_option() -> None:
     images, labels = torch.rand(3, 3, 32, 32) * 255, torch.arange(3)
     last, third = (extractor(layer=i).extract_tensors(images, labels) for i in (-1, 2))

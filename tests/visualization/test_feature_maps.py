@@ -12,6 +12,7 @@ from saim_mm.visualization import (
     feature_maps,
     feature_sheet,
     layer_patches,
+    mean_by_place,
     pca_colours,
 )
 
@@ -57,6 +58,14 @@ def test_what_only_says_where_a_patch_lies_can_be_subtracted() -> None:
         atol=1e-3, rtol=1e-3,
     )  # fmt: skip
     assert np.abs(pca_colours(kinds + places) - pca_colours(kinds)).max() > 0.2
+
+
+def test_mean_by_place_is_that_of_all_images() -> None:
+    model = tiny_saim()
+    images = tiny_images(model, 5)
+    found = mean_by_place(model.backbone, images.split(2), [1, 3])
+    for layer, patches in layer_patches(model.backbone, images, [1, 3]).items():
+        torch.testing.assert_close(found[layer], patches.mean(dim=0))
 
 
 def test_few_channels_or_equal_patches_give_a_picture() -> None:
