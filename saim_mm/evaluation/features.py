@@ -5,6 +5,7 @@ Symbols: B images of a batch, N images in all, D channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -105,7 +106,11 @@ class FeatureExtractor:
         self.layer = layer
 
     def extract(
-        self, dataset: Dataset, batch_size: int = 128, num_workers: int = 0
+        self,
+        dataset: Dataset,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        progress: Callable[[int], None] | None = None,
     ) -> Features:
         """Features of a whole data set; see :meth:`extract_loader`.
 
@@ -113,6 +118,7 @@ class FeatureExtractor:
             dataset: Gives items as ``PackInputs`` does, with ``gt_label``.
             batch_size: Images per forward and process.
             num_workers: Processes that load images, for each process.
+            progress: Called after each batch with its number of images.
         """
         loader = DataLoader(
             dataset,
@@ -125,19 +131,26 @@ class FeatureExtractor:
         )
         # An evaluation in training must outlast a preempted job's signal.
         shield_workers(loader)
-        return self.extract_loader(loader)
+        return self.extract_loader(loader, progress)
 
-    def extract_loader(self, loader: DataLoader) -> Features:
+    def extract_loader(
+        self, loader: DataLoader, progress: Callable[[int], None] | None = None
+    ) -> Features:
         """Features of what a loader gives, on the CPU.
 
         Args:
             loader: With a ``DefaultSampler(shuffle=False)``: of W processes, process r
                 loads the images r, r + W, ...
+            progress: As for :meth:`extract`.
 
         Returns:
             The N features in the order of the data set, the same in every process.
         """
-        batches = [self(batch) for batch in loader]
+        batches = []
+        for batch in loader:
+            batches.append(self(batch))
+            if progress is not None:
+                progress(len(batches[-1]))
         vectors = torch.cat([batch.vectors.cpu() for batch in batches])
         labels = torch.cat([batch.labels.cpu() for batch in batches])
         total = len(loader.dataset)  # type: ignore[arg-type]

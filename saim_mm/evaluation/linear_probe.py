@@ -7,11 +7,11 @@ The benchmark of the paper, with augmented images, is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .features import Features
 
@@ -46,10 +46,17 @@ class ProbeRecipe:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Accuracies in percent, after the last epoch."""
+    """How it went, after the last epoch.
+
+    Attributes:
+        train_accuracy: In percent.
+        accuracy: In percent.
+        predicted: What the judged were taken for (N,).
+    """
 
     train_accuracy: float
     accuracy: float
+    predicted: Tensor = field(compare=False)
 
 
 def linear_probe(
@@ -75,7 +82,10 @@ def linear_probe(
     generator = torch.Generator().manual_seed(recipe.seed)
     probe = _build(train, generator)
     _fit(probe, train, recipe, generator)
-    return ProbeResult(_accuracy(probe, train), _accuracy(probe, val))
+    predicted = _predict(probe, val)
+    return ProbeResult(
+        _accuracy(_predict(probe, train), train), _accuracy(predicted, val), predicted
+    )
 
 
 def _build(train: Features, generator: torch.Generator) -> nn.Sequential:
@@ -119,8 +129,9 @@ def _fit(
 
 
 @torch.no_grad()
-def _accuracy(probe: nn.Sequential, features: Features) -> float:
-    predicted = torch.cat(
-        [probe(x).argmax(dim=1) for x in features.vectors.split(8192)]
-    )
+def _predict(probe: nn.Sequential, features: Features) -> Tensor:
+    return torch.cat([probe(x).argmax(dim=1) for x in features.vectors.split(8192)])
+
+
+def _accuracy(predicted: Tensor, features: Features) -> float:
     return 100 * (predicted == features.labels).float().mean().item()
