@@ -76,15 +76,12 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def print_judgement(judgement: Judgement, out: str | None) -> None:
     """Prints the accuracies, and the most frequent mistakes."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     figures, console = judgement.figures, Console(highlight=False)
-    counts = (
-        "{classes} classes, {train_images} images to learn from, {val_images} judged"
-    )
-    table = Table(title=counts.format(**figures), title_justify="left")
-    table.add_column("")
-    table.add_column("accuracy, %", justify="right")
+    counts = "{classes} classes, {train_images} images to learn from, {val_images} "
+    console.print((counts + "to judge").format(**figures), soft_wrap=True)
+    table = Table("", Column("accuracy, %", justify="right"))
     for name, value in figures.items():
         if "accuracy" in name:
             table.add_row(
@@ -92,6 +89,6 @@ def print_judgement(judgement: Judgement, out: str | None) -> None:
             )
     console.print(table)
     for name, other, number in judgement.mistakes()[:_MISTAKES]:
-        console.print(f"{number} of {name} taken for {other}", markup=False)
+        console.print(f"{number} of {name!r} taken for {other!r}", markup=False)
     if out:
         console.print(f"written: {out}", markup=False, soft_wrap=True)
