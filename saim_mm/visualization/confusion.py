@@ -57,9 +57,9 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
     step = -(-len(names) // _NAMED)
     places = range(0, len(names), step)
     size = 9 if len(names) <= _NUMBERED else 6
-    named = dict(labels=[names[n] for n in places], fontsize=size, parse_math=False)
-    axes.set_xticks(places, rotation=90, **named)
-    axes.set_yticks(places, **named)
+    labels = [names[n] for n in places]
+    axes.set_xticks(places, labels, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(places, labels, fontsize=size, parse_math=False)
     axes.tick_params(length=2)
 
 
