@@ -15,21 +15,22 @@ check_stack()  # first: what follows imports the stack
 from . import datasets, engine, models, reliability  # noqa: E402
 from ._hub import make_known  # noqa: E402
 
-if TYPE_CHECKING:
-    from .api import *  # noqa: F403
-
 make_known()
 
 __all__ = ["__version__", "datasets", "engine", "models", "reliability"]
 
 
-def __getattr__(name: str) -> Any:
-    """A function of ``api`` (PEP 562)."""
-    if name in _functions():
-        from . import api
+if TYPE_CHECKING:
+    from .api import *  # noqa: F403
+else:  # to mypy, a module with __getattr__ has every name
 
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """A function of ``api`` (PEP 562)."""
+        if name in _functions():
+            from . import api
+
+            return getattr(api, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

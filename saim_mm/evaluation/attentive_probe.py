@@ -18,10 +18,10 @@ from .features import Features
 from .linear_probe import (
     ProbeRecipe,
     ProbeResult,
-    accuracy_of,
     build_probe,
     check_numbers,
     fit,
+    result_of,
 )
 
 
@@ -70,7 +70,7 @@ def attentive_probe(
     linear = build_probe(width, num_classes, generator)[1]
     probe = nn.Sequential(pool, linear).to(train.vectors.device)
     fit(probe, train, recipe, generator)
-    return ProbeResult(accuracy_of(probe, train), accuracy_of(probe, val))
+    return result_of(probe, train, val)
 
 
 def choose_rate(

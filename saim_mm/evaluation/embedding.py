@@ -42,21 +42,25 @@ class Rows:
 
 def join(parts: Sequence[Rows]) -> Rows:
     """Neighbours as one."""
-    arrays = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("kept", "features", "sizes")
+    return Rows(
+        first=parts[0].first,
+        stop=parts[-1].stop,
+        kept=np.concatenate([part.kept for part in parts]),
+        features=np.concatenate([part.features for part in parts]),
+        sizes=np.concatenate([part.sizes for part in parts]),
+        broken={number: why for part in parts for number, why in part.broken.items()},
     )
-    broken = {number: why for part in parts for number, why in part.broken.items()}
-    return Rows(parts[0].first, parts[-1].stop, *arrays, broken)
 
 
 def find_images(
     folder: str, size: tuple[int, int], crop_ratio: float, max_broken_share: float
 ) -> UnlabeledImages:
     """All images below a folder, as an encoder looks at them."""
-    pipeline = [LoadImage(), *fixed_view(size, crop_ratio)]
     return UnlabeledImages(
-        folder, pipeline=pipeline, max_broken_share=max_broken_share, test_mode=True
+        folder,
+        pipeline=[LoadImage(), *fixed_view(size, crop_ratio)],
+        max_broken_share=max_broken_share,
+        test_mode=True,
     )
 
 
@@ -87,12 +91,12 @@ def embed_images(
         loaded = [n for n, view in enumerate(views) if not view.why_not]
         kept = [views[n] for n in loaded]
         yield Rows(
-            first,
-            first + len(views),
-            np.array(loaded, np.int64) + first,
-            _features(extractor, [view.pixels for view in kept]),
-            np.array([view.size for view in kept], np.int32).reshape(-1, 2),
-            {first + n: v.why_not for n, v in enumerate(views) if v.why_not},
+            first=first,
+            stop=first + len(views),
+            kept=np.array(loaded, np.int64) + first,
+            features=_features(extractor, [view.pixels for view in kept]),
+            sizes=np.array([view.size for view in kept], np.int32).reshape(-1, 2),
+            broken={first + n: v.why_not for n, v in enumerate(views) if v.why_not},
         )
         first += len(views)
 

@@ -77,13 +77,14 @@ class Parts:
         for first, stop, path in self._chain():
             try:
                 with np.load(path) as file:
-                    arrays = [file[name] for name in _ARRAYS]
+                    arrays = {name: file[name] for name in _ARRAYS}
                     broken = json.loads(str(file["broken"]))
             except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise ValueError(
                     f"{path}: damaged ({error}); remove it, and the run goes on there."
                 ) from None
-            yield Rows(first, stop, *arrays, {int(n): w for n, w in broken.items()})
+            numbered = {int(number): why for number, why in broken.items()}
+            yield Rows(first, stop, **arrays, broken=numbered)
 
     def remove(self) -> None:
         """Removes the folder: the output is there."""

@@ -23,6 +23,8 @@ from ..utils.worker_signals import shield_workers
 #: ``avg``: mean of the patches; ``cls``: class token.
 Pool = Literal["avg", "cls"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
+#: Is told of so many images more.
+Progress: TypeAlias = Callable[[int], None]
 #: Features of patches that are held at a time, in bytes.
 _MOST_BYTES = 8 * 2**30
 
@@ -147,7 +149,11 @@ class FeatureExtractor:
             self._check_memory(images, views)
 
     def extract(
-        self, dataset: Dataset, batch_size: int = 128, num_workers: int = 0
+        self,
+        dataset: Dataset,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        progress: Progress | None = None,
     ) -> Features:
         """Features of a whole data set; see :meth:`extract_loader`.
 
@@ -155,9 +161,11 @@ class FeatureExtractor:
             dataset: Gives items as ``PackInputs`` does, with ``gt_label``.
             batch_size: Images per forward and process.
             num_workers: Processes that load images, for each process.
+            progress: Called after each batch with its number of images.
         """
-        views = self.extract_views(dataset, [self.view], batch_size, num_workers)
-        return views[self.view]
+        view = self.view
+        options = (batch_size, num_workers, progress)
+        return self.extract_views(dataset, [view], *options)[view]
 
     def extract_views(
         self,
@@ -165,6 +173,7 @@ class FeatureExtractor:
         views: Collection[View],
         batch_size: int = 128,
         num_workers: int = 0,
+        progress: Progress | None = None,
     ) -> Views:
         """As :meth:`extract`, of several views in one pass over the images.
 
@@ -183,27 +192,34 @@ class FeatureExtractor:
         )
         # An evaluation in training must outlast a preempted job's signal.
         shield_workers(loader)
-        return self._views_of_loader(loader, views)
+        return self._views_of_loader(loader, views, progress)
 
-    def extract_loader(self, loader: DataLoader) -> Features:
+    def extract_loader(
+        self, loader: DataLoader, progress: Progress | None = None
+    ) -> Features:
         """Features of what a loader gives, on the CPU.
 
         Args:
             loader: With a ``DefaultSampler(shuffle=False)``: of W processes, process r
                 loads the images r, r + W, ...
+            progress: As for :meth:`extract`.
 
         Returns:
             The N features in the order of the data set, the same in every process.
         """
-        return self._views_of_loader(loader, [self.view])[self.view]
+        return self._views_of_loader(loader, [self.view], progress)[self.view]
 
-    def _views_of_loader(self, loader: DataLoader, views: Collection[View]) -> Views:
+    def _views_of_loader(
+        self, loader: DataLoader, views: Collection[View], progress: Progress | None
+    ) -> Views:
         parts: dict[View, list[Tensor]] = {view: [] for view in views}
         labels = []
         for batch in loader:
             for view, vectors in self._vectors(batch, views).items():
                 parts[view].append(vectors.cpu())
             labels.append(_labels(batch).cpu())
+            if progress is not None:
+                progress(len(labels[-1]))
         total = len(loader.dataset)  # type: ignore[arg-type]
         label = _interleave(torch.cat(labels), total)
         return {

@@ -50,8 +50,13 @@ class FrozenEncoder(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> FrozenEncoder:
         """What ``to``, ``cuda`` and ``cpu`` do; the preprocessor has to be told."""
         super()._apply(*args, **kwargs)
-        self.preprocessor.to(next(self.backbone.parameters()).device)
+        self.preprocessor.to(self.device)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.backbone.parameters()).device
 
     @property
     def embed_dims(self) -> int:

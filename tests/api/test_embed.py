@@ -19,6 +19,7 @@ from PIL import Image
 
 from saim_mm import api
 from saim_mm.api.embed import Embedding
+from saim_mm.cli import main
 from saim_mm.evaluation import embedding_parts
 from saim_mm.evaluation.frozen_encoder import FrozenEncoder
 
@@ -289,6 +290,7 @@ KILLED = """
 import os, signal, sys
 from saim_mm import api
 from saim_mm.api.embed import Embedding
+from saim_mm.cli import main
 from saim_mm.evaluation import embedding_parts
 embedding_parts.SECONDS = 0
 def progress(done, total):
@@ -310,3 +312,18 @@ def test_a_killed_process_loses_nothing(encoder, folder, tmp_path) -> None:
         assert max(p.stem[-1] for p in tmp_path.glob("out.npz.parts/0*")) == stop
     api.embed(encoder, folder, out, **options)
     assert_same(read(out), read(tmp_path / "whole.npz"))
+
+
+def test_the_verb_says_what_was_written_and_left_out(
+    encoder, folder, tmp_path, capsys
+) -> None:
+    (folder / "a" / "1.png").write_text("<html>")
+    command = ["embed", encoder.source, str(folder), "-o", str(tmp_path / "x.npz")]
+    assert main([*command, "--workers", "0", "--layer", "0"]) == 0
+    said = capsys.readouterr()
+    assert f"written: {tmp_path / 'x.npz'}, 6 rows of 16 channels" in said.out
+    assert "left out: 1 images that do not load\n  'a/1.png': " in said.out
+    assert said.err.splitlines()[-1] == "images: 7 of 7"
+    assert read(tmp_path / "x.npz")["about"]["layer"] == 0
+    assert main(command) == 1
+    assert "x.npz: is there already" in capsys.readouterr().err
