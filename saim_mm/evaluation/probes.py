@@ -30,8 +30,12 @@ class Probe(Protocol):
     """What judges frozen features.
 
     Attributes:
+        name: What its figures are called by.
         least: Images that it needs to learn from.
     """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
 
     @property
     def least(self) -> int: ...  # noqa: D102
@@ -72,6 +76,11 @@ class KNNProbe:
     layer: int = -1
 
     @property
+    def name(self) -> str:
+        """``knn``, and what is read if it is not the mean of the last layer."""
+        return _name("knn", self.pool, self.layer)
+
+    @property
     def least(self) -> int:
         """As many as are to vote."""
         return self.k
@@ -84,7 +93,7 @@ class KNNProbe:
         """``accuracy/knn``."""
         (view,) = self.views(num_layers)
         accuracy = knn_accuracy(val[view], train[view], self.k, self.temperature)
-        return {_name("knn", self.pool, self.layer): accuracy}
+        return {f"accuracy/{self.name}": accuracy}
 
 
 @register("task_util")
@@ -109,8 +118,15 @@ class LinearProbe:
     def __post_init__(self) -> None:
         if isinstance(self.layer, str) and self.layer != "best":
             raise ValueError(f"layer={self.layer!r} must be a number or 'best'.")
+        if not 0 < self.held_out_share < 1:
+            raise ValueError(f"held_out_share={self.held_out_share} must be in (0, 1).")
         if not isinstance(self.recipe, ProbeRecipe):
             object.__setattr__(self, "recipe", ProbeRecipe(**self.recipe))
+
+    @property
+    def name(self) -> str:
+        """``linear``, and what is read if it is not the mean of the last layer."""
+        return _name("linear", self.pool, self.layer)
 
     def views(self, num_layers: int) -> list[View]:
         """One, or one of each layer."""
@@ -125,17 +141,17 @@ class LinearProbe:
         accuracy on what was held out, ``linear_best/held_out_layer_00`` and so on.
         """
         assert isinstance(self.recipe, ProbeRecipe)
-        views, name = self.views(num_layers), _name("linear", self.pool, self.layer)
+        views, name = self.views(num_layers), f"accuracy/{self.name}"
         if self.layer != "best":
             result = linear_probe(train[views[0]], val[views[0]], self.recipe)
             return {name: result.accuracy}
         learnt, judged = ([part[view] for view in views] for part in (train, val))
         curve = best_layer_probe(learnt, judged, self.recipe, self.held_out_share)
-        about = name.removeprefix("accuracy/")
+        layer = {f"{self.name}/layer": float(curve.best)}
         held_out = {
-            f"{about}{_HELD_OUT}{i:02d}": x for i, x in enumerate(curve.held_out)
+            f"{self.name}{_HELD_OUT}{i:02d}": x for i, x in enumerate(curve.held_out)
         }
-        return {name: curve.accuracy, f"{about}/layer": float(curve.best), **held_out}
+        return {name: curve.accuracy, **layer, **held_out}
 
 
 @register("task_util")
@@ -171,6 +187,11 @@ class AttentiveProbe:
         if not isinstance(self.recipe, AttentiveRecipe):
             object.__setattr__(self, "recipe", AttentiveRecipe(**self.recipe))
 
+    @property
+    def name(self) -> str:
+        """``attentive`` or ``efficient``."""
+        return "attentive" if self.kind == "aim" else "efficient"
+
     def views(self, num_layers: int) -> list[View]:
         """One."""
         blocks = self.blocks or (6 if self.kind == "aim" else 1)
@@ -183,8 +204,8 @@ class AttentiveProbe:
         pool = self._build_pool(train[view].vectors.shape[-1])
         recipe = choose_rate(pool, train[view], self.rates, self.recipe)
         result = attentive_probe(pool, train[view], val[view], recipe)
-        name = "attentive" if self.kind == "aim" else "efficient"
-        return {f"accuracy/{name}": result.accuracy, f"{name}/rate": recipe.base_lr}
+        figure, rate = f"accuracy/{self.name}", f"{self.name}/rate"
+        return {figure: result.accuracy, rate: recipe.base_lr}
 
     def _build_pool(self, width: int) -> AttentivePool | EfficientPool:
         if self.kind == "aim":
@@ -206,6 +227,11 @@ class RankMeProbe:
     layer: int = -1
     least: ClassVar[int] = 2
 
+    @property
+    def name(self) -> str:
+        """``rankme``, and what is read if it is not the mean of the last layer."""
+        return _name("rankme", self.pool, self.layer)
+
     def views(self, num_layers: int) -> list[View]:
         """One."""
         return [View((layer_index(self.layer, num_layers),), self.pool)]
@@ -213,8 +239,7 @@ class RankMeProbe:
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
         """``rankme``, of the training images, whose labels it does not read."""
         (view,) = self.views(num_layers)
-        name = _name("rankme", self.pool, self.layer).removeprefix("accuracy/")
-        return {name: rankme(train[view].vectors)}
+        return {self.name: rankme(train[view].vectors)}
 
 
 #: What tools offer, by name.
@@ -234,18 +259,11 @@ def run_probes(
     """The figures of several probes.
 
     Raises:
-        ValueError: If two of them have figures of the same name, or as for one.
+        ValueError: As for one of them.
     """
     figures: Figures = {}
     for probe in probes:
-        found = probe.judge(train, val, num_layers)
-        twice = figures.keys() & found.keys()
-        if twice:
-            raise ValueError(
-                f"Two probes make {sorted(twice)}; leave out one of them, or let them "
-                "read another pool or layer."
-            )
-        figures.update(found)
+        figures.update(probe.judge(train, val, num_layers))
     return figures
 
 
@@ -253,11 +271,19 @@ def build_probes(configs: Sequence[str | dict[str, Any]]) -> list[Probe]:
     """Builds probes of names in :data:`KNOWN_PROBES`, or of configs with a ``type``.
 
     Raises:
-        ValueError: If there is none, or a name or option is unknown.
+        ValueError: If there is none, a name or option is unknown, or two have the same
+            name.
     """
     if not configs:
         raise ValueError(f"probes is empty; name some of {list(KNOWN_PROBES)}.")
-    return [_build_probe(config) for config in configs]
+    probes = [_build_probe(config) for config in configs]
+    names = [probe.name for probe in probes]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"Two of the probes {names} have the same name; leave one of them out, or "
+            "let it read another pool or layer."
+        )
+    return probes
 
 
 def named_probes(
@@ -318,4 +344,4 @@ def _name(kind: str, pool: str, layer: int | str) -> str:
         parts.append("best" if layer == "best" else f"layer{layer}")
     if pool != "avg":
         parts.append(pool)
-    return "accuracy/" + "_".join(parts)
+    return "_".join(parts)

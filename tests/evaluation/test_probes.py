@@ -299,6 +299,7 @@ def test_what_is_read_by_default() -> None:
         ([], "probes is empty"),
         (["knm"], "'knm' is unknown.*'attentive'"),
         ([dict(type="LinearProbe", layer="last")], "layer='last'"),
+        ([dict(type="LinearProbe", held_out_share=1)], "held_out_share=1"),
         ([dict(type="AttentiveProbe", kind="ep")], "kind='ep'"),
         ([dict(type="AttentiveProbe", blocks=0)], "blocks=0"),
         ([dict(type="AttentiveProbe", rates=[])], "rates=\\[\\]"),
@@ -312,10 +313,10 @@ def test_bad_probes(probes, message) -> None:
 
 
 def test_two_of_one_name_are_refused() -> None:
-    data = {View((0,)): classes(30, 0, 1.0)}
-    probes = build_probes([dict(type="KNNProbe", k=1), dict(type="KNNProbe", k=3)])
-    with pytest.raises(ValueError, match="Two probes make.*accuracy/knn"):
-        run_probes(probes, data, data, 1)
+    with pytest.raises(ValueError, match="'knn', 'knn'.*same name"):
+        build_probes([dict(type="KNNProbe", k=1), dict(type="KNNProbe", k=3)])
+    both = build_probes(["knn", dict(type="KNNProbe", pool="cls", layer=2)])
+    assert [probe.name for probe in both] == ["knn", "knn_layer2_cls"]
 
 
 # From files -------------------------------------------------------------------------
