@@ -112,31 +112,31 @@ def embed(
         images=len(names),
         names_sha256=hashlib.sha256(os.fsencode("\n".join(names))).hexdigest(),
     )
-    parts = Parts(out, about)
-    number_broken = sum(len(part.broken) for part in parts)
-    try:
+    with Parts(out, about) as parts:
+        number_broken = sum(len(part.broken) for part in parts)
         for rows in embed_images(extractor, images, parts.stop, batch_size, workers):
             number_broken += len(rows.broken)
             _check_share(images, number_broken, names, rows.broken)
             parts.add(rows)
             if progress is not None:
                 progress(rows.stop, len(names))
-    finally:
         parts.write()
-    broken = {names[n]: why for part in parts for n, why in part.broken.items()}
-    done = Embedding(out, len(names) - len(broken), encoder.embed_dims, broken)
-    if not done.rows:
-        raise ValueError(f"{folder}: none of the {len(names)} images loads: {broken}.")
-    told: dict[str, Any] = dict(
-        encoder=encoder.source,
-        folder=str(folder),
-        **about,
-        rows=done.rows,
-        channels=done.channels,
-        broken=broken,
-    )
-    write_embedding(out, parts, names, told)
-    parts.remove()
+        broken = {names[n]: why for part in parts for n, why in part.broken.items()}
+        done = Embedding(out, len(names) - len(broken), encoder.embed_dims, broken)
+        if not done.rows:
+            raise ValueError(
+                f"{folder}: none of the {len(names)} images loads: {broken}."
+            )
+        told: dict[str, Any] = dict(
+            encoder=encoder.source,
+            folder=str(folder),
+            **about,
+            rows=done.rows,
+            channels=done.channels,
+            broken=broken,
+        )
+        write_embedding(out, parts, names, told)
+        parts.remove()
     return done
 
 

@@ -207,6 +207,44 @@ def test_a_damaged_part_is_named_and_may_be_removed(
     assert_same(read(out), read(tmp_path / "whole.npz"))
 
 
+def test_a_part_that_vanishes_is_no_row_of_rubbish(
+    encoder, folder, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(embedding_parts, "SECONDS", 0)
+
+    def progress(done: int, total: int) -> None:
+        if done == 6:
+            next(tmp_path.glob("out.npz.parts/*2-*4.npz")).unlink()
+
+    out = tmp_path / "out.npz"
+    with pytest.raises(ValueError, match="the part from 2 on is gone"):
+        api.embed(encoder, folder, out, batch_size=2, workers=0, progress=progress)
+    assert not out.exists()
+    assert api.embed(encoder, folder, out, batch_size=2, workers=0).rows == 7
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "wb")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_write_the_same_output(encoder, folder, tmp_path) -> None:
+    out, parts = tmp_path / "out.npz", tmp_path / "out.npz.parts"
+    parts.mkdir()
+    command = [sys.executable, "-S", "-c", HOLD, str(parts / "lock")]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(ValueError, match="another run is at work there"):
+            api.embed(encoder, folder, out, workers=0)
+        other.stdin.close()
+    assert api.embed(encoder, folder, out, workers=0).rows == 7
+
+
 def test_broken_images_are_named_and_left_out(encoder, folder, tmp_path) -> None:
     (folder / "a" / "1.png").write_text("<html>")
     done = api.embed(encoder, folder, tmp_path / "out.npz", batch_size=3, workers=0)
