@@ -279,7 +279,7 @@ def test_too_many_broken_images(encoder, folder, tmp_path) -> None:
     assert list(done.broken) == ["a/1.png", "z.png"] and seen == [7]
     for name in NAMES:
         (folder / name).write_text("")
-    with pytest.raises(ValueError, match="none of the 7 images loads"):
+    with pytest.raises(ValueError, match="None of the 7 images loads"):
         api.embed(encoder, folder, tmp_path / "1.npz", max_broken_share=1, **options)
 
 
