@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 from class_folders import write_checkpoint
+from mmpretrain.registry import MODELS
 from PIL import Image
+from tiny import tiny_backbone
 
 from saim_mm import api
 from saim_mm.api.embed import Embedding
 from saim_mm.cli import main
 from saim_mm.evaluation import embedding_parts
 from saim_mm.evaluation.frozen_encoder import FrozenEncoder
+from saim_mm.weights import write_state_dict
 
 NAMES = [
     "B.png",
@@ -365,3 +368,14 @@ def test_the_verb_says_what_was_written_and_left_out(
     assert read(tmp_path / "x.npz")["about"]["layer"] == 0
     assert main(command) == 1
     assert "x.npz: is there already" in capsys.readouterr().err
+
+
+def test_no_class_token_to_take(folder, tmp_path) -> None:
+    options = tiny_backbone((32, 32), (8, 8), with_cls_token=False)
+    write_state_dict(tmp_path / "aim.pth", MODELS.build(options).state_dict())
+    given: dict[str, Any] = dict(num_heads=2, workers=0)
+    with pytest.raises(ValueError, match="with_cls_token=False; use pool='avg'"):
+        api.embed(tmp_path / "aim.pth", folder, tmp_path / "x.npz", pool="cls", **given)
+    assert (
+        api.embed(tmp_path / "aim.pth", folder, tmp_path / "x.npz", **given).rows == 7
+    )
