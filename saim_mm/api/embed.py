@@ -89,16 +89,8 @@ def embed(
         ValueError: If an option is out of range, there is no image, too many are
             broken, or ``out`` was begun with another encoder, settings or images.
     """
-    out = Path(out)
-    check_output(out)
-    if batch_size < 1 or workers < 0:
-        raise ValueError(
-            f"batch_size={batch_size} must be at least 1 and workers={workers} at "
-            "least 0."
-        )
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder.")
+    out, folder = Path(out), Path(folder).expanduser()
+    _check(out, folder, batch_size, workers)
     encoder = opened(encoder, config, num_heads, device)
     extractor = encoder.extractor(pool, layer)
     size = encoder.image_size
@@ -112,32 +104,28 @@ def embed(
         images=len(names),
         names_sha256=hashlib.sha256(os.fsencode("\n".join(names))).hexdigest(),
     )
-    parts = Parts(out, about)
-    number_broken = sum(len(part.broken) for part in parts)
-    try:
+    with Parts(out, about) as parts:
+        number_broken = sum(len(part.broken) for part in parts)
         for rows in embed_images(extractor, images, parts.stop, batch_size, workers):
             number_broken += len(rows.broken)
             _check_share(images, number_broken, names, rows.broken)
             parts.add(rows)
             if progress is not None:
                 progress(rows.stop, len(names))
-    finally:
         parts.write()
-    broken = {names[n]: why for part in parts for n, why in part.broken.items()}
-    done = Embedding(out, len(names) - len(broken), encoder.embed_dims, broken)
-    if not done.rows:
-        raise ValueError(f"{folder}: none of the {len(names)} images loads: {broken}.")
-    told: dict[str, Any] = dict(
-        encoder=encoder.source,
-        folder=str(folder),
-        **about,
-        rows=done.rows,
-        channels=done.channels,
-        broken=broken,
-    )
-    write_embedding(out, parts, names, told)
-    parts.remove()
-    return done
+        source = dict(encoder=encoder.source, folder=str(folder))
+        return _complete(out, parts, names, {**source, **about}, encoder.embed_dims)
+
+
+def _check(out: Path, folder: Path, batch_size: int, workers: int) -> None:
+    check_output(out)
+    if batch_size < 1 or workers < 0:
+        raise ValueError(
+            f"batch_size={batch_size} must be at least 1 and workers={workers} at "
+            "least 0."
+        )
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder.")
 
 
 def _names(images: UnlabeledImages) -> list[str]:
@@ -156,3 +144,17 @@ def _check_share(
             images.check_broken_share(number, last=f"{names[last]!r}: {why}")
         except TooManyBrokenImages as error:
             raise ValueError(str(error)) from None
+
+
+def _complete(
+    out: Path, parts: Parts, names: Sequence[str], about: dict[str, Any], channels: int
+) -> Embedding:
+    """Makes the output of the parts."""
+    broken = {names[n]: why for part in parts for n, why in part.broken.items()}
+    done = Embedding(out, len(names) - len(broken), channels, broken)
+    if not done.rows:
+        raise ValueError(f"None of the {len(names)} images loads: {broken}.")
+    told = dict(**about, rows=done.rows, channels=channels, broken=broken)
+    write_embedding(out, parts, names, told)
+    parts.remove()
+    return done

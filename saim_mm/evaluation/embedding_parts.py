@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from .embedding import Rows, join
 
 #: Seconds of work that a kill may cost.
 SECONDS = 30.0
-_ABOUT = "about.json"
+_ABOUT, _LOCK = "about.json", "lock"
 _ARRAYS = ("kept", "features", "sizes")
 
 
@@ -25,7 +26,8 @@ class Parts:
     """What was computed of an output, in a folder beside it, ``NAME.parts``.
 
     A part is written every :data:`SECONDS`, whole or not at all. Parts are of use
-    only to a run of the same encoder, settings and images; any other stops.
+    only to a run of the same encoder, settings and images; any other stops, and so does
+    a second run at the same time. Leaving the ``with`` block writes what is left.
 
     Args:
         out: The output.
@@ -35,7 +37,7 @@ class Parts:
         stop: The first image that is not yet in a part.
 
     Raises:
-        ValueError: If the folder is of something else.
+        ValueError: If the folder is of something else, or of a run that goes on.
         OSError: If it cannot be written.
     """
 
@@ -44,12 +46,22 @@ class Parts:
         path = self.folder / _ABOUT
         if path.is_file():
             self._compare(json.loads(path.read_text()), about)
-            remove_parts(self.folder)
-        else:
-            write_json(path, dict(about), indent=1)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked()
+        remove_parts(self.folder)
+        write_json(path, dict(about), indent=1)
         self._waiting: list[Rows] = []
         self._written = time.monotonic()
         self.stop = max((stop for _, stop, _ in self._chain()), default=0)
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.write()
+        finally:
+            self._lock.close()
 
     def add(self, rows: Rows) -> None:
         """Takes what follows."""
@@ -72,8 +84,9 @@ class Parts:
         """What was written, in order.
 
         Raises:
-            ValueError: If a part is damaged.
+            ValueError: If a part is damaged or gone.
         """
+        position = 0
         for first, stop, path in self._chain():
             try:
                 with np.load(path) as file:
@@ -85,10 +98,28 @@ class Parts:
                 ) from None
             numbered = {int(number): why for number, why in broken.items()}
             yield Rows(first, stop, **arrays, broken=numbered)
+            position = stop
+        if position != self.stop:
+            raise ValueError(f"{self.folder}: the part from {position} on is gone.")
 
     def remove(self) -> None:
         """Removes the folder: the output is there."""
         shutil.rmtree(self.folder)
+
+    def _locked(self) -> BinaryIO:
+        """A file that no other process can lock while this one has it open."""
+        lock = (self.folder / _LOCK).open("wb")
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            lock.close()
+            raise ValueError(
+                f"{self.folder}: another run is at work there; wait for it, or give "
+                "another output."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        return lock
 
     def _chain(self) -> Iterator[tuple[int, int, Path]]:
         """The parts that follow each other from the first image on."""

@@ -19,8 +19,9 @@ from ..weights.loading import load_encoder_state
 
 #: For a bare encoder, which does not say how its images were normalised.
 _IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
-#: Options that no tensor tells and that matter without a plan and in evaluation.
-_TOLD_BY_CONFIG = ("norm_cfg", "visible", "interpolate_mode")
+#: Options that no tensor tells and that matter without a plan and in evaluation,
+#: besides the epsilon of the norms.
+_TOLD_BY_CONFIG = ("visible", "interpolate_mode")
 
 
 class Encoder(NamedTuple):
@@ -91,6 +92,8 @@ def _options_from_tensors(
 ) -> dict[str, Any]:
     given = file.settings.get("model", {}).get("backbone", {})
     told = {name: given[name] for name in _TOLD_BY_CONFIG if name in given}
+    if given.get("norm_cfg", {}).get("type") == "LN":
+        told["norm_cfg"] = given["norm_cfg"]
     heads = num_heads or _heads_in(given) or _rotary_heads(file)
     try:
         arch = infer_arch(file.state, file.prefix, heads)

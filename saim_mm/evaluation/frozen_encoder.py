@@ -133,10 +133,12 @@ class FrozenEncoder(nn.Module):
         return dict(
             encoder_sha256=_sha256(self.backbone),
             num_heads=self.backbone.arch_settings["num_heads"],
+            norm_eps=self.backbone.layers[0].ln1.eps,
             visible=self.backbone.visible,
             image_size=list(self.image_size),
             mean=mean.flatten().tolist(),
             std=std.flatten().tolist(),
+            to_rgb=self.preprocessor._channel_conversion,
         )
 
     def _check(self, images: Tensor) -> None:

@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 from class_folders import write_checkpoint
+from mmpretrain.registry import MODELS
 from PIL import Image
+from tiny import tiny_backbone
 
 from saim_mm import api
 from saim_mm.api.embed import Embedding
 from saim_mm.cli import main
 from saim_mm.evaluation import embedding_parts
 from saim_mm.evaluation.frozen_encoder import FrozenEncoder
+from saim_mm.weights import write_state_dict
 
 NAMES = [
     "B.png",
@@ -207,6 +210,44 @@ def test_a_damaged_part_is_named_and_may_be_removed(
     assert_same(read(out), read(tmp_path / "whole.npz"))
 
 
+def test_a_part_that_vanishes_is_no_row_of_rubbish(
+    encoder, folder, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(embedding_parts, "SECONDS", 0)
+
+    def progress(done: int, total: int) -> None:
+        if done == 6:
+            next(tmp_path.glob("out.npz.parts/*2-*4.npz")).unlink()
+
+    out = tmp_path / "out.npz"
+    with pytest.raises(ValueError, match="the part from 2 on is gone"):
+        api.embed(encoder, folder, out, batch_size=2, workers=0, progress=progress)
+    assert not out.exists()
+    assert api.embed(encoder, folder, out, batch_size=2, workers=0).rows == 7
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "wb")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_write_the_same_output(encoder, folder, tmp_path) -> None:
+    out, parts = tmp_path / "out.npz", tmp_path / "out.npz.parts"
+    parts.mkdir()
+    command = [sys.executable, "-S", "-c", HOLD, str(parts / "lock")]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(ValueError, match="another run is at work there"):
+            api.embed(encoder, folder, out, workers=0)
+        other.stdin.close()
+    assert api.embed(encoder, folder, out, workers=0).rows == 7
+
+
 def test_broken_images_are_named_and_left_out(encoder, folder, tmp_path) -> None:
     (folder / "a" / "1.png").write_text("<html>")
     done = api.embed(encoder, folder, tmp_path / "out.npz", batch_size=3, workers=0)
@@ -241,7 +282,7 @@ def test_too_many_broken_images(encoder, folder, tmp_path) -> None:
     assert list(done.broken) == ["a/1.png", "z.png"] and seen == [7]
     for name in NAMES:
         (folder / name).write_text("")
-    with pytest.raises(ValueError, match="none of the 7 images loads"):
+    with pytest.raises(ValueError, match="None of the 7 images loads"):
         api.embed(encoder, folder, tmp_path / "1.npz", max_broken_share=1, **options)
 
 
@@ -327,3 +368,14 @@ def test_the_verb_says_what_was_written_and_left_out(
     assert read(tmp_path / "x.npz")["about"]["layer"] == 0
     assert main(command) == 1
     assert "x.npz: is there already" in capsys.readouterr().err
+
+
+def test_no_class_token_to_take(folder, tmp_path) -> None:
+    options = tiny_backbone((32, 32), (8, 8), with_cls_token=False)
+    write_state_dict(tmp_path / "aim.pth", MODELS.build(options).state_dict())
+    given: dict[str, Any] = dict(num_heads=2, workers=0)
+    with pytest.raises(ValueError, match="with_cls_token=False; use pool='avg'"):
+        api.embed(tmp_path / "aim.pth", folder, tmp_path / "x.npz", pool="cls", **given)
+    assert (
+        api.embed(tmp_path / "aim.pth", folder, tmp_path / "x.npz", **given).rows == 7
+    )

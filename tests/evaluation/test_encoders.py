@@ -310,3 +310,13 @@ def test_folders_and_files_that_hold_no_encoder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"hidden_act": "relu"}')
     with pytest.raises(CheckpointError, match="'relu'; only 'gelu'"):
         build_encoder(tmp_path)
+
+
+def test_a_config_of_another_size(tmp_path: Path) -> None:
+    model = random_model(tiny_backbone((SIZE, SIZE), (PATCH, PATCH)))
+    write_state_dict(tmp_path / "encoder.pth", model.state_dict())
+    config = tmp_path / "config.py"
+    options = tiny_backbone((SIZE, SIZE), (PATCH, PATCH), embed_dims=32)
+    config.write_text(f"model = dict(backbone={options!r})\n")
+    with pytest.raises(CheckpointError, match="has width 16.*the model width 32"):
+        build_encoder(tmp_path / "encoder.pth", config)

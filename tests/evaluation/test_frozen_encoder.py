@@ -179,6 +179,19 @@ def test_an_encoder_without_class_token(tmp_path: Path) -> None:
         encoder.features(pixels, "cls")
 
 
+def test_a_rotary_encoder_has_an_identity_too(tmp_path: Path) -> None:
+    """One of its buffers has no elements, and is one of the weights all the same."""
+    found = set()
+    for qk_norm in ("off", "plain"):
+        torch.manual_seed(0)
+        options = tiny_backbone((32, 32), (8, 8), qk_norm=qk_norm, type="RotaryViT")
+        write_state_dict(tmp_path / "nepa.pth", MODELS.build(options).state_dict())
+        encoder = load_encoder(tmp_path / "nepa.pth")
+        assert encoder.backbone.arch_settings["num_heads"] == 2
+        found.add(encoder.identity()["encoder_sha256"])
+    assert len(found) == 2
+
+
 def test_names_of_models_are_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until there are weights, the error says what to do instead."""
     index = load_index(str(ROOT / "model-index.yml"))
