@@ -285,8 +285,14 @@ def test_shrunk_classifier_trains_a_step(path: Path) -> None:
     cfg.model.backbone.update(arch=ARCH, img_size=size, patch_size=patch, init_cfg=None)
     if "frozen_stages" in cfg.model.backbone:
         cfg.model.backbone.frozen_stages = ARCH["num_layers"]
-        cfg.model.neck.input_features = 32
+        if cfg.model.get("neck"):
+            cfg.model.neck.input_features = 32
     cfg.model.head.update(num_classes=3, in_channels=32)
+    if "attentive" in path.stem:
+        cfg.model.backbone.out_indices, cfg.model.head.parts = [2, 3], 4
+    if "best-layer" in path.stem:
+        cfg.model.backbone.out_indices = list(range(ARCH["num_layers"]))
+        cfg.model.head.num_layers = ARCH["num_layers"]
     cfg.data_preprocessor.num_classes = 3
     pipeline = cfg.train_dataloader.dataset.pipeline
     cfg.small_pipeline = shrink_pipeline(pipeline, size, patch)
@@ -296,18 +302,23 @@ def test_shrunk_classifier_trains_a_step(path: Path) -> None:
                                                 **cfg.data_preprocessor}}
         )  # fmt: skip
         model.init_weights()
-        head = model.head.layers.head if hasattr(model.head, "layers") else model.head
-        before = head.weight.clone()
+        linear = [m for m in model.head.modules() if isinstance(m, torch.nn.Linear)]
+        before = [layer.weight.clone() for layer in linear]
         losses = step(cfg, model.train())
     assert math.isfinite(losses["loss"])
-    assert not torch.equal(head.weight, before)
+    assert linear
+    for layer, weight in zip(linear, before, strict=True):
+        assert not torch.equal(layer.weight, weight)
 
 
 @pytest.mark.parametrize(
     ("name", "recipe"),
     [("aim", "aim_vit-b_400e_in1k"), ("nepa", "nepa_vit-b-p14_1600e_in1k")],
 )
-@pytest.mark.parametrize("task", ["finetune_100e", "linear_90e", "knn"])
+@pytest.mark.parametrize(
+    "task",
+    ["finetune_100e", "linear_90e", "linear-best-layer_90e", "attentive", "knn"],
+)
 def test_encoders_with_other_parts_load_completely(
     name: str, recipe: str, task: str, tmp_path: Path
 ) -> None:
@@ -321,7 +332,7 @@ def test_encoders_with_other_parts_load_completely(
     cfg = load(f"baselines/benchmarks/{name}_{task}_in1k")
     options = {**cfg.model.backbone, "arch": ARCH, "img_size": 32, "patch_size": 8}
     options.update(out_type="raw", final_norm=False, init_cfg=None)
-    options.pop("frozen_stages", None)
+    options.pop("frozen_stages", None), options.pop("out_indices", None)
     encoder = MODELS.build(options)
     encoder.eval()
     load_encoder(encoder, tmp_path / "epoch_1.pth")
@@ -330,13 +341,18 @@ def test_encoders_with_other_parts_load_completely(
     assert torch.equal(encoder(images)[-1], trained(images)[-1])
 
 
+@pytest.mark.parametrize("task", ["finetune_100e", "attentive"])
 @pytest.mark.parametrize("name", ["beit", "cae"])
-def test_their_own_encoders_load_completely(name: str, tmp_path: Path) -> None:
+def test_their_own_encoders_load_completely(
+    name: str, task: str, tmp_path: Path
+) -> None:
     """MMEngine only logs what it does not load, so count it here."""
     model = build_and_step(shrunk(ROOT / f"baselines/{name}_vit-b_800e_in1k.py"))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / "epoch_1.pth")
-    cfg = load(f"baselines/benchmarks/{name}_finetune_100e_in1k")
+    cfg = load(f"baselines/benchmarks/{name}_{task}_in1k")
     cfg.model.backbone.update(arch=ARCH, img_size=32, patch_size=8)
+    if task == "attentive":
+        cfg.model.backbone.update(frozen_stages=4, out_indices=[2, 3])
     cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / "epoch_1.pth")
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         backbone = MODELS.build(cfg.model.backbone)

@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from mmpretrain.models.utils import SelfSupDataPreprocessor
-from mmpretrain.registry import MODELS, PARAM_SCHEDULERS
+from mmpretrain.registry import DATASETS, MODELS, PARAM_SCHEDULERS
 from tiny import tiny_saim
 
 from saim_mm.datasets.class_folders import split_class_folders
@@ -103,6 +103,84 @@ def test_linear_probing_is_the_release() -> None:
         "head.layers.head.bias",
     }
     assert (model.neck.bn.affine, model.neck.bn.eps) == (False, 1e-6)
+
+
+def test_attentive_probing_is_aim_s_as_xtra_trains_it() -> None:
+    cfg = load("vit-b_attentive_in1k")
+    assert dict(cfg.optim_wrapper.optimizer) == dict(
+        type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.1
+    )
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=3.0)
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size
+    assert cfg.train_cfg.max_epochs == 100
+    types = [transform.type for transform in cfg.train_dataloader.dataset.pipeline]
+    assert {"RandAugment", "RandomErasing"} <= set(types)
+    assert (
+        "train_cfg" not in cfg.model and "save_best" not in cfg.default_hooks.checkpoint
+    )
+
+    model = build_full(cfg)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert set(trained) == {
+        "head.pool.query", "head.pool.key.weight", "head.pool.value.weight",
+        "head.fc.weight",
+    }  # fmt: skip
+    assert sum(p.numel() for p in trained.values()) == 2 * 768**2 + 768 + 768 * 1000
+    assert (model.head.pool.num_heads, model.head.pool.norm.affine) == (12, False)
+    assert tuple(model.backbone.out_indices) == (6, 7, 8, 9, 10, 11)
+    assert not model.backbone.final_norm
+
+
+def test_attentive_schedule() -> None:
+    """Warm-up of ten epochs from 0, and a cosine to 0."""
+    cfg = load("vit-b_attentive_in1k")
+    wrapper = float32_wrapper(torch.nn.Linear(2, 2), cfg)
+    for iteration, found in enumerate(rates(cfg, wrapper, 3)):
+        expected = 1e-3 * iteration / 30
+        if iteration >= 30:
+            expected = 5e-4 * (1 + math.cos(math.pi * (iteration - 30) / 270))
+        # MMEngine ends the warm-up one iteration early.
+        assert found == pytest.approx(
+            [expected] * len(found), abs=4e-5 if iteration < 30 else 1e-9
+        )
+
+
+def test_the_best_layer_is_chosen_on_training_images_that_are_held_out() -> None:
+    cfg, linear = (load(f"vit-b_linear{x}_90e_in1k") for x in ("-best-layer", ""))
+    for key in ("optim_wrapper", "param_scheduler", "train_cfg", "test_dataloader",
+                "test_evaluator"):  # fmt: skip
+        assert cfg[key] == linear[key], key
+    train, val, test = (
+        cfg[f"{x}_dataloader"].dataset for x in ("train", "val", "test")
+    )
+    assert (train.type, train.split, train.held_out) == ("ImageNetPart", "train", False)
+    assert (val.type, val.split, val.held_out) == ("ImageNetPart", "train", True)
+    assert (test.type, test.split) == ("ImageNet", "val")
+    assert val.pipeline == test.pipeline
+    assert train.pipeline == linear.train_dataloader.dataset.pipeline
+    assert cfg.default_hooks.checkpoint.save_best == "accuracy/best_layer"
+    assert len(build_full(cfg).head.probes) == 12
+
+
+def test_parts_of_the_training_images(tmp_path: Path) -> None:
+    write_class_folders(tmp_path)
+    options = dict(
+        data_root=str(tmp_path),
+        split="train",
+        metainfo=dict(classes=("blue", "green", "red")),
+        pipeline=[],
+    )
+    whole = DATASETS.build(dict(type="ImageNet", **options))
+    kept, held = (
+        DATASETS.build(dict(type="ImageNetPart", every=5, held_out=part, **options))
+        for part in (False, True)
+    )
+    paths = [[d.get_data_info(i)["img_path"] for i in range(len(d))]
+             for d in (whole, kept, held)]  # fmt: skip
+    assert paths[2] == paths[0][::5]
+    assert paths[1] == [path for path in paths[0] if path not in paths[2]]
+    with pytest.raises(ValueError, match="every=1"):
+        DATASETS.build(dict(type="ImageNetPart", every=1, **options))
 
 
 @pytest.mark.parametrize("name", [*TRAINED, "vit-b_knn_in1k"])
@@ -296,14 +374,23 @@ def shrink(name: str, root: Path, checkpoint: Path | None) -> Config:
         return cfg
     if "frozen_stages" in backbone:
         backbone.frozen_stages = DEPTH
-        cfg.model.neck.input_features = WIDTH
+        if cfg.model.get("neck"):
+            cfg.model.neck.input_features = WIDTH
     cfg.model.head.update(num_classes=len(COLOURS), in_channels=WIDTH)
+    if "attentive" in name:
+        backbone.out_indices, cfg.model.head.parts = [2, 3], 2
+    if "best-layer" in name:
+        backbone.out_indices = list(range(DEPTH))
+        cfg.model.head.num_layers = DEPTH
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            loader.dataset.every = 3
     cfg.data_preprocessor.num_classes = len(COLOURS)
     if checkpoint:
         backbone.init_cfg.checkpoint = str(checkpoint)
     cfg.train_cfg.max_epochs = 1
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        evaluator.topk = (1, 2)
+        if evaluator.type == "Accuracy":
+            evaluator.topk = (1, 2)
     cfg.param_scheduler = cfg.param_scheduler[-1:]  # the warm-up's rate is almost 0
     cfg.param_scheduler[0].begin = 0
     return cfg
@@ -340,11 +427,14 @@ def test_shrunk_benchmark_trains_and_evaluates(name: str, pretrained: Path) -> N
     scratch = "scratch" in name
     cfg = shrink(name, pretrained.parent, None if scratch else pretrained)
     runner, watch = run(cfg)
-    assert len(watch.losses) == 3
+    best_layer = "best-layer" in name
+    assert len(watch.losses) == (2 if best_layer else 3)  # a third is held out
     assert all(math.isfinite(loss) for loss in watch.losses)
-    top1, _ = runner.message_hub.get_scalar("val/accuracy/top1").data
+    figure = "best_layer" if best_layer else "top1"
+    top1, _ = runner.message_hub.get_scalar(f"val/accuracy/{figure}").data
     assert 0 <= top1[-1] <= 100
-    assert list((pretrained.parent / "run").glob("best_accuracy_top1*.pth"))
+    saved = list((pretrained.parent / "run").glob(f"best_accuracy_{figure}*.pth"))
+    assert bool(saved) == ("attentive" not in name)
 
     weights = torch.load(pretrained, weights_only=True)["state_dict"]
     start = {n: t for n, t in watch.before.items() if n.startswith("backbone.")}
@@ -365,7 +455,13 @@ def test_shrunk_benchmark_trains_and_evaluates(name: str, pretrained: Path) -> N
         for name, tensor in runner.model.state_dict().items()
         if not torch.equal(tensor, watch.before[name])
     }
-    if "linear" in name:
+    if "linear-best" in name:
+        assert {part.split(".")[1] for part in changed} <= {"probes", "best"}
+        assert len(changed - {"head.best"}) == 5 * DEPTH
+    elif "attentive" in name:
+        assert {part.split(".")[0] for part in changed} == {"head"}
+        assert len(changed) == 3 + 4  # statistics, query, keys, values, linear
+    elif "linear" in name:
         assert changed == {
             "neck.bn.running_mean",
             "neck.bn.running_var",
@@ -375,6 +471,40 @@ def test_shrunk_benchmark_trains_and_evaluates(name: str, pretrained: Path) -> N
         }
     else:
         assert {"backbone.pos_embed", "backbone.cls_token"} <= changed
+
+
+def test_the_best_layer_judges_the_images_that_are_left(pretrained: Path) -> None:
+    """The checkpoint that was chosen on held-out images predicts by its layer."""
+    cfg = shrink("vit-b_linear-best-layer_90e_in1k", pretrained.parent, pretrained)
+    cfg.train_cfg.max_epochs = 3
+    runner, _ = run(cfg)
+    found = {
+        name.removeprefix("val/accuracy/"): history.data[0]
+        for name, history in runner.message_hub.log_scalars.items()
+        if name.startswith("val/accuracy/")
+    }
+    layers = [found[f"layer_0{i}"] for i in range(DEPTH)]
+    assert found["best_layer"].tolist() == [max(x) for x in zip(*layers, strict=True)]
+    (file,) = (pretrained.parent / "run").glob("best_accuracy_best_layer*.pth")
+    state = torch.load(file, weights_only=True)["state_dict"]
+    epoch = int(file.stem.rpartition("_")[2]) - 1
+    accuracies = [x[epoch] for x in layers]
+    assert max(accuracies) == max(found["best_layer"])
+    assert state["head.best"] == accuracies.index(max(accuracies))
+
+    cfg.load_from, cfg.model.backbone.init_cfg = str(file), None
+    judged = Runner.from_cfg(cfg)
+    top1 = judged.test()["accuracy/top1"]
+    model = judged.model
+    with torch.no_grad():
+        model.head.best.fill_((state["head.best"] + 1) % DEPTH)
+    dataset = judged.test_dataloader.dataset
+    right = 0
+    for sample in (dataset[i] for i in range(len(dataset))):
+        batch = dict(inputs=[sample["inputs"]], data_samples=[sample["data_samples"]])
+        (answer,) = model.test_step(batch)
+        right += (answer.pred_by_layer[state["head.best"]] == answer.gt_label).item()
+    assert top1 == pytest.approx(100 * right / len(dataset))
 
 
 @pytest.mark.parametrize("name", ["vit-b_finetune_100e_in1k", "vit-b_linear_90e_in1k"])

@@ -40,3 +40,30 @@ def test_loaders_are_as_before() -> None:
         [sys.executable, "-c", COMPARE], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+NAMES = """
+import sys
+import saim_mm
+assert "saim_mm.api" not in sys.modules, "importing saim_mm imports what few need"
+names = dir(saim_mm)
+assert "saim_mm.api" not in sys.modules
+from saim_mm import api
+assert set(api.__all__) <= set(names)
+for name in api.__all__:
+    assert getattr(saim_mm, name) is getattr(api, name)
+public = {name for name in vars(api) if name[0] != "_"}
+assert public == set(api.__all__), public ^ set(api.__all__)
+from saim_mm import load_encoder
+try:
+    saim_mm.load_decoder
+except AttributeError as error:
+    assert "has no attribute 'load_decoder'" in str(error)
+else:
+    raise AssertionError("any name is there")
+"""
+
+
+def test_every_function_of_api_is_there_when_asked_for() -> None:
+    done = subprocess.run([sys.executable, "-c", NAMES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

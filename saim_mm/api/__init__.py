@@ -3,6 +3,19 @@
 from .adapt import adapt
 from .convert import convert
 from .doctor import doctor
+from .embed import embed
+from .knn import knn
+from .load_encoder import load_encoder
+from .probe import probe
 from .report import report
 
-__all__ = ["adapt", "convert", "doctor", "report"]
+__all__ = [
+    "adapt",
+    "convert",
+    "doctor",
+    "embed",
+    "knn",
+    "load_encoder",
+    "probe",
+    "report",
+]

@@ -6,6 +6,7 @@ from ..utils.sample_index import SampleIndex
 from .check_labels import CheckLabels
 from .exact_sampler import ExactSampler
 from .image_files import IMAGE_SUFFIXES, list_images
+from .image_net_part import ImageNetPart
 from .load_image import BrokenImageError, LoadImage
 from .load_random_crop import LoadRandomResizedCrop
 from .packed_images import PackedImages
@@ -19,6 +20,7 @@ __all__ = [
     "CheckLabels",
     "BrokenImageError",
     "ExactSampler",
+    "ImageNetPart",
     "LoadImage",
     "LoadRandomResizedCrop",
     "PackedImages",

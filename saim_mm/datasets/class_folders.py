@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcv.transforms import CenterCrop
 from mmengine.dataset import Compose
-from mmpretrain.datasets.transforms import PackInputs, ResizeEdge
 from torch.utils.data import Dataset
 
+from .fixed_view import fixed_view
 from .image_files import list_images, warn_of_left_out
 from .load_image import LoadImage
 
@@ -52,18 +51,10 @@ class ClassImages(Dataset):
         size: tuple[int, int],
         crop_ratio: float = 224 / 256,
     ) -> None:
-        if not 0 < crop_ratio <= 1:
-            raise ValueError(
-                f"crop_ratio={crop_ratio} must be in (0, 1]; 0.875 is usual, and 1 "
-                "keeps a square image whole."
-            )
         self.classes = tuple(classes)
         index = {name: label for label, name in enumerate(classes)}
         self.samples = [(path, index[name]) for name in images for path in images[name]]
-        edge = round(max(size) / crop_ratio)
-        resize = ResizeEdge(edge, "short", "pillow", interpolation="bicubic")
-        crop = CenterCrop(crop_size=(size[1], size[0]))  # (width, height)
-        self._transform = Compose([LoadImage(), resize, crop, PackInputs()])
+        self._transform = Compose([LoadImage(), *fixed_view(size, crop_ratio)])
 
     def __len__(self) -> int:
         return len(self.samples)

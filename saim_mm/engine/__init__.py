@@ -3,6 +3,7 @@
 # The old import path of what lies in ``reliability`` now; it goes with version 0.3.
 from ..reliability import *  # noqa: F403
 from ..reliability import __all__ as _moved
+from .best_layer_hook import BestLayerHook
 from .check_classes_hook import CheckClassesHook
 from .compile_hook import CompileLayersHook
 from .dino_hook import DINOHook
@@ -17,6 +18,7 @@ from .probe_hook import ProbeHook
 from .throughput_hook import ThroughputHook
 
 __all__ = [
+    "BestLayerHook",
     "CheckClassesHook",
     "CompileLayersHook",
     "DINOHook",

@@ -81,7 +81,9 @@ class EffectiveRankHook(FeatureHook):
             )
         self.images, self.views = images, views
         self.pool, self.layer = pool, layer
-        self._loading = dict(batch_size=batch_size, num_workers=num_workers)
+        self._loading: dict[str, Any] = dict(
+            batch_size=batch_size, num_workers=num_workers
+        )
 
     def before_train(self, runner: Runner) -> None:
         """Chooses the images.

@@ -15,7 +15,6 @@ from ..evaluation import Pool
 from ..evaluation.linear_probe import build_probe
 from ..registry import register
 from ..reliability.inner_datasets import with_inner_datasets
-from ..utils.model_state import random_state_kept
 from .feature_hook import extractor_of
 
 #: Where a checkpoint has the probe.
@@ -115,8 +114,7 @@ class OnlineProbeHook(Hook):
         Raises:
             ValueError: If it has no labels.
         """
-        with random_state_kept(cuda=False):
-            vectors, labels = self._read(data_batch)
+        vectors, labels = self._read(data_batch)
         if len(labels) > 1:  # BatchNorm needs two
             self._learn(vectors, labels)
         if self.every_n_train_iters(runner, self.report):

@@ -19,6 +19,8 @@ from ..utils.model_state import random_state_kept, unwrap_model
 
 #: Parts of the order whose losses are logged, from its first to its last steps.
 QUARTERS = ("quarter_1", "quarter_2", "quarter_3", "quarter_4")
+#: Of which the mean says where a patch lies, more than what is in them.
+_ENOUGH_IMAGES = 4
 
 
 @register("hook")
@@ -29,6 +31,7 @@ class PictureHook(Hook):
     ``vis_backends`` name them, it logs:
 
     * ``reconstruction``: the images, their targets, the predictions and the steps.
+    * ``feature_maps``: which patches the encoder takes for alike, by colours.
     * ``loss_by_step``: a curve of the loss against the number of visible patches.
     * ``loss_by_step/quarter_1`` to ``quarter_4``: the same as four numbers, of
       the first to the last quarter of the order.
@@ -145,6 +148,7 @@ class PictureHook(Hook):
         errors = position_errors(model, [images], generator)
         show = runner.visualizer.add_image
         show("reconstruction", reconstruction_sheet(model, images, order), step=step)
+        show("feature_maps", _draw_features(model, images), step=step)
         curve = draw_position_error(errors, model.order_sampler, model.head.loss_kind)
         show("loss_by_step", curve, step=step)
         parts = np.array_split(errors.mean(dim=0).numpy(), len(QUARTERS))
@@ -154,3 +158,21 @@ class PictureHook(Hook):
             if len(part)
         }
         runner.visualizer.add_scalars(scalars, step=step)
+
+
+def _draw_features(model: SAIM, images: Tensor) -> np.ndarray:
+    """Feature maps of the middle and the last layer."""
+    from ..visualization import (
+        default_layers,
+        feature_maps,
+        feature_sheet,
+        mean_by_place,
+        to_rgb,
+    )
+
+    layers, positions, note = default_layers(model.backbone), None, ""
+    if len(images) >= _ENOUGH_IMAGES:
+        positions = mean_by_place(model.backbone, [images], layers)
+        note = "The mean of the images at each place is subtracted."
+    maps = feature_maps(model.backbone, images, layers, positions)
+    return feature_sheet(to_rgb(images, model.data_preprocessor), maps, note)

@@ -14,6 +14,7 @@ from .effective_rank import lidar, rankme
 from .encoders import build_encoder
 from .features import POOLS, FeatureExtractor, Features, Pool, View, Views
 from .knn import knn_accuracy, knn_scores
+from .layer_accuracy import LayerAccuracy
 from .linear_probe import ProbeRecipe, linear_probe
 from .probes import KNOWN_PROBES, Probe, build_probes, run_probes, views_of
 
@@ -24,6 +25,7 @@ __all__ = [
     "ClassImages",
     "FeatureExtractor",
     "Features",
+    "LayerAccuracy",
     "LayerCurve",
     "Pool",
     "Probe",

@@ -6,20 +6,22 @@ Their benchmark with augmented images is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from ..models.attentive_pool import AttentivePool, EfficientPool, draw_pool
+from .best_layer import hold_out
 from .features import Features
 from .linear_probe import (
     ProbeRecipe,
     ProbeResult,
-    accuracy_of,
     build_probe,
     check_numbers,
     fit,
+    result_of,
 )
 
 
@@ -34,7 +36,7 @@ class AttentiveRecipe(ProbeRecipe):
     """
 
     epochs: int = 30
-    base_lr: float = 1e-3
+    base_lr: float = 3e-3
     weight_decay: float = 0.1
 
     def optimizer(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -68,4 +70,36 @@ def attentive_probe(
     linear = build_probe(width, num_classes, generator)[1]
     probe = nn.Sequential(pool, linear).to(train.vectors.device)
     fit(probe, train, recipe, generator)
-    return ProbeResult(accuracy_of(probe, train), accuracy_of(probe, val))
+    return result_of(probe, train, val)
+
+
+def choose_rate(
+    pool: AttentivePool | EfficientPool,
+    train: Features,
+    rates: Sequence[float],
+    recipe: AttentiveRecipe,
+    share: float = 0.1,
+) -> AttentiveRecipe:
+    """The recipe with the rate that is best on held-out training images.
+
+    What is best depends on the number of channels and images far more than it does for
+    a linear layer; AIM's authors choose it from a grid, too.
+
+    Args:
+        pool: As for :func:`attentive_probe`.
+        train: Patches to learn from.
+        rates: One or more, at a batch of 256. A single one is not tried.
+        recipe: All else.
+        share: Share of each class that is held out.
+
+    Raises:
+        ValueError: If a rate is not positive, or too few images are left.
+    """
+    recipes = [replace(recipe, base_lr=rate) for rate in rates]
+    if len(recipes) == 1:
+        return recipes[0]
+    held = hold_out(train.labels, share)
+    rest, judged = (Features(train.vectors[m], train.labels[m]) for m in (~held, held))
+    return max(
+        recipes, key=lambda each: attentive_probe(pool, rest, judged, each).accuracy
+    )

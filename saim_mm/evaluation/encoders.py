@@ -1,26 +1,27 @@
-"""The encoder of any of our checkpoints, ready to be looked at."""
+"""The encoder of any file that the converters know, ready to be looked at."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.utils import SelfSupDataPreprocessor
-from torch import Tensor
 
 from ..models import SAIMViT
-from ..weights import CheckpointError, load_encoder, read_checkpoint
+from ..models.baselines.rotary_vit import RotaryViT
+from ..weights import CheckpointError
 from ..weights.arch import infer_arch
-from ..weights.files import weights_of
-from ..weights.keymap import describe
+from ..weights.encoder_file import EncoderFile, read_encoder_file
+from ..weights.loading import load_encoder_state
 
 #: For a bare encoder, which does not say how its images were normalised.
 _IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+#: Options that no tensor tells and that matter without a plan and in evaluation,
+#: besides the epsilon of the norms.
+_TOLD_BY_CONFIG = ("visible", "interpolate_mode")
 
 
 class Encoder(NamedTuple):
@@ -38,66 +39,95 @@ def build_encoder(
     """Builds the encoder of a checkpoint and loads it completely, or stops.
 
     Args:
-        checkpoint: A checkpoint of pretraining or of a classifier, or a bare encoder.
+        checkpoint: Any file of :func:`saim_mm.weights.encoder_file.read_encoder_file`:
+            of ours, mmpretrain, the authors' release, MAE, timm or Hugging Face.
         config: Config that it was trained with. By default the sizes are read off the
             tensors, and the number of heads and the normalisation off the config that
-            MMEngine keeps in a checkpoint (which is read, not run).
+            MMEngine keeps in a checkpoint (which is read, not run) or that lies beside
+            a foreign one.
         num_heads: Number of heads, where nothing else tells it.
 
     Returns:
-        The encoder, without final norm, on the CPU, in evaluation mode.
+        The encoder, on the CPU, in evaluation mode. It has a final norm if the file
+        has one: then it was trained with it, or was exported with that of SAIM's
+        decoder. SAIM's own, of pretraining, have none.
 
     Raises:
         FileNotFoundError: If there is no such file.
         CheckpointError: If the checkpoint is not of an encoder, or does not fit.
         ValueError: If the config has no ``SAIMViT``.
     """
-    content = read_checkpoint(checkpoint)
-    settings: Mapping[str, Any] = (
-        Config.fromfile(config)
-        if config
-        else _parse_settings(content.get("meta", {}).get("cfg", ""))
-    )
-    if config:
-        backbone = _build_from_config(settings, config)
+    if config:  # a wrong one is told before a large file is read
+        settings: Mapping[str, Any] = Config.fromfile(config)
+        options = _options_from_config(settings, config)
+        file = read_encoder_file(checkpoint)
     else:
-        state = weights_of(content, checkpoint)
-        backbone = _build_from_tensors(state, checkpoint, settings, num_heads)
-    load_encoder(backbone, checkpoint)
+        file = read_encoder_file(checkpoint)
+        settings = file.settings
+        options = _options_from_tensors(file, checkpoint, num_heads)
+    final_norm = f"{file.prefix}ln1.weight" in file.state
+    fixed = dict(final_norm=final_norm, out_type="raw", init_cfg=None)
+    backbone = options.pop("type")(**{**options, **fixed})
+    load_encoder_state(backbone, file.state, checkpoint, file.prefix)
     backbone.eval()
     return Encoder(backbone, _build_preprocessor(settings))
 
 
-def _build_from_config(settings: Mapping[str, Any], path: str | Path) -> SAIMViT:
+def _options_from_config(
+    settings: Mapping[str, Any], path: str | Path
+) -> dict[str, Any]:
     options = dict(settings.get("model", {}).get("backbone", {}))
-    if options.get("type") not in ("SAIMViT", "saim_mm.SAIMViT", "VisionTransformer"):
+    kind = str(options.get("type")).removeprefix("saim_mm.")
+    known = dict(SAIMViT=SAIMViT, VisionTransformer=SAIMViT, RotaryViT=RotaryViT)
+    if kind not in known:
         raise ValueError(
             f"{path}: model.backbone is of type {options.get('type')!r}; give a config "
             "whose backbone is a SAIMViT, or none."
         )
-    del options["type"]
-    fixed = dict(final_norm=False, out_type="raw", init_cfg=None)
-    return SAIMViT(**{**options, **fixed})
+    return {**options, "type": known[kind]}
 
 
-def _build_from_tensors(
-    state: Mapping[str, Tensor],
-    path: str | Path,
-    settings: Mapping[str, Any],
-    num_heads: int | None,
-) -> SAIMViT:
-    prefix = next(
-        (p for p in ("", "backbone.") if f"{p}layers.0.ln1.weight" in state), None
-    )
-    if prefix is None:
-        raise CheckpointError(f"{path}: holds no encoder. {describe(state)}")
-    arch = infer_arch(state, prefix, num_heads or _heads_in(settings))
-    return SAIMViT(**{**arch.backbone, "final_norm": False, "out_type": "raw"})
+def _options_from_tensors(
+    file: EncoderFile, path: str | Path, num_heads: int | None
+) -> dict[str, Any]:
+    given = file.settings.get("model", {}).get("backbone", {})
+    told = {name: given[name] for name in _TOLD_BY_CONFIG if name in given}
+    if given.get("norm_cfg", {}).get("type") == "LN":
+        told["norm_cfg"] = given["norm_cfg"]
+    heads = num_heads or _heads_in(given) or _rotary_heads(file)
+    try:
+        arch = infer_arch(file.state, file.prefix, heads)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: the encoder lacks {error}.") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return {**told, **_variant(file), **arch.backbone}
 
 
-def _heads_in(settings: Mapping[str, Any]) -> int | None:
+def _variant(file: EncoderFile) -> dict[str, Any]:
+    """The class, and what is there or not, by the keys."""
+    keys = {key.removeprefix(file.prefix) for key in file.state}
+    options: dict[str, Any] = dict(type=SAIMViT)
+    if "frequencies" in keys:
+        affine = "affine" if "layers.0.q_norm.weight" in keys else "plain"
+        norm = affine if "qk_norm" in keys else "off"
+        options = dict(type=RotaryViT, qk_norm=norm)
+    if "layers.0.attn.gamma1.weight" in keys:
+        options["layer_scale_init_value"] = 1.0  # the file has the values
+    return options
+
+
+def _rotary_heads(file: EncoderFile) -> int | None:
+    """The number of heads, where their channels are turned by pairs of frequencies."""
+    frequencies = file.state.get(f"{file.prefix}frequencies")
+    if frequencies is None:
+        return None
+    return file.state[f"{file.prefix}pos_embed"].shape[-1] // (4 * len(frequencies))
+
+
+def _heads_in(backbone: Mapping[str, Any]) -> int | None:
     """The number of heads that a config names, directly or by its arch."""
-    arch = settings.get("model", {}).get("backbone", {}).get("arch")
+    arch = backbone.get("arch")
     if isinstance(arch, str):
         arch = SAIMViT.arch_zoo.get(arch)
     return arch["num_heads"] if arch else None
@@ -113,30 +143,3 @@ def _build_preprocessor(settings: Mapping[str, Any]) -> BaseDataPreprocessor:
         std=given.get("std"),
         to_rgb=bool(given.get("to_rgb", True) or given.get("bgr_to_rgb")),
     )
-
-
-def _parse_settings(text: str) -> dict[str, Any]:
-    """Reads the config in a checkpoint without running it.
-
-    MMEngine writes it as Python: assignments of literals and ``dict(...)`` calls.
-    Whatever else there is, is left out.
-    """
-    settings: dict[str, Any] = {}
-    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                with suppress(ValueError, TypeError):
-                    value = ast.literal_eval(_DictCalls().visit(node.value))
-                    settings[node.targets[0].id] = value
-    return settings
-
-
-class _DictCalls(ast.NodeTransformer):
-    """Makes a literal of ``dict(...)``."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if node.args or getattr(node.func, "id", None) != "dict":
-            return node
-        keys: list[ast.expr | None] = [ast.Constant(k.arg) for k in node.keywords]
-        return ast.Dict(keys, [k.value for k in node.keywords])

@@ -5,7 +5,7 @@ Symbols: B images of a batch, N images in all, L layers, T patches, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -23,15 +23,18 @@ from ..utils.worker_signals import shield_workers
 #: ``avg``: mean of the patches; ``cls``: class token.
 Pool = Literal["avg", "cls"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
+#: Is told of so many images more.
+Progress: TypeAlias = Callable[[int], None]
 #: Features of patches that are held at a time, in bytes.
-_MOST_BYTES = 16 * 2**30
+_MOST_BYTES = 8 * 2**30
 
 
 class View(NamedTuple):
     """Where features are taken from.
 
     Attributes:
-        layers: The layers of which the mean is taken, from 0 to L - 1.
+        layers: The layers of which the mean is taken, from 0 to L - 1; of several,
+            without any final norm.
         pool: One vector per image, or ``patches``: all of them, without extra tokens.
     """
 
@@ -146,7 +149,11 @@ class FeatureExtractor:
             self._check_memory(images, views)
 
     def extract(
-        self, dataset: Dataset, batch_size: int = 128, num_workers: int = 0
+        self,
+        dataset: Dataset,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        progress: Progress | None = None,
     ) -> Features:
         """Features of a whole data set; see :meth:`extract_loader`.
 
@@ -154,9 +161,11 @@ class FeatureExtractor:
             dataset: Gives items as ``PackInputs`` does, with ``gt_label``.
             batch_size: Images per forward and process.
             num_workers: Processes that load images, for each process.
+            progress: Called after each batch with its number of images.
         """
-        views = self.extract_views(dataset, [self.view], batch_size, num_workers)
-        return views[self.view]
+        view = self.view
+        options = (batch_size, num_workers, progress)
+        return self.extract_views(dataset, [view], *options)[view]
 
     def extract_views(
         self,
@@ -164,6 +173,7 @@ class FeatureExtractor:
         views: Collection[View],
         batch_size: int = 128,
         num_workers: int = 0,
+        progress: Progress | None = None,
     ) -> Views:
         """As :meth:`extract`, of several views in one pass over the images.
 
@@ -182,27 +192,34 @@ class FeatureExtractor:
         )
         # An evaluation in training must outlast a preempted job's signal.
         shield_workers(loader)
-        return self._views_of_loader(loader, views)
+        return self._views_of_loader(loader, views, progress)
 
-    def extract_loader(self, loader: DataLoader) -> Features:
+    def extract_loader(
+        self, loader: DataLoader, progress: Progress | None = None
+    ) -> Features:
         """Features of what a loader gives, on the CPU.
 
         Args:
             loader: With a ``DefaultSampler(shuffle=False)``: of W processes, process r
                 loads the images r, r + W, ...
+            progress: As for :meth:`extract`.
 
         Returns:
             The N features in the order of the data set, the same in every process.
         """
-        return self._views_of_loader(loader, [self.view])[self.view]
+        return self._views_of_loader(loader, [self.view], progress)[self.view]
 
-    def _views_of_loader(self, loader: DataLoader, views: Collection[View]) -> Views:
+    def _views_of_loader(
+        self, loader: DataLoader, views: Collection[View], progress: Progress | None
+    ) -> Views:
         parts: dict[View, list[Tensor]] = {view: [] for view in views}
         labels = []
         for batch in loader:
             for view, vectors in self._vectors(batch, views).items():
                 parts[view].append(vectors.cpu())
             labels.append(_labels(batch).cpu())
+            if progress is not None:
+                progress(len(labels[-1]))
         total = len(loader.dataset)  # type: ignore[arg-type]
         label = _interleave(torch.cat(labels), total)
         return {
@@ -241,8 +258,12 @@ class FeatureExtractor:
 
     def __call__(self, batch: Mapping[str, Any]) -> Features:
         """Features (B, D) of a batch, on the encoder's device."""
-        vectors = self._vectors(batch, [self.view])[self.view]
+        vectors = self.vectors_of(batch)
         return Features(vectors, _labels(batch).to(vectors.device))
+
+    def vectors_of(self, batch: Mapping[str, Any]) -> Tensor:
+        """Features (B, D), float32, of ``inputs`` that are not yet normalised."""
+        return self._vectors(batch, [self.view])[self.view]
 
     def vectors(self, images: Tensor) -> Tensor:
         """Features (B, D), float32, of normalised images (B, C, H, W)."""
@@ -250,8 +271,8 @@ class FeatureExtractor:
 
     def tokens(self, images: Tensor) -> Tensor:
         """What is pooled: all tokens (B, E + T, D) of normalised images."""
-        (layer,) = self.view.layers
-        return self._run(images, self.view.layers)[layer]
+        source = self._source(self.view)[0]
+        return self._run(images, [source])[source]
 
     def _vectors(
         self, batch: Mapping[str, Any], views: Collection[View]
@@ -263,17 +284,23 @@ class FeatureExtractor:
         return self._look_at(images, views)
 
     def _look_at(self, images: Tensor, views: Collection[View]) -> dict[View, Tensor]:
-        tokens = self._run(images, {i for view in views for i in view.layers})
-        return {view: self._pool(tokens, view).float() for view in views}
+        outputs = self._run(images, {i for view in views for i in self._source(view)})
+        return {view: self._pool(outputs, view).float() for view in views}
+
+    def _source(self, view: View) -> tuple[int, ...]:
+        """Indices of the outputs that a view is the mean of; L is the final norm's."""
+        if self.final_norm and view.layers == (self.num_layers - 1,):
+            return (self.num_layers,)
+        return view.layers
 
     @torch.no_grad()
-    def _run(self, images: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
-        """Outputs (B, E + T, D) of layers."""
+    def _run(self, images: Tensor, outputs: Collection[int]) -> dict[int, Tensor]:
+        """Outputs (B, E + T, D) of layers and of the final norm."""
         mixed = self.mixed_precision and images.is_cuda
         with (
             evaluation_mode(self.model or self.backbone),
             torch.autocast(images.device.type, enabled=mixed),
-            self._outputs(layers) as found,
+            self._kept(outputs) as found,
         ):
             if self.model is not None:
                 self.model(images, mode="tensor")
@@ -282,35 +309,30 @@ class FeatureExtractor:
         return found
 
     @contextmanager
-    def _outputs(self, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
-        """Outputs (B, tokens, D) of layers, as soon as the backbone has run."""
-        found: dict[int, Tensor] = {}
-        handles = []
-        for index in layers:
-            last = index == self.num_layers - 1
-            norm = last and self.final_norm
-            source = self.backbone.ln1 if norm else self.backbone.layers[index]
-            handles.append(
-                source.register_forward_hook(
-                    lambda _module, _inputs, output, index=index: found.update(
-                        {index: output}
-                    )
-                )
-            )
+    def _kept(self, outputs: Collection[int]) -> Iterator[dict[int, Tensor]]:
+        """Outputs by index, as soon as the backbone has run."""
+        layers, found = self.backbone.layers, dict[int, Tensor]()
+
+        def keep(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
+            return lambda _module, _inputs, output: found.update({index: output})
+
+        handles = [
+            (layers[i] if i < len(layers) else self.backbone.ln1)
+            .register_forward_hook(keep(i))
+            for i in outputs
+        ]  # fmt: skip
         try:
             yield found
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _pool(self, tokens: Mapping[int, Tensor], view: View) -> Tensor:
-        first, extra = view.layers[0], self.backbone.num_extra_tokens
-        mean = tokens[first]
-        if len(view.layers) > 1:
-            mean = torch.stack([tokens[i].float() for i in view.layers]).mean(dim=0)
+    def _pool(self, outputs: Mapping[int, Tensor], view: View) -> Tensor:
+        first, *others = [outputs[i] for i in self._source(view)]
+        tokens = torch.stack([first, *others]).float().mean(dim=0) if others else first
         if view.pool == "cls":
-            return mean[:, 0]
-        patches = mean[:, extra:].float()
+            return tokens[:, 0]
+        patches = tokens[:, self.backbone.num_extra_tokens :].float()
         return patches if view.pool == "patches" else patches.mean(dim=1)
 
     def _check_memory(self, images: int, views: Collection[View]) -> None:

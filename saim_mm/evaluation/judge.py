@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from mmpretrain.evaluation import ConfusionMatrix
+from torch import Tensor
 
 from ..datasets import BrokenImageError
 from ..datasets.class_folders import ClassImages, split_class_folders
 from ..utils.command_line import default_device
-from .encoders import build_encoder
-from .features import POOLS, FeatureExtractor, Features, Pool
-from .knn import knn_accuracy
+from .features import FeatureExtractor, Features, Pool, View, Views
+from .frozen_encoder import FrozenEncoder
+from .knn import knn_accuracy, knn_scores
 from .linear_probe import ProbeRecipe, linear_probe
+from .probes import named_probes, run_probes, views_of
 
 
 class FrozenFeatures(NamedTuple):
@@ -27,15 +31,39 @@ class FrozenFeatures(NamedTuple):
         train: To learn from.
         val: To be judged on.
         about: What they are of, as JSON can hold it.
+        classes: The names of the labels.
     """
 
     train: Features
     val: Features
     about: dict[str, Any]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found.
+
+    Attributes:
+        figures: Accuracies in percent and what they are of, as JSON can hold it.
+        confusion: Images (C, C) by class, rows, and by what they were taken for.
+        classes: The names of the C classes.
+    """
+
+    figures: dict[str, Any]
+    confusion: np.ndarray
+    classes: tuple[str, ...]
+
+    def mistakes(self) -> list[tuple[str, str, int]]:
+        """Class, what it was taken for, and how often; the most frequent first."""
+        wrong = self.confusion * ~np.eye(len(self.classes), dtype=bool)
+        pairs = sorted(np.argwhere(wrong), key=lambda pair: -wrong[tuple(pair)])
+        names = self.classes
+        return [(names[a], names[b], int(wrong[a, b])) for a, b in pairs]
 
 
 def frozen_features(
-    checkpoint: str | Path,
+    checkpoint: FrozenEncoder | str | Path,
     data: str | Path,
     val_share: float | None = None,
     config: str | Path | None = None,
@@ -46,15 +74,17 @@ def frozen_features(
     crop_ratio: float = 224 / 256,
     batch_size: int = 128,
     workers: int = 4,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> FrozenFeatures:
     """Runs the encoder of a checkpoint over folders of classes.
 
     ``checkpoint``, ``config`` and ``num_heads`` are as for :func:`build_encoder`,
     ``pool`` as for :class:`FeatureExtractor`, and the folders ``data`` with all that
     chooses images in them as for :func:`split_class_folders`. ``batch_size`` images are
-    loaded by ``workers`` processes and read at a time on ``device``, where the features
-    stay.
+    loaded by ``workers`` processes and read at a time on ``device``, by default a GPU
+    if there is one, where the features stay. ``progress`` is called after each batch
+    with how many images are done, and of how many.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
@@ -63,30 +93,162 @@ def frozen_features(
             option is out of its range.
     """
     start = time.perf_counter()
-    backbone, preprocessor = build_encoder(checkpoint, config, num_heads)
-    size, limits = tuple(backbone.img_size), (images_per_class, val_images_per_class)
-    sets = split_class_folders(data, size, val_share, *limits, crop_ratio)
-    extractor = FeatureExtractor(backbone.to(device), preprocessor.to(device), pool)
+    opened = _open(
+        checkpoint, data, val_share, config, num_heads, pool, -1, images_per_class,
+        val_images_per_class, crop_ratio, device,
+    )  # fmt: skip
+    view = opened.extractor.view
     train, val = (
-        _extract(extractor, images, batch_size, workers).to(device) for images in sets
+        views[view]
+        for views in _read(opened, [view], batch_size, workers, device, progress)
     )
-    about = dict(
-        checkpoint=str(checkpoint),
+    about = _about(opened, data, pool, start)
+    return FrozenFeatures(train, val, about, opened.train.classes)
+
+
+def judge_by_probes(
+    checkpoint: FrozenEncoder | str | Path,
+    data: str | Path,
+    probes: Sequence[str] = ("knn", "linear"),
+    val_share: float | None = None,
+    config: str | Path | None = None,
+    num_heads: int | None = None,
+    pool: Pool = "avg",
+    layer: int = -1,
+    images_per_class: int | None = None,
+    val_images_per_class: int | None = None,
+    crop_ratio: float = 224 / 256,
+    batch_size: int = 128,
+    workers: int = 4,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Judges the encoder of a checkpoint by any probes, in one pass over the images.
+
+    ``probes`` are names of :data:`saim_mm.evaluation.KNOWN_PROBES`; ``pool`` and
+    ``layer`` say what those of one vector per image read. All else is as for
+    :func:`frozen_features`.
+
+    Returns:
+        What the features are of, and the figures of the probes: accuracies in percent.
+
+    Raises:
+        FileNotFoundError: As for :func:`frozen_features`.
+        ValueError: As there, or if a probe is unknown, or there are too few images.
+    """
+    start = time.perf_counter()
+    built = named_probes(probes, pool, layer)
+    opened = _open(
+        checkpoint, data, val_share, config, num_heads, pool, layer, images_per_class,
+        val_images_per_class, crop_ratio, device,
+    )  # fmt: skip
+    depth = opened.extractor.num_layers
+    views = views_of(built, depth)
+    train, val = _read(opened, views, batch_size, workers, device, progress)
+    about = _about(opened, data, pool, start)
+    found = run_probes(built, train, val, depth)
+    return {**about, **{name: round(figure, 4) for name, figure in found.items()}}
+
+
+class _Opened(NamedTuple):
+    """An encoder, and the images that it is judged by."""
+
+    source: str
+    extractor: FeatureExtractor
+    train: ClassImages
+    val: ClassImages
+
+
+def _open(
+    checkpoint: FrozenEncoder | str | Path,
+    data: str | Path,
+    val_share: float | None,
+    config: str | Path | None,
+    num_heads: int | None,
+    pool: Pool,
+    layer: int,
+    images_per_class: int | None,
+    val_images_per_class: int | None,
+    crop_ratio: float,
+    device: torch.device | str | None,
+) -> _Opened:
+    encoder = (
+        checkpoint
+        if isinstance(checkpoint, FrozenEncoder)
+        else FrozenEncoder(checkpoint, config, num_heads)
+    )
+    backbone, preprocessor = (
+        part.to(device or default_device())
+        for part in (encoder.backbone, encoder.preprocessor)
+    )
+    extractor = FeatureExtractor(
+        backbone, preprocessor, pool, backbone.final_norm, layer=layer
+    )
+    limits = (images_per_class, val_images_per_class)
+    sets = split_class_folders(data, encoder.image_size, val_share, *limits, crop_ratio)
+    if len(sets[0].classes) < 2:
+        raise ValueError(f"{data}: has one class; there is nothing to tell it from.")
+    return _Opened(encoder.source, extractor, *sets)
+
+
+def _read(
+    opened: _Opened,
+    views: Collection[View],
+    batch_size: int,
+    workers: int,
+    device: torch.device | str | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Views, Views]:
+    """Features of both sets, on the device."""
+    sets = (opened.train, opened.val)
+    add = progress and _adder(progress, sum(map(len, sets)))
+    device = device or default_device()
+    train, val = (
+        _extract(opened.extractor, images, views, batch_size, workers, add, device)
+        for images in sets
+    )
+    return train, val
+
+
+def _about(
+    opened: _Opened, data: str | Path, pool: Pool, start: float
+) -> dict[str, Any]:
+    """What the features are of, as JSON can hold it."""
+    return dict(
+        checkpoint=opened.source,
         data=str(data),
         pool=pool,
-        classes=len(sets[0].classes),
-        train_images=len(train),
-        val_images=len(val),
+        classes=len(opened.train.classes),
+        train_images=len(opened.train),
+        val_images=len(opened.val),
         seconds_for_features=round(time.perf_counter() - start, 1),
     )
-    return FrozenFeatures(train, val, about)
+
+
+def _adder(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]:
+    """Adds up what is done."""
+    done = 0
+
+    def add(images: int) -> None:
+        nonlocal done
+        done += images
+        progress(done, total)
+
+    return add
 
 
 def _extract(
-    extractor: FeatureExtractor, images: ClassImages, batch_size: int, workers: int
-) -> Features:
+    extractor: FeatureExtractor,
+    images: ClassImages,
+    views: Collection[View],
+    batch_size: int,
+    workers: int,
+    progress: Callable[[int], None] | None,
+    device: torch.device | str,
+) -> Views:
     try:
-        return extractor.extract(images, batch_size, workers)
+        found = extractor.extract_views(images, views, batch_size, workers, progress)
+        return {view: features.to(device) for view, features in found.items()}
     except (OSError, RuntimeError, BrokenImageError) as error:
         # A worker's error is told as the text of its traceback; it ends in the error.
         *pages, text = str(error).strip().split("\n")
@@ -101,65 +263,43 @@ def _extract(
 
 def judge_by_knn(
     features: FrozenFeatures, ks: Sequence[int] = (10, 20), temperature: float = 0.07
-) -> dict[str, Any]:
-    """What the features are of, and the accuracy in percent for each k.
+) -> Judgement:
+    """The accuracy for each k, and the confusion for the last.
 
     Raises:
-        ValueError: As for :func:`knn_accuracy`.
+        ValueError: As for :func:`knn_accuracy`, or if there is no k.
     """
-    train, val, result = features
+    if not ks:
+        raise ValueError("There is no k; give at least one number of neighbours.")
+    train, val, about, classes = features
+    figures = dict(about)
     for k in ks:
         accuracy = knn_accuracy(val, train, k, temperature)
-        result = {**result, f"accuracy_k{k}": round(accuracy, 2)}
-    return result
+        figures[f"accuracy_k{k}"] = round(accuracy, 2)
+    scores = knn_scores(val.vectors, train, len(classes), ks[-1], temperature)
+    return Judgement(figures, _confusion(scores.argmax(dim=1), val, classes), classes)
 
 
 def judge_by_linear_probe(
     features: FrozenFeatures, recipe: ProbeRecipe | None = None
-) -> dict[str, Any]:
-    """What the features are of, the recipe and the accuracies in percent.
+) -> Judgement:
+    """The accuracies, the recipe, and the confusion.
 
     Raises:
         ValueError: As for :func:`linear_probe`.
     """
-    train, val, about = features
+    train, val, about, classes = features
     recipe = recipe or ProbeRecipe()
     result = linear_probe(train, val, recipe)
-    return {
+    figures = {
         **about,
         "recipe": dataclasses.asdict(recipe),
         "train_accuracy": round(result.train_accuracy, 2),
         "accuracy": round(result.accuracy, 2),
     }
+    return Judgement(figures, _confusion(result.predicted, val, classes), classes)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of :func:`frozen_features`, by the same names."""
-    add = parser.add_argument
-    add("checkpoint", type=Path, help="pretraining checkpoint, or a bare encoder")
-    add("data", type=Path, help="folder with train/<class>/ and val|test/<class>/")
-    add(
-        "--val-share",
-        type=float,
-        metavar="SHARE",
-        help="split off this share of each class, if there is no val or test folder",
-    )
-    add("--config", type=Path, help="config of the checkpoint")
-    add("--num-heads", type=int, help="attention heads, if nothing else tells")
-    add(
-        "--pool",
-        choices=POOLS,
-        default="avg",
-        help="mean of the patches (default) or class token, of the last block",
-    )
-    add("--images-per-class", type=int, metavar="N", help="at most N to learn from")
-    add("--val-images-per-class", type=int, metavar="N", help="at most N to judge")
-    add(
-        "--crop-ratio",
-        type=float,
-        default=224 / 256,
-        help="share of the resized image that is seen (default 0.875; 1: all)",
-    )
-    add("--batch-size", type=int, default=128)
-    add("--workers", type=int, default=4, help="loader processes")
-    add("--device", default=default_device())
+def _confusion(predicted: Tensor, val: Features, classes: Sequence[str]) -> np.ndarray:
+    counts = ConfusionMatrix.calculate(predicted, val.labels, len(classes))
+    return counts.cpu().numpy()

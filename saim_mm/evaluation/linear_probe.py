@@ -7,11 +7,11 @@ The benchmark of the paper, with augmented images, is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .features import Features
 
@@ -50,10 +50,17 @@ class ProbeRecipe:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Accuracies in percent, after the last epoch."""
+    """How it went, after the last epoch.
+
+    Attributes:
+        train_accuracy: In percent.
+        accuracy: In percent.
+        predicted: What the judged were taken for (N,).
+    """
 
     train_accuracy: float
     accuracy: float
+    predicted: Tensor = field(compare=False)
 
 
 def linear_probe(
@@ -76,7 +83,7 @@ def linear_probe(
     width, num_classes = train.vectors.shape[1], int(train.labels.max()) + 1
     probe = build_probe(width, num_classes, generator).to(train.vectors.device)
     fit(probe, train, recipe, generator)
-    return ProbeResult(accuracy_of(probe, train), accuracy_of(probe, val))
+    return result_of(probe, train, val)
 
 
 def check_numbers(train: Features, val: Features) -> None:
@@ -137,11 +144,19 @@ def fit(
     probe.eval()
 
 
-@torch.no_grad()
-def accuracy_of(probe: nn.Module, features: Features) -> float:
-    """Share of the features that a probe puts into their class, in percent."""
-    chunk = 8192 if features.vectors.ndim == 2 else 512
-    predicted = torch.cat(
-        [probe(x).argmax(dim=1) for x in features.vectors.split(chunk)]
+def result_of(probe: nn.Module, train: Features, val: Features) -> ProbeResult:
+    """Judges a probe that has learnt."""
+    predicted = _predict(probe, val)
+    return ProbeResult(
+        _accuracy(_predict(probe, train), train), _accuracy(predicted, val), predicted
     )
+
+
+@torch.no_grad()
+def _predict(probe: nn.Module, features: Features) -> Tensor:
+    chunk = 8192 if features.vectors.ndim == 2 else 512  # patches are many
+    return torch.cat([probe(x).argmax(dim=1) for x in features.vectors.split(chunk)])
+
+
+def _accuracy(predicted: Tensor, features: Features) -> float:
     return 100 * (predicted == features.labels).float().mean().item()

@@ -6,6 +6,7 @@ of yours with ``@register("task_util")``.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from ..models.attentive_pool import AttentivePool, EfficientPool
 from ..registry import TASK_UTILS, register
-from .attentive_probe import AttentiveRecipe, attentive_probe
+from .attentive_probe import AttentiveRecipe, attentive_probe, choose_rate
 from .best_layer import best_layer_probe
 from .effective_rank import rankme
 from .features import Pool, View, Views, layer_index
@@ -29,8 +30,12 @@ class Probe(Protocol):
     """What judges frozen features.
 
     Attributes:
+        name: What its figures are called by.
         least: Images that it needs to learn from.
     """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
 
     @property
     def least(self) -> int: ...  # noqa: D102
@@ -71,6 +76,11 @@ class KNNProbe:
     layer: int = -1
 
     @property
+    def name(self) -> str:
+        """``knn``, and what is read if it is not the mean of the last layer."""
+        return _name("knn", self.pool, self.layer)
+
+    @property
     def least(self) -> int:
         """As many as are to vote."""
         return self.k
@@ -83,7 +93,7 @@ class KNNProbe:
         """``accuracy/knn``."""
         (view,) = self.views(num_layers)
         accuracy = knn_accuracy(val[view], train[view], self.k, self.temperature)
-        return {_name("knn", self.pool, self.layer): accuracy}
+        return {f"accuracy/{self.name}": accuracy}
 
 
 @register("task_util")
@@ -108,8 +118,15 @@ class LinearProbe:
     def __post_init__(self) -> None:
         if isinstance(self.layer, str) and self.layer != "best":
             raise ValueError(f"layer={self.layer!r} must be a number or 'best'.")
+        if not 0 < self.held_out_share < 1:
+            raise ValueError(f"held_out_share={self.held_out_share} must be in (0, 1).")
         if not isinstance(self.recipe, ProbeRecipe):
             object.__setattr__(self, "recipe", ProbeRecipe(**self.recipe))
+
+    @property
+    def name(self) -> str:
+        """``linear``, and what is read if it is not the mean of the last layer."""
+        return _name("linear", self.pool, self.layer)
 
     def views(self, num_layers: int) -> list[View]:
         """One, or one of each layer."""
@@ -124,17 +141,17 @@ class LinearProbe:
         accuracy on what was held out, ``linear_best/held_out_layer_00`` and so on.
         """
         assert isinstance(self.recipe, ProbeRecipe)
-        views, name = self.views(num_layers), _name("linear", self.pool, self.layer)
+        views, name = self.views(num_layers), f"accuracy/{self.name}"
         if self.layer != "best":
             result = linear_probe(train[views[0]], val[views[0]], self.recipe)
             return {name: result.accuracy}
         learnt, judged = ([part[view] for view in views] for part in (train, val))
         curve = best_layer_probe(learnt, judged, self.recipe, self.held_out_share)
-        about = name.removeprefix("accuracy/")
+        layer = {f"{self.name}/layer": float(curve.best)}
         held_out = {
-            f"{about}{_HELD_OUT}{i:02d}": x for i, x in enumerate(curve.held_out)
+            f"{self.name}{_HELD_OUT}{i:02d}": x for i, x in enumerate(curve.held_out)
         }
-        return {name: curve.accuracy, f"{about}/layer": float(curve.best), **held_out}
+        return {name: curve.accuracy, **layer, **held_out}
 
 
 @register("task_util")
@@ -148,16 +165,21 @@ class AttentiveProbe:
             six for ``aim``, as there, and one for ``efficient``.
         parts: Heads of ``aim``, queries of ``efficient``. By default a head for each 64
             channels, and 32 queries or as many as divide the channels.
-        recipe: How it learns; as a dict, options of ``AttentiveRecipe``.
+        rates: Learning rates at a batch of 256, of which the best on held-out training
+            images is taken.
+        recipe: All else of how it learns; as a dict, options of ``AttentiveRecipe``.
     """
 
     kind: Literal["aim", "efficient"] = "aim"
     blocks: int | None = None
     parts: int | None = None
+    rates: Sequence[float] = (1e-3, 3e-3, 1e-2)
     recipe: AttentiveRecipe | dict[str, Any] = field(default_factory=AttentiveRecipe)
-    least: ClassVar[int] = 2
+    least: ClassVar[int] = 4  # some are held out
 
     def __post_init__(self) -> None:
+        if not self.rates or min(self.rates) <= 0:
+            raise ValueError(f"rates={self.rates} must be positive, such as [3e-3].")
         if self.kind not in ("aim", "efficient"):
             raise ValueError(f"kind={self.kind!r} must be 'aim' or 'efficient'.")
         if self.blocks is not None and self.blocks < 1:
@@ -165,19 +187,25 @@ class AttentiveProbe:
         if not isinstance(self.recipe, AttentiveRecipe):
             object.__setattr__(self, "recipe", AttentiveRecipe(**self.recipe))
 
+    @property
+    def name(self) -> str:
+        """``attentive`` or ``efficient``."""
+        return "attentive" if self.kind == "aim" else "efficient"
+
     def views(self, num_layers: int) -> list[View]:
         """One."""
         blocks = self.blocks or (6 if self.kind == "aim" else 1)
         return [View(tuple(range(num_layers))[-blocks:], "patches")]
 
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
-        """``accuracy/attentive`` or ``accuracy/efficient``."""
+        """``accuracy/attentive`` and ``attentive/rate``, or those of ``efficient``."""
         assert isinstance(self.recipe, AttentiveRecipe)
         (view,) = self.views(num_layers)
         pool = self._build_pool(train[view].vectors.shape[-1])
-        result = attentive_probe(pool, train[view], val[view], self.recipe)
-        name = "attentive" if self.kind == "aim" else "efficient"
-        return {f"accuracy/{name}": result.accuracy}
+        recipe = choose_rate(pool, train[view], self.rates, self.recipe)
+        result = attentive_probe(pool, train[view], val[view], recipe)
+        figure, rate = f"accuracy/{self.name}", f"{self.name}/rate"
+        return {figure: result.accuracy, rate: recipe.base_lr}
 
     def _build_pool(self, width: int) -> AttentivePool | EfficientPool:
         if self.kind == "aim":
@@ -199,6 +227,11 @@ class RankMeProbe:
     layer: int = -1
     least: ClassVar[int] = 2
 
+    @property
+    def name(self) -> str:
+        """``rankme``, and what is read if it is not the mean of the last layer."""
+        return _name("rankme", self.pool, self.layer)
+
     def views(self, num_layers: int) -> list[View]:
         """One."""
         return [View((layer_index(self.layer, num_layers),), self.pool)]
@@ -206,8 +239,7 @@ class RankMeProbe:
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
         """``rankme``, of the training images, whose labels it does not read."""
         (view,) = self.views(num_layers)
-        name = _name("rankme", self.pool, self.layer).removeprefix("accuracy/")
-        return {name: rankme(train[view].vectors)}
+        return {self.name: rankme(train[view].vectors)}
 
 
 #: What tools offer, by name.
@@ -227,18 +259,11 @@ def run_probes(
     """The figures of several probes.
 
     Raises:
-        ValueError: If two of them have figures of the same name, or as for one.
+        ValueError: As for one of them.
     """
     figures: Figures = {}
     for probe in probes:
-        found = probe.judge(train, val, num_layers)
-        twice = figures.keys() & found.keys()
-        if twice:
-            raise ValueError(
-                f"Two probes make {sorted(twice)}; leave out one of them, or let them "
-                "read another pool or layer."
-            )
-        figures.update(found)
+        figures.update(probe.judge(train, val, num_layers))
     return figures
 
 
@@ -246,11 +271,45 @@ def build_probes(configs: Sequence[str | dict[str, Any]]) -> list[Probe]:
     """Builds probes of names in :data:`KNOWN_PROBES`, or of configs with a ``type``.
 
     Raises:
-        ValueError: If there is none, or a name or option is unknown.
+        ValueError: If there is none, a name or option is unknown, or two have the same
+            name.
     """
     if not configs:
         raise ValueError(f"probes is empty; name some of {list(KNOWN_PROBES)}.")
-    return [_build_probe(config) for config in configs]
+    probes = [_build_probe(config) for config in configs]
+    names = [probe.name for probe in probes]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"Two of the probes {names} have the same name; leave one of them out, or "
+            "let it read another pool or layer."
+        )
+    return probes
+
+
+def named_probes(
+    names: Sequence[str], pool: Pool = "avg", layer: int = -1
+) -> list[Probe]:
+    """Probes by name; those of one vector per image read this pool and layer.
+
+    Raises:
+        ValueError: As for :func:`build_probes`, or if none of them reads a layer or
+            pool that is asked for.
+    """
+    probes = []
+    read_pool, read_layer = pool == "avg", layer == -1
+    for probe in build_probes(names):
+        options: dict[str, Any] = {}
+        if hasattr(probe, "pool"):
+            options["pool"], read_pool = pool, True
+        if getattr(probe, "layer", "best") != "best":
+            options["layer"], read_layer = layer, True
+        probes.append(dataclasses.replace(probe, **options))  # type: ignore[type-var]
+    if not (read_pool and read_layer):
+        raise ValueError(
+            f"pool={pool!r} and layer={layer} are for probes of one vector per image; "
+            f"none of {list(names)} is read so."
+        )
+    return probes
 
 
 def _build_probe(config: str | dict[str, Any]) -> Probe:
@@ -285,4 +344,4 @@ def _name(kind: str, pool: str, layer: int | str) -> str:
         parts.append("best" if layer == "best" else f"layer{layer}")
     if pool != "avg":
         parts.append(pool)
-    return "accuracy/" + "_".join(parts)
+    return "_".join(parts)

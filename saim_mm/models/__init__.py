@@ -14,6 +14,7 @@ from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 from .order import OrderSampler, PatchOrder
 from .plan import Plan
+from .probe_heads import AttentiveClsHead, LayerwiseClsHead
 from .reading import CutReading, FixedReading, StrataReading
 from .saim import SAIM
 from .saim_head import SAIMHead
@@ -28,12 +29,14 @@ __all__ = [
     "DINOProjector",
     "AIMHead",
     "AIMNeck",
+    "AttentiveClsHead",
     "BlockHead",
     "CrossMAENeck",
     "CutReading",
     "EmbeddingHead",
     "FixedReading",
     "FourLayerPyramid",
+    "LayerwiseClsHead",
     "MultiLevelViT",
     "OrderSampler",
     "PatchOrder",

@@ -2,6 +2,7 @@
 
 * :mod:`reconstruction`, :mod:`mae` and :mod:`position_error`: predictions (Figure 3).
 * :mod:`attention`: what a patch attends to (Figures 2 and 4).
+* :mod:`feature_maps`: which patches are alike.
 * :mod:`order_masks`: orders and the masks that follow from them (Figure 5).
 * :mod:`completion`, :mod:`kept_patches`, :mod:`completion_sheet`: any-order completion.
 * :mod:`layer_curve`: how good the features of each layer are.
@@ -15,6 +16,14 @@ from ..weights.load_model import load_model
 from .attention import attention_maps, attention_sheet, last_attention
 from .completion import Completion, complete, hidden_statistics
 from .completion_sheet import animation, completion_frames, completion_sheet
+from .feature_maps import (
+    default_layers,
+    feature_maps,
+    feature_sheet,
+    layer_patches,
+    mean_by_place,
+    pca_colours,
+)
 from .figure import HIDDEN, save_gif, save_png, stack
 from .image_folder import read_images
 from .kept_patches import keep_box, keep_drawn, keep_share
@@ -38,19 +47,25 @@ __all__ = [
     "complete",
     "completion_frames",
     "completion_sheet",
+    "default_layers",
     "denormalise",
     "draw_layer_curve",
     "draw_loss_curve",
     "draw_position_error",
     "draw_scalars",
+    "feature_maps",
+    "feature_sheet",
     "hidden_statistics",
     "keep_box",
     "keep_drawn",
     "keep_share",
     "last_attention",
+    "layer_patches",
     "load_model",
+    "mean_by_place",
     "order_sheet",
     "patch_errors",
+    "pca_colours",
     "position_errors",
     "read_images",
     "read_loss_curve",

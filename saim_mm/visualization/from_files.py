@@ -23,6 +23,12 @@ from ..weights.load_model import load_model
 from .attention import attention_maps, attention_sheet
 from .completion import Statistics, complete
 from .completion_sheet import animation, completion_frames, completion_sheet
+from .feature_maps import (
+    default_layers,
+    feature_maps,
+    feature_sheet,
+    mean_by_place,
+)
 from .figure import HIDDEN, Picture, save_gif, save_png, stack
 from .image_folder import read_images
 from .mae import reconstruct_with_mae
@@ -136,6 +142,40 @@ def draw_attention(
         images = images_for(model, folder, number)
         maps[title] = attention_maps(model.backbone, images, points)
     return attention_sheet(to_rgb(images, model.data_preprocessor), maps, points)
+
+
+def draw_feature_maps(
+    model: SAIM,
+    folder: str | Path,
+    layers: Sequence[int] | None = None,
+    number: int = 6,
+    position_images: int = 0,
+    batch_size: int = 64,
+) -> Picture:
+    """Features of patches as colours, beside what the centre attends to.
+
+    ``layers`` are counted from 0, or from the last one, which is -1; by default the
+    middle and the last one. With ``position_images``, the mean feature at each place
+    over so many images is subtracted first, ``batch_size`` of them at a time.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
+    backbone, depth = model.backbone, len(model.backbone.layers)
+    for layer in layers or ():
+        if not -depth <= layer < depth:
+            raise ValueError(f"layer {layer} is none of the {depth}, 0 to {depth - 1}.")
+    chosen = [layer % depth for layer in layers or default_layers(backbone)]
+    images, positions, note = images_for(model, folder, number), None, ""
+    if position_images:
+        many = images_for(model, folder, position_images)
+        positions = mean_by_place(backbone, many.split(batch_size), chosen)
+        note = f"The mean at each place over {len(many)} images is subtracted."
+    maps = feature_maps(backbone, images, chosen, positions)
+    if not backbone.rotary:
+        attention = attention_maps(backbone, images, [(0.5, 0.5)])[:, 0]
+        maps = {"attention of the centre\n(last layer)": attention, **maps}
+    return feature_sheet(to_rgb(images, model.data_preprocessor), maps, note)
 
 
 def draw_completion(

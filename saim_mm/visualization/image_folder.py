@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from mmcv.transforms import CenterCrop
 from mmengine.dataset import default_collate
 from mmengine.model import BaseDataPreprocessor
-from mmpretrain.datasets.transforms import PackInputs, ResizeEdge
 from torch import Tensor
 
 from ..datasets import LoadImage, UnlabeledImages
+from ..datasets.fixed_view import fixed_view
 
 
 def read_images(
@@ -37,10 +36,8 @@ def read_images(
     """
     if number is not None and number < 1:
         raise ValueError(f"number={number} of images must be at least 1.")
-    resize = ResizeEdge(max(size), "short", "pillow", interpolation="bicubic")
-    crop = CenterCrop(crop_size=(size[1], size[0]))  # (width, height)
-    pipeline = [LoadImage(), resize, crop, PackInputs()]
-    dataset = UnlabeledImages(str(folder), pipeline=pipeline)
+    view = fixed_view(size, crop_ratio=1)
+    dataset = UnlabeledImages(str(folder), pipeline=[LoadImage(), *view])
     rows = len(dataset) if number is None else min(number, len(dataset))
     chosen = np.linspace(0, len(dataset) - 1, rows).round().astype(int)
     batch = default_collate([dataset[i] for i in chosen.tolist()])

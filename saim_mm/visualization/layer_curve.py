@@ -23,7 +23,7 @@ def draw_layer_curve(curves: Mapping[str, Sequence[float]]) -> Picture:
         best = int(np.argmax(values))
         label = f"{name}: layer {best}, {values[best]:.1f} %"
         (line,) = axes.plot(range(len(values)), values, "o-", ms=4, label=label)
-        axes.plot(best, values[best], "o", ms=11, mfc="none", mec=line.get_color(),
+        axes.plot(best, values[best], "o", color=line.get_color(), ms=11, mfc="none",
                   mew=2)  # fmt: skip
     axes.set_title("Accuracy of a linear probe by depth")
     axes.set_xlabel("layer, counted from 0")

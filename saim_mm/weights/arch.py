@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .files import CheckpointError
 from .keymap import count_layers
-from .position import Grid, infer_grid, noted_grid
+from .position import Grid, has_class_row, infer_grid, noted_grid
 
 #: Width -> heads of the standard ViTs that do not have 64 channels a head.
 _HEADS_OF_WIDTH = {1280: 16}  # ViT-H
@@ -28,6 +29,7 @@ class Arch:
     in_channels: int
     grid: tuple[int, int]
     final_norm: bool
+    with_cls_token: bool = True
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -39,7 +41,9 @@ class Arch:
     def backbone(self) -> dict[str, Any]:
         """Options of mmpretrain's ``VisionTransformer``."""
         names = ("embed_dims", "num_layers", "num_heads", "feedforward_channels")
+        tokens = {} if self.with_cls_token else {"with_cls_token": False}
         return dict(
+            **tokens,
             arch={name: getattr(self, name) for name in names},
             img_size=self.img_size,
             patch_size=self.patch_size,
@@ -65,7 +69,7 @@ def infer_arch(
 
     Raises:
         CheckpointError: If the number of heads is not given and not width / 64, or
-            does not divide the width.
+            does not divide the width; or if the grid cannot be told.
     """
     width, channels, *patch = state[f"{prefix}patch_embed.projection.weight"].shape
     heads = num_heads or _HEADS_OF_WIDTH.get(width, width // 64)
@@ -75,7 +79,9 @@ def infer_arch(
             "model was trained with (--num-heads), a divisor of the width; only with "
             "64 channels a head is it known."
         )
-    noted = noted_grid(getattr(state, "_metadata", None), prefix)
+    grid = grid or noted_grid(getattr(state, "_metadata", None), prefix)
+    with_cls_token = has_class_row(state, prefix, math.prod(grid or ()))
+    positions = state[f"{prefix}pos_embed"][0, int(with_cls_token) :]
     return Arch(
         embed_dims=width,
         num_layers=count_layers(state, f"{prefix}layers."),
@@ -83,6 +89,7 @@ def infer_arch(
         feedforward_channels=len(state[f"{prefix}layers.0.ffn.layers.0.0.weight"]),
         patch_size=(patch[0], patch[1]),
         in_channels=channels,
-        grid=infer_grid(state[f"{prefix}pos_embed"][0, 1:], noted=grid or noted),
+        grid=infer_grid(positions, noted=grid),
         final_norm=f"{prefix}ln1.weight" in state,
+        with_cls_token=with_cls_token,
     )

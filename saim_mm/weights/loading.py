@@ -90,7 +90,17 @@ def load_encoder(
         CheckpointError: If the file, its layout, the prefix, the keys or the shapes
             are wrong.
     """
-    state = read_state_dict(path)
+    return load_encoder_state(module, read_state_dict(path), path, prefix, grid)
+
+
+def load_encoder_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    prefix: str | None = None,
+    grid: Grid | None = None,
+) -> LoadReport:
+    """As :func:`load_encoder`, of what was read from ``path``."""
     prefix = _resolve_prefix(state, prefix, path)
     encoder = {
         key.removeprefix(prefix): tensor

@@ -83,7 +83,7 @@ def test_losses_are_the_same_bit_by_bit_with_and_without(tmp_path) -> None:
     pictures = {p.name: p for p in (tmp_path / "with").rglob("vis_image/*.png")}
     assert pictures.keys() == {
         f"{name}_{step}.png"
-        for name in ("reconstruction", "loss_by_step")
+        for name in ("reconstruction", "feature_maps", "loss_by_step")
         for step in (3, 6)
     }
     sheets = [cv2.imread(str(pictures[f"reconstruction_{s}.png"])) for s in (3, 6)]

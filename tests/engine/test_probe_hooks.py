@@ -120,13 +120,10 @@ def outcome(cfg: Config, resume_from: Path | None = None) -> dict[str, Any]:
         found={
             name: buffer.data[0].tolist()
             for name, buffer in hub.items()
-            if "accuracy" in name or "linear_best" in name or name[4:] in RANK_NAMES
+            if name.startswith("val/") or "accuracy" in name
         },
         probe=online[0].probe.state_dict() if online else None,
     )
-
-
-RANK_NAMES = ("rankme", "lidar")
 
 
 def all_hooks(folders: Path) -> list[dict[str, Any]]:
@@ -192,6 +189,7 @@ def test_what_is_logged(folders: Path, alone: dict[str, Any]) -> None:
         "linear_best/held_out_layer_01",
         "accuracy/attentive",
         "accuracy/efficient",
+        "efficient/rate",
         "rankme",
         "lidar",
     ):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
-from class_folders import NORMAL, write_class_folders
+from class_folders import NORMAL, write_checkpoint, write_class_folders
 from mmpretrain.models.utils import SelfSupDataPreprocessor
-from mmpretrain.registry import TASK_UTILS
-from tiny import tiny_saim
+from mmpretrain.registry import MODELS, TASK_UTILS
+from PIL import Image
+from run_tool import run_tool
+from tiny import tiny_backbone, tiny_saim
 
 from saim_mm.datasets.class_folders import split_class_folders
 from saim_mm.evaluation import (
@@ -18,15 +24,18 @@ from saim_mm.evaluation import (
     View,
     attentive_probe,
     best_layer_probe,
+    build_encoder,
     build_probes,
     features,
     hold_out,
+    judge,
     knn_accuracy,
     linear_probe,
     rankme,
     run_probes,
     views_of,
 )
+from saim_mm.evaluation.attentive_probe import choose_rate
 from saim_mm.evaluation.probes import AttentiveProbe, LinearProbe, curves_of
 from saim_mm.models.attentive_pool import AttentivePool, EfficientPool
 
@@ -89,6 +98,38 @@ def test_views_are_the_encoder_run_by_hand(tmp_path) -> None:
         )[view.pool]
         torch.testing.assert_close(of_view.vectors, expected)
         assert of_view.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_the_final_norm_is_the_last_layers_alone() -> None:
+    """Not of a mean of several, nor of layers before it."""
+    model = tiny_saim(image_size=(32, 32), patch_size=(8, 8))
+    normed = MODELS.build(
+        tiny_backbone(image_size=(32, 32), patch_size=(8, 8), final_norm=True)
+    )
+    normed.load_state_dict(model.backbone.state_dict(), strict=False)
+    torch.nn.init.normal_(normed.ln1.weight)
+    images, labels = torch.rand(3, 3, 32, 32) * 255, torch.arange(3)
+    views = [View((3,)), View((3,), "patches"), View((2,)), View((2, 3))]
+    preprocessor = SelfSupDataPreprocessor(**NORMAL)
+    plain, found = (
+        FeatureExtractor(*parts).view_tensors(images, labels, views)
+        for parts in ((model.backbone, preprocessor),
+                      (normed, preprocessor, "avg", True))
+    )  # fmt: skip
+    for view in views[2:]:
+        assert torch.equal(found[view].vectors, plain[view].vectors)
+    patches = normed.ln1(plain[views[1]].vectors)
+    torch.testing.assert_close(found[views[1]].vectors, patches)
+    torch.testing.assert_close(found[views[0]].vectors, patches.mean(dim=1))
+
+
+def test_of_several_views_the_first_is_read() -> None:
+    """As the batches of DINO and MoCo v3 have them."""
+    reader = extractor()
+    first, second = torch.rand(2, 3, 3, 32, 32) * 255
+    batch = dict(inputs=[first, second], data_samples=None)
+    alone = reader.vectors_of(dict(inputs=first))
+    torch.testing.assert_close(reader.vectors_of(batch), alone)
 
 
 def test_a_layer_is_an_option() -> None:
@@ -158,6 +199,21 @@ def test_attention_finds_what_the_mean_hides(pool) -> None:
     assert mean.accuracy < 75
 
 
+def test_the_rate_is_chosen_on_held_out_training_images() -> None:
+    train, pool = marked_patches(120, 0), EfficientPool(8, 4)
+    rates, recipe = (1e-6, 0.3, 0.02), AttentiveRecipe(epochs=20, batch_size=30)
+    held = hold_out(train.labels, 0.1)
+    rest, judged = (Features(train.vectors[m], train.labels[m]) for m in (~held, held))
+    found = [
+        attentive_probe(pool, rest, judged, replace(recipe, base_lr=rate)).accuracy
+        for rate in rates
+    ]
+    assert max(found) > found[0]
+    chosen = choose_rate(pool, train, rates, recipe)
+    assert chosen == replace(recipe, base_lr=rates[found.index(max(found))])
+    assert choose_rate(pool, train, [7.0], recipe).base_lr == 7.0
+
+
 def test_a_probe_repeats_whatever_its_weights_and_the_random_stream() -> None:
     train, val = marked_patches(60, 0), marked_patches(30, 1)
     recipe = AttentiveRecipe(epochs=2)
@@ -193,14 +249,21 @@ def test_a_row_gives_what_each_of_them_gives() -> None:
             dict(type="LinearProbe", recipe=QUICK),
             dict(type="LinearProbe", layer=0, recipe=QUICK),
             dict(type="LinearProbe", layer="best", recipe=QUICK),
-            dict(type="AttentiveProbe", blocks=1, parts=2, recipe=QUICK),
-            dict(type="AttentiveProbe", kind="efficient", parts=4, recipe=QUICK),
+            dict(type="AttentiveProbe", blocks=1, parts=2, rates=[3e-3], recipe=QUICK),
+            dict(
+                type="AttentiveProbe",
+                kind="efficient",
+                parts=4,
+                rates=[1e-7, 0.1],
+                recipe=QUICK,
+            ),
             "rankme",
         ]
     )
     assert views_of(probes, 3) == set(train)
     found = run_probes(probes, train, val, 3)
     recipe, slow = ProbeRecipe(**QUICK), AttentiveRecipe(**QUICK)
+    fast = AttentiveRecipe(**QUICK, base_lr=0.1)
     curve = best_layer_probe(layers, judged, recipe)
     assert found == {
         "accuracy/knn": knn_accuracy(judged[2], layers[2], 3),
@@ -213,8 +276,10 @@ def test_a_row_gives_what_each_of_them_gives() -> None:
             AttentivePool(8, 2), train[patches], val[patches], slow
         ).accuracy,
         "accuracy/efficient": attentive_probe(
-            EfficientPool(8, 4), train[patches], val[patches], slow
+            EfficientPool(8, 4), train[patches], val[patches], fast
         ).accuracy,
+        "attentive/rate": 3e-3,
+        "efficient/rate": 0.1,
         "rankme": rankme(layers[2].vectors),
     }
     assert curves_of(found) == {"linear_best": list(curve.held_out)}
@@ -234,8 +299,11 @@ def test_what_is_read_by_default() -> None:
         ([], "probes is empty"),
         (["knm"], "'knm' is unknown.*'attentive'"),
         ([dict(type="LinearProbe", layer="last")], "layer='last'"),
+        ([dict(type="LinearProbe", held_out_share=1)], "held_out_share=1"),
         ([dict(type="AttentiveProbe", kind="ep")], "kind='ep'"),
         ([dict(type="AttentiveProbe", blocks=0)], "blocks=0"),
+        ([dict(type="AttentiveProbe", rates=[])], "rates=\\[\\]"),
+        ([dict(type="AttentiveProbe", rates=[0.1, 0])], "rates=\\[0.1, 0\\]"),
         ([dict(type="LinearProbe", recipe=dict(epochs=0))], "epochs=0"),
     ],
 )
@@ -245,7 +313,59 @@ def test_bad_probes(probes, message) -> None:
 
 
 def test_two_of_one_name_are_refused() -> None:
-    data = {View((0,)): classes(30, 0, 1.0)}
-    probes = build_probes([dict(type="KNNProbe", k=1), dict(type="KNNProbe", k=3)])
-    with pytest.raises(ValueError, match="Two probes make.*accuracy/knn"):
-        run_probes(probes, data, data, 1)
+    with pytest.raises(ValueError, match="'knn', 'knn'.*same name"):
+        build_probes([dict(type="KNNProbe", k=1), dict(type="KNNProbe", k=3)])
+    both = build_probes(["knn", dict(type="KNNProbe", pool="cls", layer=2)])
+    assert [probe.name for probe in both] == ["knn", "knn_layer2_cls"]
+
+
+# From files -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    write_checkpoint(folder / "epoch_1.pth")
+    return folder / "epoch_1.pth", write_class_folders(folder / "data")
+
+
+def test_tool_prints_and_draws(files, tmp_path: Path, capsys) -> None:
+    out, curve = tmp_path / "result.json", tmp_path / "curve.png"
+    arguments = [*files, "--workers", 0, "--out", out, "--curve", curve, "--device"]
+    arguments += ["cpu", "--probe", "linear", "linear-best", "efficient", "rankme"]
+    assert run_tool("analysis_tools.probe", *arguments) == 0
+    result = json.loads(out.read_text())
+    assert capsys.readouterr().out.startswith(json.dumps(result, indent=1))
+    assert (result["train_images"], result["val_images"]) == (12, 6)
+    assert result["accuracy/linear"] == 100  # colours
+    assert 0 <= result["linear_best/layer"] <= 3
+    assert result["accuracy/linear_best"] == 100
+    assert 0 <= result["accuracy/efficient"] <= 100
+    assert 1 <= result["rankme"] <= 12
+    assert Image.open(curve).size[0] > 500
+
+
+def test_layer_and_pool_are_those_of_the_library(files) -> None:
+    checkpoint, data = files
+    found = judge.judge_by_probes(
+        checkpoint, data, ["rankme", "efficient"], pool="cls", layer=1, workers=0
+    )
+    backbone, preprocessor = build_encoder(checkpoint)
+    train, _ = split_class_folders(data, (32, 32))
+    reader = FeatureExtractor(backbone, preprocessor, "cls", layer=1)
+    expected = rankme(reader.extract(train).vectors)
+    assert found["rankme_layer1_cls"] == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--probe", "linear", "--curve", "x.png"], "--curve draws"),
+        (["--probe", "attentive", "--pool", "cls"], "pool='cls'"),
+        (["--layer", "7"], "layer=7 is out of range"),
+        (["--probe", "knn"], "k=20"),
+    ],
+)
+def test_tool_says_what_is_wrong(files, options, message, capsys) -> None:
+    assert run_tool("analysis_tools.probe", *files, "--workers", 0, *options) == 1
+    assert message in capsys.readouterr().err

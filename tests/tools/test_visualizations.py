@@ -73,6 +73,21 @@ def test_attention_of_two_models(tool, files, tmp_path) -> None:
     assert width == pytest.approx(5 * 1.66 * 160, abs=2)
 
 
+@pytest.mark.slow
+def test_feature_maps(tool, files, tmp_path) -> None:
+    out = tmp_path / "out.png"
+    code, text = tool("feature_maps", *files, "--out", out)
+    assert (code, text.strip()) == (0, str(out))
+    plain = picture(out)
+    assert plain.shape[1] == pytest.approx(4 * 1.66 * 160, abs=2)
+    arguments = ["--layers", "0", "1", "-1", "--subtract-position", "--out", out]
+    code, text = tool("feature_maps", *files, *arguments)
+    assert code == 0, text
+    assert picture(out).shape[1] == pytest.approx(5 * 1.66 * 160, abs=2)
+    code, text = tool("feature_maps", *files, "--layers", "4")
+    assert (code, "layer 4 is none of the 4" in text) == (1, True)
+
+
 def test_attention_points(tool, files, tmp_path) -> None:
     to_shares = import_module("tools.visualizations.attention").to_shares
     assert to_shares(("0.25", "0.5"), (8, 12)) == (0.25, 0.5)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from saim_mm.cli._judging import add_files, add_neighbours, add_options
 from saim_mm.evaluation import judge
 from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.command_line import one_line_errors
@@ -18,16 +19,15 @@ from saim_mm.utils.command_line import one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints accuracies in percent; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    judge.add_arguments(parser)
-    parser.add_argument(
-        "--k", type=int, nargs="+", default=[10, 20], help="numbers of neighbours"
-    )
-    parser.add_argument("--temperature", type=float, default=0.07)
+    add_files(parser)
+    add_options(parser)
+    add_neighbours(parser)
     parser.add_argument("--out", type=Path, help="write the result to this .json file")
     options = vars(parser.parse_args(argv))
     ks, temperature, out = (options.pop(name) for name in ("k", "temperature", "out"))
 
-    result = judge.judge_by_knn(judge.frozen_features(**options), ks, temperature)
+    features = judge.frozen_features(**options)
+    result = judge.judge_by_knn(features, ks, temperature).figures
     print(json.dumps(result, indent=1))
     if out:
         write_json(out, result, indent=1)

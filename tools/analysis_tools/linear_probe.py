@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from saim_mm.cli._judging import add_files, add_options, add_recipe
 from saim_mm.evaluation import ProbeRecipe, judge
 from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.command_line import one_line_errors
@@ -23,20 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    judge.add_arguments(parser)
-    default = ProbeRecipe()
-    parser.add_argument("--epochs", type=int, default=default.epochs)
-    parser.add_argument("--probe-batch-size", type=int, default=default.batch_size)
-    parser.add_argument(
-        "--base-lr", type=float, default=default.base_lr, help="at a batch of 256"
-    )
+    add_files(parser)
+    add_options(parser)
+    add_recipe(parser)
     parser.add_argument("--out", type=Path, help="write the result to this .json file")
     options = vars(parser.parse_args(argv))
     recipe = [options.pop(name) for name in ("epochs", "probe_batch_size", "base_lr")]
     out = options.pop("out")
 
     features = judge.frozen_features(**options)
-    result = judge.judge_by_linear_probe(features, ProbeRecipe(*recipe))
+    result = judge.judge_by_linear_probe(features, ProbeRecipe(*recipe)).figures
     print(json.dumps(result, indent=1))
     if out:
         write_json(out, result, indent=1)

@@ -1,0 +1,4 @@
+# Attentive probe of AIM's encoder, which has no class token; all else as for SAIM.
+_base_ = "../../saim/benchmarks/vit-b_attentive_in1k.py"
+
+model = dict(backbone=dict(with_cls_token=False))

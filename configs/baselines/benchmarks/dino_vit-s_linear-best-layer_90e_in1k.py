@@ -1,0 +1,4 @@
+# Linear probe of the best layer of a ViT-S; all else as for SAIM.
+_base_ = "../../saim/benchmarks/vit-b_linear-best-layer_90e_in1k.py"
+
+model = dict(backbone=dict(arch="deit-small"), head=dict(in_channels=384))

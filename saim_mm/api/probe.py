@@ -1,0 +1,90 @@
+"""How good are frozen features? By a linear classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..evaluation.features import Pool
+from ..evaluation.frozen_encoder import FrozenEncoder
+from ..evaluation.judge import Judgement, frozen_features, judge_by_linear_probe
+from ..evaluation.linear_probe import ProbeRecipe
+from ._confusion import check_picture, draw
+from ._opened import opened
+
+
+def probe(
+    encoder: FrozenEncoder | str | Path,
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    epochs: int = ProbeRecipe.epochs,
+    probe_batch_size: int = ProbeRecipe.batch_size,
+    base_lr: float = ProbeRecipe.base_lr,
+    val_share: float | None = None,
+    pool: Pool = "avg",
+    images_per_class: int | None = None,
+    val_images_per_class: int | None = None,
+    crop_ratio: float = 224 / 256,
+    batch_size: int = 128,
+    workers: int = 4,
+    config: str | Path | None = None,
+    num_heads: int | None = None,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Judgement:
+    """Judges an encoder by a linear classifier on its features.
+
+    Without augmentation; the paper's benchmark is
+    ``configs/saim/benchmarks/vit-b_linear_90e_in1k.py``.
+
+    Args:
+        encoder: From :func:`load_encoder`, or what that loads.
+        folder: Has ``train/<class>/`` and ``val/<class>/`` (or ``test``).
+        out: A picture, ``.png``, of what was taken for what.
+        epochs: Passes over the features.
+        probe_batch_size: Features per step.
+        base_lr: Learning rate at a batch of 256.
+        val_share: Split off this share of each class, if there is no val or test.
+        pool: ``avg``, the mean of the patches, or ``cls``, the class token.
+        images_per_class: At most so many of each class to learn from.
+        val_images_per_class: At most so many of each class to judge.
+        crop_ratio: Share of the resized image that is seen; 1 for all of a square.
+        batch_size: Images per forward.
+        workers: Processes that load images.
+        config: As for :func:`load_encoder`.
+        num_heads: As for :func:`load_encoder`.
+        device: By default a GPU if there is one, or where a loaded encoder is.
+        progress: Called after each batch with how many images are done, and of how
+            many.
+
+    Returns:
+        The accuracies, and what was taken for what.
+
+    Raises:
+        OSError: If a file or folder is missing, or the picture cannot be written.
+        CheckpointError: If the encoder's file is not wholly one; a ``ValueError``.
+        ValueError: If an option is out of range, the folders are of no use, or an image
+            cannot be loaded.
+    """
+    check_picture(out)
+    recipe = ProbeRecipe(epochs, probe_batch_size, base_lr)
+    encoder = opened(encoder, config, num_heads, device)
+    features = frozen_features(
+        encoder,
+        folder,
+        val_share,
+        pool=pool,
+        images_per_class=images_per_class,
+        val_images_per_class=val_images_per_class,
+        crop_ratio=crop_ratio,
+        batch_size=batch_size,
+        workers=workers,
+        device=encoder.device,
+        progress=progress,
+    )
+    judgement = judge_by_linear_probe(features, recipe)
+    draw(judgement, "linear probe", "accuracy", out)
+    return judgement

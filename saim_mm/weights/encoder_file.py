@@ -1,0 +1,112 @@
+"""The encoder of any file that the converters know, in our names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import keymap
+from .blur import infer_smoothing
+from .config_text import parse_config_text
+from .conversions import (
+    hf_to_encoder,
+    release_to_finetuned,
+    release_to_saim,
+    saim_to_encoder,
+    timm_to_encoder,
+)
+from .files import CheckpointError, StateDict, read_checkpoint, weights_of
+from .hub_folder import find_weights, settings_beside
+from .keymap import count_layers, describe, sign_of
+from .position import with_note
+from .tied_decoder import shares_weights
+
+_BLUR = "gaussian_blur.weight"
+#: What lies beside the encoder: MAE's decoder, in its authors' names and in those of
+#: transformers, and the norm after a pooling, as our ``ln2``.
+_BESIDE = r"decoder_|decoder\.|mask_token$|fc_norm\."
+#: Epsilon of the layer norms where nothing tells it: each library's own.
+_EPS = {keymap.TIMM: 1e-6, keymap.HUGGING_FACE: 1e-12}
+
+
+@dataclass(frozen=True)
+class EncoderFile:
+    """What a file says of an encoder.
+
+    Attributes:
+        state: Its weights in our names, with what lies beside them in our models.
+        prefix: What precedes the encoder's keys.
+        settings: The config that was found in the file or beside it, in our names.
+    """
+
+    state: StateDict
+    prefix: str
+    settings: dict[str, Any]
+
+
+def read_encoder_file(path: str | Path) -> EncoderFile:
+    """Reads an encoder.
+
+    Args:
+        path: A pretraining checkpoint or a classifier, of ours, mmpretrain or the
+            authors' release; a bare encoder; MAE's release; a ViT of timm; or one of
+            Hugging Face, best as the folder that says its sizes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged or holds none of these.
+    """
+    weights = find_weights(Path(path))
+    content = read_checkpoint(weights)
+    state = weights_of(content, weights)
+    kind = sign_of(state)[0]
+    if kind in _EPS:
+        settings = settings_beside(weights, _EPS[kind])
+    else:
+        meta = content.get("meta")
+        text = meta.get("cfg") if isinstance(meta, Mapping) else None
+        settings = parse_config_text(text if isinstance(text, str) else "")
+    try:
+        state = _in_our_names(state, kind)
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights}: {error}") from None
+    if kind in _EPS:
+        state = _with_grid(state, settings)
+    for prefix in ("", "backbone."):
+        if f"{prefix}layers.0.ln1.weight" in state:
+            return EncoderFile(state, prefix, settings)
+    raise CheckpointError(f"{weights}: holds no encoder. {describe(state)}")
+
+
+def _in_our_names(state: StateDict, kind: str) -> StateDict:
+    if kind in _EPS:
+        for key in [key for key in state if re.match(_BESIDE, key)]:
+            del state[key]  # in place: torch's notes hang on the dict
+        convert = timm_to_encoder if kind == keymap.TIMM else hf_to_encoder
+        return convert(state).state_dict
+    if kind == keymap.RELEASE_CLASSIFIER:
+        return release_to_finetuned(state).state_dict
+    if kind == keymap.RELEASE:
+        return _encoder_of_release(state)
+    return state
+
+
+def _encoder_of_release(state: StateDict) -> StateDict:
+    """Neither the blur nor what becomes of the decoder matters to the encoder."""
+    smoothing = infer_smoothing(state[_BLUR]) if _BLUR in state else None
+    saved = count_layers(state, "query_blocks.")
+    shallow = shares_weights(state) and saved < count_layers(state, "blocks.")
+    ours = release_to_saim(state, smoothing, saved if shallow else None)
+    return saim_to_encoder(ours.state_dict).state_dict
+
+
+def _with_grid(state: StateDict, settings: Mapping[str, Any]) -> StateDict:
+    """Notes the grid where the config beside a foreign encoder tells it."""
+    size = settings["model"]["backbone"].get("img_size")
+    if size is None:
+        return state
+    patch = state["patch_embed.projection.weight"].shape[2:]
+    return with_note(state, (size[0] // patch[0], size[1] // patch[1]))

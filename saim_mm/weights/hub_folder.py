@@ -1,0 +1,85 @@
+"""Folders of a Hugging Face hub, of transformers or timm: weights, config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .files import CheckpointError
+
+#: Names of the weights in such a folder; the first that is there counts.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
+
+
+def find_weights(path: Path) -> Path:
+    """The weights in a folder; a file is returned as it is.
+
+    Raises:
+        FileNotFoundError: If the folder has none.
+    """
+    if not path.is_dir():
+        return path
+    for name in _WEIGHTS:
+        if (path / name).is_file():
+            return path / name
+    raise FileNotFoundError(
+        f"{path}: this folder has no weights, {' or '.join(_WEIGHTS)}; give a "
+        "checkpoint file, or a folder of save_pretrained (in one piece)."
+    )
+
+
+def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
+    """What the files beside the weights say of the encoder, as a config of ours would.
+
+    Args:
+        weights: The file.
+        eps: Of the layer norms, where nothing else is said.
+
+    Returns:
+        ``model.backbone`` with ``norm_cfg``, ``arch.num_heads`` and ``img_size`` and
+        ``data_preprocessor``, each where it is known.
+
+    Raises:
+        CheckpointError: If a file is damaged or the model no plain ViT.
+    """
+    config = _read_json(weights.with_name(_CONFIG))
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise CheckpointError(
+            f"{weights}: hidden_act={config['hidden_act']!r}; only 'gelu' is known."
+        )
+    norm = dict(type="LN", eps=config.get("layer_norm_eps", eps))
+    backbone: dict[str, Any] = dict(norm_cfg=norm)
+    if "num_attention_heads" in config:
+        backbone["arch"] = dict(num_heads=config["num_attention_heads"])
+    if "image_size" in config:
+        size = config["image_size"]  # of squares, or rows and columns
+        backbone["img_size"] = (size, size) if isinstance(size, int) else tuple(size)
+    settings = dict(model=dict(backbone=backbone))
+    if normal := _normalisation(weights, config):
+        settings["data_preprocessor"] = normal
+    return settings
+
+
+def _normalisation(weights: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and deviation, in the range 0 to 255 as ours; or nothing."""
+    given = _read_json(weights.with_name(_PREPROCESSOR))
+    timm = config.get("pretrained_cfg", config)
+    mean = given.get("image_mean", timm.get("mean"))
+    std = given.get("image_std", timm.get("std"))
+    if not (mean and std):
+        return {}
+    scaled = [[255 * value for value in values] for values in (mean, std)]
+    return dict(mean=scaled[0], std=scaled[1], to_rgb=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: no JSON ({error}).") from None
+    return content if isinstance(content, dict) else {}
