@@ -55,7 +55,7 @@ def fit_position_embedding(
         state: The checkpoint's state dict.
         prefix: What precedes the encoder's keys in it, such as ``pos_embed``.
         grid: Rows and columns of the model's patches.
-        extra_tokens: 1 if the model has a class token, else 0.
+        extra_tokens: How many tokens the model has in front of all patches.
         mode: Interpolation mode of ``torch.nn.functional.interpolate``.
         source: The checkpoint's grid, where it is known.
         same_model: Whether as many positions as the model's are on the model's grid.
@@ -80,13 +80,14 @@ def fit_position_embedding(
 def has_class_row(state: Mapping[str, Tensor], prefix: str, patches: int) -> bool:
     """Whether the first row of a position embedding is that of a class token.
 
-    It is if there is a class token. The odd case is a checkpoint from which somebody
-    dropped the token but not its row: told by one row more than there are patches, or,
-    for another grid than the model's, by a count of rows that is no square.
+    It is if there is a class token, or registers. The odd case is a checkpoint from
+    which somebody dropped the token but not its row: told by one row more than there
+    are patches, or, for another grid than the model's, by a count of rows that is no
+    square.
 
     ``patches`` is the checkpoint's number of them, or else the model's.
     """
-    if f"{prefix}cls_token" in state:
+    if f"{prefix}cls_token" in state or f"{prefix}registers" in state:
         return True
     pos_embed = state[f"{prefix}pos_embed"][0]
     rows = len(pos_embed)
