@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from ..registry import register
 from ..weights.loading import load_encoder, pretrained_config
-from ..weights.position import fit_position_embedding, note_grid, noted_grid
+from ..weights.position import (
+    check_width,
+    fit_position_embedding,
+    note_grid,
+    noted_grid,
+    sincos_position_embedding,
+)
 from .dense.windows import RelativePositionBias, Windows
 from .layers import AttentionBlock, Turns, init_like_official
 from .plan import Mask, Plan, sort_tokens
@@ -88,7 +94,7 @@ class SAIMViT(VisionTransformer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        _check_width(self.embed_dims)
+        check_width(self.embed_dims)
         self.layers: ModuleList = ModuleList(map(AttentionBlock, self.layers))
         self._register_state_dict_hook(note_grid)
         self.visible = visible
@@ -304,41 +310,3 @@ class SAIMViT(VisionTransformer):
 
 def _bias(table: RelativePositionBias | None, grid: tuple[int, int]) -> Tensor | None:
     return None if table is None else table(grid)
-
-
-def sincos_position_embedding(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed 2-D sine-cosine position embedding, as in the authors' release.
-
-    mmpretrain has one too, but it takes row and column the other way round, and on a
-    grid that is not square it numbers the patches column by column.
-
-    Args:
-        grid: Rows and columns.
-        width: Number of channels D. One quarter each is sine and cosine of the column,
-            then sine and cosine of the row.
-
-    Returns:
-        (rows * columns, D), patches in raster order.
-
-    Raises:
-        ValueError: If the width is not a multiple of 4.
-    """
-    _check_width(width)
-    row, column = torch.meshgrid(
-        torch.arange(grid[0], dtype=torch.float64),
-        torch.arange(grid[1], dtype=torch.float64),
-        indexing="ij",
-    )
-    quarter = width // 4
-    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    angles = [axis.reshape(-1, 1) * omega for axis in (column, row)]
-    parts = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
-    return torch.cat(parts, dim=1).float()
-
-
-def _check_width(width: int) -> None:
-    if width % 4:
-        raise ValueError(
-            f"embed_dims={width} has no 2-D sine-cosine position embedding; "
-            "it must be a multiple of 4."
-        )

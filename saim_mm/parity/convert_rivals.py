@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 
 from .. import weights
-from ..models.saim_vit import sincos_position_embedding
 from ..weights import CheckpointError, read_state_dict
 from ..weights.rivals import NEPAConfig
 from .certificate import Certificate, certify_timm
 from .convert_files import write_certified
 from .rival_certificates import certify_aim, certify_nepa
 
-#: Of every release of AIM: pixels of a side, and channels of a head.
-_AIM_SIDE, _AIM_HEAD = 224, 128
+#: Channels of a head in every release of AIM.
+_AIM_HEAD = 128
 #: The weights in NEPA's folder; the first that is there counts, averaged ones before.
 _NEPA_WEIGHTS = ("pytorch_model_ema.bin", "model.safetensors", "pytorch_model.bin")
 
@@ -36,14 +35,9 @@ def convert_aim_to_encoder(
 ) -> Certificate:
     """AIM's backbone, of PyTorch, -> a bare encoder; heads by default width / 128."""
     state = read_state_dict(src)
-    projection = state.get("preprocessor.patchifier.proj.weight")
-    if projection is None:
-        raise CheckpointError(f"{src}: no release of AIM: its patch projection lacks.")
-    width, _, *patch = projection.shape
-    grid = (_AIM_SIDE // patch[0], _AIM_SIDE // patch[1])
-    positions = sincos_position_embedding(grid, width)
-    conversion = weights.aim_to_encoder(state, positions)
-    found = certify_aim(conversion, state, grid, num_heads or width // _AIM_HEAD)
+    conversion = weights.aim_to_encoder(state)
+    width = conversion.state_dict["pos_embed"].shape[-1]
+    found = certify_aim(conversion, state, num_heads or width // _AIM_HEAD)
     return write_certified(dst, found)
 
 

@@ -11,6 +11,7 @@ from ..models import RotaryViT, SAIMViT
 from ..weights.arch import Arch
 from ..weights.files import CheckpointError
 from ..weights.keymap import Conversion, count_layers
+from ..weights.position import infer_grid
 from ..weights.rivals import NEPAConfig
 from .certificate import Certificate, compare, load_all, seeded_images
 from .rival_models import aim_features, nepa_features
@@ -18,13 +19,11 @@ from .rival_models import aim_features, nepa_features
 
 @torch.no_grad()
 def certify_aim(
-    conversion: Conversion,
-    aim: Mapping[str, Tensor],
-    grid: tuple[int, int],
-    num_heads: int,
+    conversion: Conversion, aim: Mapping[str, Tensor], num_heads: int
 ) -> Certificate:
     """Compares AIM's trunk with :class:`SAIMViT`."""
     ours = conversion.state_dict
+    grid = infer_grid(ours["pos_embed"][0])
     arch = _arch(ours, grid, num_heads, len(ours["layers.0.ffn.layers.0.0.weight"]))
     norm = dict(norm_cfg=dict(type="LN", eps=1e-6))
     options = {**arch.backbone, "with_cls_token": False, "patch_cfg": norm}

@@ -1,4 +1,4 @@
-"""Position embeddings for another grid, square or not.
+"""Position embeddings: of sines and cosines, and for another grid, square or not.
 
 A state dict of :class:`SAIMViT` says what grid its positions have, in the metadata that
 torch keeps beside the keys.
@@ -35,6 +35,45 @@ def noted_grid(metadata: Any, prefix: str = "") -> Grid | None:
     if isinstance(grid, (list, tuple)) and [type(n) for n in grid] == [int, int]:
         return (grid[0], grid[1]) if min(grid) > 0 else None
     return None
+
+
+def sincos_position_embedding(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed 2-D sine-cosine position embedding, as in the authors' release.
+
+    mmpretrain has one too, but it takes row and column the other way round, and on a
+    grid that is not square it numbers the patches column by column.
+
+    Args:
+        grid: Rows and columns.
+        width: Number of channels D. One quarter each is sine and cosine of the column,
+            then sine and cosine of the row.
+
+    Returns:
+        (rows * columns, D), patches in raster order.
+
+    Raises:
+        ValueError: If the width is not a multiple of 4.
+    """
+    check_width(width)
+    row, column = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float64),
+        torch.arange(grid[1], dtype=torch.float64),
+        indexing="ij",
+    )
+    quarter = width // 4
+    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    angles = [axis.reshape(-1, 1) * omega for axis in (column, row)]
+    parts = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
+    return torch.cat(parts, dim=1).float()
+
+
+def check_width(width: int) -> None:
+    """Refuses a number of channels that has no sine-cosine position embedding."""
+    if width % 4:
+        raise ValueError(
+            f"embed_dims={width} has no 2-D sine-cosine position embedding; "
+            "it must be a multiple of 4."
+        )
 
 
 def fit_position_embedding(

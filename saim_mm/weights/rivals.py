@@ -17,7 +17,10 @@ from .conversions import timm_to_encoder
 from .files import CheckpointError
 from .keymap import Conversion, count_layers, to_ours
 from .layouts import aim_rows, nepa_rows
-from .position import with_note
+from .position import sincos_position_embedding, with_note
+
+#: Sides of the images, in pixels, that every AIM was trained on.
+_AIM_SIDE = 224
 
 
 def dino_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
@@ -33,16 +36,16 @@ def dino_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     return replace(conversion, dropped={"head": dropped} if dropped else {})
 
 
-def aim_to_encoder(state: Mapping[str, Tensor], positions: Tensor) -> Conversion:
+def aim_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     """AIM's backbone, with or without the head of its probe, which is dropped.
 
     Its encoder is a ViT without class token, with a norm after the patch projection.
     The linear layers of its blocks have no bias; ours have, so these are zero here, and
-    are trained where training goes on. Its positions are no weights of its own.
+    are trained where training goes on. Its positions are no weights; ours are those of
+    images of 224 pixels, as of every release.
 
     Args:
         state: AIM's state dict, of PyTorch.
-        positions: The position embedding (N, D) of a square of patches.
 
     Raises:
         CheckpointError: If a key is missing or unexpected.
@@ -50,13 +53,15 @@ def aim_to_encoder(state: Mapping[str, Tensor], positions: Tensor) -> Conversion
     depth = count_layers(state, "trunk.blocks.")
     rows = aim_rows(max(depth, 1))
     conversion = to_ours(rows, state, keymap.AIM, {"probe": r"head\."})
-    ours = {**conversion.state_dict, "pos_embed": positions[None]}
+    ours = dict(conversion.state_dict)
+    width, _, *patch = ours["patch_embed.projection.weight"].shape
+    grid = (_AIM_SIDE // patch[0], _AIM_SIDE // patch[1])
+    ours["pos_embed"] = sincos_position_embedding(grid, width)[None]
     for key in [key for key in ours if key.endswith(".weight")]:
         bias = key.removesuffix("weight") + "bias"
         if bias not in ours:
             ours[bias] = ours[key].new_zeros(len(ours[key]))
-    side = round(len(positions) ** 0.5)
-    return replace(conversion, state_dict=with_note(ours, (side, side)))
+    return replace(conversion, state_dict=with_note(ours, grid))
 
 
 @dataclass(frozen=True)
