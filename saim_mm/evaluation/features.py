@@ -81,7 +81,8 @@ class FeatureExtractor:
                 "pool='cls' needs a class token and the backbone has "
                 "with_cls_token=False; use pool='avg'."
             )
-        if pool == "cls" and getattr(backbone, "visible", "all") == "causal":
+        causal = getattr(backbone, "visible", "all") == "causal"
+        if pool == "cls" and causal and not _cls_is_last(backbone):
             raise ValueError(
                 "pool='cls' with visible='causal': a class token in front of all "
                 "patches sees none of them, so all images would be alike; use "
@@ -208,9 +209,16 @@ class FeatureExtractor:
         return outputs[0]
 
     def _pool(self, tokens: Tensor) -> Tensor:
+        last = _cls_is_last(self.backbone)
         if self.pool == "cls":
-            return tokens[:, 0]
-        return tokens[:, self.backbone.num_extra_tokens :].float().mean(dim=1)
+            return tokens[:, -1 if last else 0]
+        patches = tokens[:, self.backbone.num_extra_tokens : tokens.shape[1] - last]
+        return patches.float().mean(dim=1)
+
+
+def _cls_is_last(backbone: VisionTransformer) -> bool:
+    """Whether the class token stands behind all patches, as it may in a RegisterViT."""
+    return getattr(backbone, "cls_place", "prefix") == "suffix"
 
 
 def _interleave(shard: Tensor, total: int) -> Tensor:
