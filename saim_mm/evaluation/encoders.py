@@ -40,7 +40,8 @@ def build_encoder(
 
     Args:
         checkpoint: Any file of :func:`saim_mm.weights.encoder_file.read_encoder_file`:
-            of ours, mmpretrain, the authors' release, MAE, timm or Hugging Face.
+            of ours, mmpretrain, the authors' release, MAE, DINO, AIM, NEPA, timm or
+            Hugging Face.
         config: Config that it was trained with. By default the sizes are read off the
             tensors, and the number of heads and the normalisation off the config that
             MMEngine keeps in a checkpoint (which is read, not run) or that lies beside
@@ -112,6 +113,10 @@ def _variant(file: EncoderFile) -> dict[str, Any]:
         affine = "affine" if "layers.0.q_norm.weight" in keys else "plain"
         norm = affine if "qk_norm" in keys else "off"
         options = dict(type=RotaryViT, qk_norm=norm)
+    if "patch_embed.norm.weight" in keys:  # AIM
+        options["patch_cfg"] = dict(norm_cfg=dict(type="LN", eps=1e-6))
+    if "layers.0.ffn.w12.weight" in keys:
+        options["layer_cfgs"] = dict(ffn_type="swiglu_fused")
     if "layers.0.attn.gamma1.weight" in keys:
         options["layer_scale_init_value"] = 1.0  # the file has the values
     return options

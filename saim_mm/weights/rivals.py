@@ -5,8 +5,10 @@ Every key is accounted for, as in :mod:`conversions`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -91,6 +93,24 @@ class NEPAConfig:
         """Rows and columns of patches."""
         side = self.image_size // self.patch_size
         return side, side
+
+    @classmethod
+    def beside(cls, file: Path) -> NEPAConfig:
+        """Reads the config.json beside a file of weights.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            CheckpointError: If it is none of a NEPA that ours can be.
+        """
+        path = file.with_name("config.json")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: NEPA's config.json must lie beside its weights."
+            )
+        try:
+            return cls.parse(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{path}: {error}") from None
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> NEPAConfig:
