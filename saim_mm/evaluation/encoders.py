@@ -11,9 +11,10 @@ from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 
 from ..models import SAIMViT
+from ..models.baselines.register_vit import RegisterViT
 from ..models.baselines.rotary_vit import RotaryViT
 from ..weights import CheckpointError
-from ..weights.arch import infer_arch
+from ..weights.arch import infer_arch, registers_in
 from ..weights.encoder_file import EncoderFile, read_encoder_file
 from ..weights.loading import load_encoder_state
 
@@ -79,7 +80,12 @@ def _options_from_config(
 ) -> dict[str, Any]:
     options = dict(settings.get("model", {}).get("backbone", {}))
     kind = str(options.get("type")).removeprefix("saim_mm.")
-    known = dict(SAIMViT=SAIMViT, VisionTransformer=SAIMViT, RotaryViT=RotaryViT)
+    known = dict(
+        SAIMViT=SAIMViT,
+        VisionTransformer=SAIMViT,
+        RotaryViT=RotaryViT,
+        RegisterViT=RegisterViT,
+    )
     if kind not in known:
         raise ValueError(
             f"{path}: model.backbone is of type {options.get('type')!r}; give a config "
@@ -113,6 +119,10 @@ def _variant(file: EncoderFile) -> dict[str, Any]:
         affine = "affine" if "layers.0.q_norm.weight" in keys else "plain"
         norm = affine if "qk_norm" in keys else "off"
         options = dict(type=RotaryViT, qk_norm=norm)
+    if tokens := registers_in(file.state, file.prefix):
+        place = "suffix" if "suffix_token" in tokens else "prefix"
+        number = tokens.get("registers", 0)
+        options = dict(type=RegisterViT, num_registers=number, cls_place=place)
     if "patch_embed.norm.weight" in keys:  # AIM
         options["patch_cfg"] = dict(norm_cfg=dict(type="LN", eps=1e-6))
     if "layers.0.ffn.w12.weight" in keys:

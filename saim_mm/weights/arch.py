@@ -83,7 +83,11 @@ def infer_arch(
         )
     grid = grid or noted_grid(getattr(state, "_metadata", None), prefix)
     with_cls_token = has_class_row(state, prefix, math.prod(grid or ()))
-    positions = state[f"{prefix}pos_embed"][0, int(with_cls_token) :]
+    extra = int(with_cls_token)
+    if registers := registers_in(state, prefix):  # of a RegisterViT
+        with_cls_token = "cls_token" in registers or "suffix_token" in registers
+        extra = registers.get("cls_token", 0) + registers.get("registers", 0)
+    positions = state[f"{prefix}pos_embed"][0, extra:]
     return Arch(
         embed_dims=width,
         num_layers=count_layers(state, f"{prefix}layers."),
@@ -95,6 +99,14 @@ def infer_arch(
         final_norm=f"{prefix}ln1.weight" in state,
         with_cls_token=with_cls_token,
     )
+
+
+def registers_in(state: Mapping[str, Tensor], prefix: str) -> dict[str, int]:
+    """The tokens of a ``RegisterViT``, how many of each name; empty if it is none."""
+    names = ("cls_token", "registers", "suffix_token")
+    keys = {name: state.get(prefix + name) for name in names}
+    found = {name: t.shape[1] for name, t in keys.items() if t is not None}
+    return {} if set(found) <= {"cls_token"} else found
 
 
 def _feedforward(state: Mapping[str, Tensor], prefix: str) -> int:

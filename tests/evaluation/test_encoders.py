@@ -370,3 +370,34 @@ def test_release_of_nepa(gated: bool, tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="config.json must lie beside"):
         build_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(num_registers=3),
+        dict(num_registers=3, with_cls_token=False),
+        dict(num_registers=2, cls_place="suffix"),
+        dict(cls_place="suffix"),
+    ],
+    ids=str,
+)
+def test_registers_and_a_class_token_at_the_end(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Mean and class token are those of the model's own outputs."""
+    config = tiny_backbone(image_size=(SIZE, SIZE), type="RegisterViT", **options)
+    model = random_model(config)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "x.pth")
+    backbone, preprocessor = build_encoder(tmp_path / "x.pth", num_heads=HEADS)
+    assert type(backbone) is type(model)
+    with_cls = options.get("with_cls_token", True)
+    with torch.no_grad():
+        outputs = model(images())[-1]
+    expected = dict(avg=outputs[:, int(with_cls) :].mean(dim=1))
+    if with_cls:
+        expected["cls"] = outputs[:, 0]
+    for pool, vectors in expected.items():
+        extractor = FeatureExtractor(backbone, preprocessor, pool=pool)
+        actual = extractor.vectors(images())
+        torch.testing.assert_close(actual, vectors, rtol=0, atol=1e-5)
