@@ -209,11 +209,15 @@ class FeatureExtractor:
         return outputs[0]
 
     def _pool(self, tokens: Tensor) -> Tensor:
-        last = _cls_is_last(self.backbone)
         if self.pool == "cls":
-            return tokens[:, -1 if last else 0]
-        patches = tokens[:, self.backbone.num_extra_tokens : tokens.shape[1] - last]
-        return patches.float().mean(dim=1)
+            return tokens[:, -1 if _cls_is_last(self.backbone) else 0]
+        return patches_of(tokens, self.backbone).float().mean(dim=1)
+
+
+def patches_of(tokens: Tensor, backbone: VisionTransformer) -> Tensor:
+    """The patches (B, N, D) among a layer's outputs (B, tokens, D)."""
+    end = tokens.shape[1] - _cls_is_last(backbone)
+    return tokens[:, backbone.num_extra_tokens : end]
 
 
 def _cls_is_last(backbone: VisionTransformer) -> bool:
