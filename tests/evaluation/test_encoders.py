@@ -14,6 +14,7 @@ from rival_states import NEPA_CONFIG, aim_state, dino_state, nepa_state
 from tiny import tiny_backbone, tiny_config
 from torch import Tensor
 
+from saim_mm.api import load_encoder
 from saim_mm.evaluation import FeatureExtractor, build_encoder
 from saim_mm.models.baselines.rotary_vit import RotaryViT
 from saim_mm.parity.release_model import release_classifier
@@ -401,3 +402,7 @@ def test_registers_and_a_class_token_at_the_end(
         extractor = FeatureExtractor(backbone, preprocessor, pool=pool)
         actual = extractor.vectors(images())
         torch.testing.assert_close(actual, vectors, rtol=0, atol=1e-5)
+    encoder = load_encoder(tmp_path / "x.pth", num_heads=HEADS)
+    patches = outputs[:, int(with_cls) :].transpose(1, 2)
+    actual = encoder.features(images(), pool="map").flatten(2)
+    torch.testing.assert_close(actual, patches, rtol=0, atol=1e-5)
