@@ -17,6 +17,11 @@ from ..parity.convert_files import (
     convert_saim_to_encoder,
     convert_saim_to_release,
 )
+from ..parity.convert_rivals import (
+    convert_aim_to_encoder,
+    convert_dino_to_encoder,
+    convert_nepa_to_encoder,
+)
 from ..weights.blur import Smoothing
 
 _timm_to_encoder = functools.partial(convert_encoder_to_timm, reverse=True)
@@ -30,6 +35,9 @@ CONVERSIONS: dict[tuple[str, str], Callable[..., Certificate]] = {
     ("timm", "encoder"): _timm_to_encoder,
     ("encoder", "hf"): convert_encoder_to_hf,
     ("hf", "encoder"): convert_hf_to_encoder,
+    ("dino", "encoder"): convert_dino_to_encoder,
+    ("aim", "encoder"): convert_aim_to_encoder,
+    ("nepa", "encoder"): convert_nepa_to_encoder,
     ("release-classifier", "classifier"): convert_finetuned_to_mmpretrain,
     ("classifier", "release-classifier"): _to_release,
 }
@@ -55,9 +63,10 @@ def convert(
         dst: Where the result goes.
         source: Format of ``src``: ``saim`` (our pretraining checkpoint), ``encoder``
             (a bare one), ``release`` (the authors'), ``timm``, ``hf`` (a folder),
+            ``dino``, ``aim`` and ``nepa`` (a folder), as their authors released them,
             ``classifier`` (mmpretrain's) or ``release-classifier``.
         target: Format of ``dst``; :data:`CONVERSIONS` has the pairs.
-        num_heads: Attention heads; by default width / 64.
+        num_heads: Attention heads; by default width / 64, or 128 for AIM.
         final_norm: From ``saim`` to ``encoder``: keep the decoder's norm as final norm.
         prefix: From ``saim`` to ``encoder``: what precedes every key.
         smoothing: Between ``saim`` and ``release``: kernel size and sigma of the

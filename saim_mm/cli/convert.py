@@ -2,7 +2,8 @@
 
 formats:
   saim (our pretraining checkpoint), encoder (a bare one), release (the authors'),
-  timm, hf (a folder of transformers), classifier (mmpretrain's), release-classifier
+  timm, hf (a folder of transformers), classifier (mmpretrain's), release-classifier,
+  dino, aim and nepa (a folder): what their authors released
 
 Example:
   saim-mm convert epoch_800.pth encoder.pth
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("dst", help="where the result is written")
     add("--source", default="saim", help="format of SRC (default: %(default)s)")
     add("--target", default="encoder", help="format of DST (default: %(default)s)")
-    add("--num-heads", type=int, help="attention heads; by default width / 64")
+    add("--num-heads", type=int, help="attention heads; by default width / 64, AIM 128")
     add("--final-norm", action="store_true", help="keep the decoder's norm")
     add("--prefix", default="", help="what precedes every key, such as 'backbone.'")
     add(

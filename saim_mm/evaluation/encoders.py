@@ -11,9 +11,10 @@ from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 
 from ..models import SAIMViT
+from ..models.baselines.register_vit import RegisterViT
 from ..models.baselines.rotary_vit import RotaryViT
 from ..weights import CheckpointError
-from ..weights.arch import infer_arch
+from ..weights.arch import infer_arch, registers_in
 from ..weights.encoder_file import EncoderFile, read_encoder_file
 from ..weights.loading import load_encoder_state
 
@@ -40,7 +41,8 @@ def build_encoder(
 
     Args:
         checkpoint: Any file of :func:`saim_mm.weights.encoder_file.read_encoder_file`:
-            of ours, mmpretrain, the authors' release, MAE, timm or Hugging Face.
+            of ours, mmpretrain, the authors' release, MAE, DINO, AIM, NEPA, timm or
+            Hugging Face.
         config: Config that it was trained with. By default the sizes are read off the
             tensors, and the number of heads and the normalisation off the config that
             MMEngine keeps in a checkpoint (which is read, not run) or that lies beside
@@ -78,7 +80,12 @@ def _options_from_config(
 ) -> dict[str, Any]:
     options = dict(settings.get("model", {}).get("backbone", {}))
     kind = str(options.get("type")).removeprefix("saim_mm.")
-    known = dict(SAIMViT=SAIMViT, VisionTransformer=SAIMViT, RotaryViT=RotaryViT)
+    known = dict(
+        SAIMViT=SAIMViT,
+        VisionTransformer=SAIMViT,
+        RotaryViT=RotaryViT,
+        RegisterViT=RegisterViT,
+    )
     if kind not in known:
         raise ValueError(
             f"{path}: model.backbone is of type {options.get('type')!r}; give a config "
@@ -112,6 +119,14 @@ def _variant(file: EncoderFile) -> dict[str, Any]:
         affine = "affine" if "layers.0.q_norm.weight" in keys else "plain"
         norm = affine if "qk_norm" in keys else "off"
         options = dict(type=RotaryViT, qk_norm=norm)
+    if tokens := registers_in(file.state, file.prefix):
+        place = "suffix" if "suffix_token" in tokens else "prefix"
+        number = tokens.get("registers", 0)
+        options = dict(type=RegisterViT, num_registers=number, cls_place=place)
+    if "patch_embed.norm.weight" in keys:  # AIM
+        options["patch_cfg"] = dict(norm_cfg=dict(type="LN", eps=1e-6))
+    if "layers.0.ffn.w12.weight" in keys:
+        options["layer_cfgs"] = dict(ffn_type="swiglu_fused")
     if "layers.0.attn.gamma1.weight" in keys:
         options["layer_scale_init_value"] = 1.0  # the file has the values
     return options

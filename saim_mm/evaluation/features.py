@@ -139,7 +139,8 @@ class FeatureExtractor:
                 "pool='cls' needs a class token and the backbone has "
                 "with_cls_token=False; use pool='avg'."
             )
-        if "cls" in pools and getattr(self.backbone, "visible", "all") == "causal":
+        causal = getattr(self.backbone, "visible", "all") == "causal"
+        if "cls" in pools and causal and not _cls_is_last(self.backbone):
             raise ValueError(
                 "pool='cls' with visible='causal': a class token in front of all "
                 "patches sees none of them, so all images would be alike; use "
@@ -331,8 +332,8 @@ class FeatureExtractor:
         first, *others = [outputs[i] for i in self._source(view)]
         tokens = torch.stack([first, *others]).float().mean(dim=0) if others else first
         if view.pool == "cls":
-            return tokens[:, 0]
-        patches = tokens[:, self.backbone.num_extra_tokens :].float()
+            return tokens[:, -1 if _cls_is_last(self.backbone) else 0]
+        patches = patches_of(tokens, self.backbone).float()
         return patches if view.pool == "patches" else patches.mean(dim=1)
 
     def _check_memory(self, images: int, views: Collection[View]) -> None:
@@ -364,6 +365,17 @@ def layer_index(layer: int, num_layers: int) -> int:
 def _labels(batch: Mapping[str, Any]) -> Tensor:
     samples: Sequence[Any] = batch["data_samples"]
     return torch.cat([sample.gt_label for sample in samples])
+
+
+def patches_of(tokens: Tensor, backbone: VisionTransformer) -> Tensor:
+    """The patches (B, N, D) among a layer's outputs (B, tokens, D)."""
+    end = tokens.shape[1] - _cls_is_last(backbone)
+    return tokens[:, backbone.num_extra_tokens : end]
+
+
+def _cls_is_last(backbone: VisionTransformer) -> bool:
+    """Whether the class token stands behind all patches, as it may in a RegisterViT."""
+    return getattr(backbone, "cls_place", "prefix") == "suffix"
 
 
 def _interleave(shard: Tensor, total: int) -> Tensor:

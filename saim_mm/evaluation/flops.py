@@ -12,12 +12,15 @@ second, uncompiled model, and the head's autocast cannot run on the meta device.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
-from ..models import NEPA, SAIM, CrossMAENeck, Plan, RandSACNeck
+from ..models import NEPA, SAIM, CrossMAENeck, DINOPretraining, Plan, RandSACNeck
+from ..models.baselines.dino_head import LARGE_CROPS
 from ..models.layers import AttentionBlock
 from ..models.order import Scope
 from ..models.saim_head import GaussianBlur, Projector
@@ -208,3 +211,29 @@ def _target(model: SAIM, embedding: int) -> int:
     height, width = model.backbone.img_size
     channels = model.backbone.patch_embed.projection.in_channels
     return 2 * channels * height * width * 2 * len(model.head.blur.taps)
+
+
+def dino_flops(model: DINOPretraining, crops: Sequence[int]) -> Flops:
+    """As :func:`saim_flops`, for DINO: all that the teacher computes is the target.
+
+    Args:
+        model: The model.
+        crops: Sides of the crops of an image in pixels, the large ones first.
+    """
+    student = [_crop_flops(model, side) for side in crops]
+    embedding, content, projector = (sum(part) for part in zip(*student, strict=True))
+    target = sum(sum(crop) for crop in student[:LARGE_CROPS])
+    return Flops(embedding, content, 0, projector, target)
+
+
+def _crop_flops(model: DINOPretraining, side: int) -> tuple[int, int, int]:
+    """Embedding, encoder and projector."""
+    backbone, neck = model.backbone, model.neck
+    projection = backbone.patch_embed.projection
+    patches = math.prod(side // size for size in projection.kernel_size)
+    tokens = backbone.num_extra_tokens + patches
+    return (
+        2 * patches * projection.weight.numel(),
+        sum(_layer(x, tokens, tokens, tokens**2) for x in backbone.layers),
+        2 * (_linears(neck.mlp) + neck.prototypes.numel()),
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .encoders import build_encoder
-from .features import FeatureExtractor, Pool
+from .features import FeatureExtractor, Pool, patches_of
 from .image_transform import ImageTransform
 
 
@@ -115,7 +115,7 @@ class FrozenEncoder(nn.Module):
         if pool != "map":
             return self.extractor(pool, layer).vectors(images)
         tokens = self.extractor("avg", layer).tokens(images).float()
-        patches = tokens[:, self.backbone.num_extra_tokens :].transpose(1, 2)
+        patches = patches_of(tokens, self.backbone).transpose(1, 2)
         sides = zip(images.shape[2:], self.patch_size, strict=True)
         return patches.unflatten(2, [pixels // patch for pixels, patch in sides])
 

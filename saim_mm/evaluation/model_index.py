@@ -88,7 +88,7 @@ def metadata(config: str | Path) -> dict[str, Any]:
         config: Of any kind here; its model is built on the meta device.
     """
     cfg = Config.fromfile(config)
-    model = _build(cfg)
+    model = build_on_meta(cfg)
     size = _image_size(cfg, model.backbone)
     known = {
         "Training Data": _training_data(Path(config).stem),
@@ -102,7 +102,8 @@ def metadata(config: str | Path) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _build(cfg: Config) -> Any:
+def build_on_meta(cfg: Config) -> Any:
+    """The model of a config, without values."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         try:
             with torch.device("meta"):

@@ -6,6 +6,7 @@ from .baselines.dino import DINOPretraining
 from .baselines.dino_head import DINOHead, DINOProjector
 from .baselines.nepa import NEPA, EmbeddingHead
 from .baselines.randsac import RandSACNeck
+from .baselines.register_vit import RegisterViT
 from .baselines.rotary_vit import RotaryViT
 from .baselines.simmim_vit import SimMIMViT
 from .baselines.xtra import BlockHead
@@ -43,6 +44,7 @@ __all__ = [
     "Plan",
     "PrefixReading",
     "RandSACNeck",
+    "RegisterViT",
     "RotaryViT",
     "SAIMHead",
     "SAIMNeck",

@@ -120,7 +120,7 @@ class SAIM(BaseSelfSupervisor):
         _check_depth(self.neck, backbone.num_layers, order)
         _check_scopes(self.order_sampler, self.neck, self.head)
         # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
-        backbone.pos_embed.requires_grad_(False)
+        backbone.freeze_for_pretraining()
 
     def loss(
         self,
@@ -327,7 +327,8 @@ def _check_scopes(family: OrderSampler, neck: SAIMNeck, head: BaseModule) -> Non
     if not family.extra_tokens and any(not scope.allowed.start for scope in scopes):
         raise ValueError(
             "SAIM needs with_cls_token=True: the class token is what the first patch "
-            "of an order is predicted from, unless a reading asks after a prefix."
+            "of an order is predicted from, unless a reading asks after a prefix. A "
+            "RegisterViT needs it in front, cls_place='prefix', or num_registers>=1."
         )
     # A subset of ranks needs queries; the encoder's own tokens are all there.
     drawn = any(scope.asked < len(scope.allowed) for scope in scopes)

@@ -14,13 +14,20 @@ from torch import Tensor, nn
 
 from ..registry import register
 from ..weights.loading import load_encoder, pretrained_config
-from ..weights.position import fit_position_embedding, note_grid, noted_grid
+from ..weights.position import (
+    check_width,
+    fit_position_embedding,
+    note_grid,
+    noted_grid,
+    sincos_position_embedding,
+)
 from .dense.windows import RelativePositionBias, Windows
 from .layers import AttentionBlock, Turns, init_like_official
-from .plan import Plan, sort_tokens
+from .plan import Mask, Plan, sort_tokens
 from .saim_head import patchify
 
 Visible = Literal["all", "causal"]
+ClsPlace = Literal["prefix", "suffix"]
 
 
 class Content(NamedTuple):
@@ -75,6 +82,7 @@ class SAIMViT(VisionTransformer):
     """
 
     rotary = False  # a rival's encoder may turn queries and keys
+    cls_place: ClsPlace = "prefix"  # another's class token may stand last
 
     def __init__(
         self,
@@ -86,7 +94,7 @@ class SAIMViT(VisionTransformer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        _check_width(self.embed_dims)
+        check_width(self.embed_dims)
         self.layers: ModuleList = ModuleList(map(AttentionBlock, self.layers))
         self._register_state_dict_hook(note_grid)
         self.visible = visible
@@ -135,7 +143,7 @@ class SAIMViT(VisionTransformer):
                 "visible='causal' rules out windows and relative position bias; drop "
                 "one of them."
             )
-        if self.out_type == "cls_token":
+        if self.out_type == "cls_token" and self.cls_place == "prefix":
             raise ValueError(
                 "visible='causal' with out_type='cls_token': a class token in front of "
                 "all patches sees none of them. Set out_type='avg_featmap' or another."
@@ -193,6 +201,10 @@ class SAIMViT(VisionTransformer):
             self.patch_resolution, self.embed_dims
         )
 
+    def freeze_for_pretraining(self) -> None:
+        """Freezes what pretraining does not train and fine-tuning does."""
+        self.pos_embed.requires_grad_(False)
+
     def forward(
         self, x: Tensor, plan: Plan | None = None
     ) -> tuple[Tensor, ...] | Content:
@@ -230,26 +242,16 @@ class SAIMViT(VisionTransformer):
 
     def _forward_masked(self, x: Tensor) -> tuple[Tensor, ...]:
         """``VisionTransformer.forward``, in windows or with a causal mask."""
-        x, grid = self.patch_embed(x)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = x + resize_pos_embed(
-            self.pos_embed,
-            self.patch_resolution,
-            grid,
-            self.interpolate_mode,
-            self.num_extra_tokens,
-        )
+        x, grid = self._embed_raster(x)
         x = self.pre_norm(self.drop_after_pos(x))
         windows = Windows(grid, self.window_size) if self.window_size else None
         within = _bias(self.rel_pos_bias_window, (self.window_size, self.window_size))
         overall = _bias(self.rel_pos_bias_global, grid)
-        causal = self.visible == "causal"
-        turns = self._turns_of_grid(grid)
+        mask, turns = self._mask(x.shape[1]), self._turns_of_grid(grid)
         outs = []
         for i, layer in enumerate(self.layers):
             if windows is None or i in self.global_attn_indexes:
-                x = layer(x, None, None, causal, 0, overall, None, turns)
+                x = layer(x, None, *mask, overall, None, turns)
             else:
                 x = layer(x, None, None, False, 0, within, windows)
             if self.final_norm and i == self.num_layers - 1:
@@ -258,8 +260,31 @@ class SAIMViT(VisionTransformer):
                 outs.append(self._format_output(x, grid))
         return tuple(outs)
 
+    def _mask(self, tokens: int) -> Mask:
+        """What so many tokens see of each other without a plan."""
+        return Mask(is_causal=self.visible == "causal")
+
+    def _extra_tokens(self) -> Tensor | None:
+        """The tokens in front of all patches (1, E, D), if there are any."""
+        return self.cls_token
+
+    def _embed_raster(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Extra tokens, then all patches, embedded (B, E + N, D); and their grid."""
+        x, grid = self.patch_embed(x)
+        extra = self._extra_tokens()
+        if extra is not None:
+            x = torch.cat([extra.expand(len(x), -1, -1), x], dim=1)
+        positions = resize_pos_embed(
+            self.pos_embed,
+            self.patch_resolution,
+            grid,
+            self.interpolate_mode,
+            self.num_extra_tokens,
+        )
+        return x + positions, grid
+
     def _embed_sorted(self, x: Tensor, plan: Plan) -> Tensor:
-        """Class token, then what is read, embedded and sorted: (B, E + R, D)."""
+        """Extra tokens, then what is read, embedded and sorted: (B, E + R, D)."""
         extra = self.num_extra_tokens
         positions = self.pos_embed[:, extra:]
         if plan.num_read < positions.shape[1]:
@@ -267,10 +292,11 @@ class SAIMViT(VisionTransformer):
             patches = patches + sort_tokens(positions, plan.read)
         else:
             patches = sort_tokens(self.patch_embed(x)[0] + positions, plan.read)
-        if not extra:
+        front = self._extra_tokens()
+        if front is None:
             return patches
-        cls = self.cls_token + self.pos_embed[:, :extra]
-        return torch.cat([cls.expand(len(x), -1, -1), patches], dim=1)
+        front = front + self.pos_embed[:, :extra]
+        return torch.cat([front.expand(len(x), -1, -1), patches], dim=1)
 
     def _embed_patches(self, x: Tensor, read: Tensor) -> Tensor:
         """``patch_embed`` of some patches only: (B, R, D), sorted."""
@@ -284,41 +310,3 @@ class SAIMViT(VisionTransformer):
 
 def _bias(table: RelativePositionBias | None, grid: tuple[int, int]) -> Tensor | None:
     return None if table is None else table(grid)
-
-
-def sincos_position_embedding(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed 2-D sine-cosine position embedding, as in the authors' release.
-
-    mmpretrain has one too, but it takes row and column the other way round, and on a
-    grid that is not square it numbers the patches column by column.
-
-    Args:
-        grid: Rows and columns.
-        width: Number of channels D. One quarter each is sine and cosine of the column,
-            then sine and cosine of the row.
-
-    Returns:
-        (rows * columns, D), patches in raster order.
-
-    Raises:
-        ValueError: If the width is not a multiple of 4.
-    """
-    _check_width(width)
-    row, column = torch.meshgrid(
-        torch.arange(grid[0], dtype=torch.float64),
-        torch.arange(grid[1], dtype=torch.float64),
-        indexing="ij",
-    )
-    quarter = width // 4
-    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    angles = [axis.reshape(-1, 1) * omega for axis in (column, row)]
-    parts = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
-    return torch.cat(parts, dim=1).float()
-
-
-def _check_width(width: int) -> None:
-    if width % 4:
-        raise ValueError(
-            f"embed_dims={width} has no 2-D sine-cosine position embedding; "
-            "it must be a multiple of 4."
-        )

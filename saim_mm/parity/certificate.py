@@ -81,7 +81,7 @@ def certify_pretraining(
 ) -> Certificate:
     """Compares the release's pretraining model with :class:`SAIM`."""
     arch = infer_arch(ours, "backbone.", num_heads)
-    images, noise = _images(arch), _noise(arch)
+    images, noise = seeded_images(arch), _noise(arch)
     order = noise.argsort(dim=1)
     model = build_saim(ours, arch, smoothing)
     decoder_depth = count_layers(ours, "neck.layers.") or arch.num_layers
@@ -94,7 +94,7 @@ def certify_pretraining(
         "predicted patches": (theirs.predictions, model.predict_patches(images, order)),
         "loss": (theirs.loss, model.loss(images, order=order)["loss"]),
     }
-    return _compare(conversion, pairs, ("the release", "SAIM"), arch)
+    return compare(conversion, pairs, ("the release", "SAIM"), arch)
 
 
 @torch.no_grad()
@@ -106,16 +106,16 @@ def certify_encoder(
 ) -> Certificate:
     """Compares the encoder in a pretraining checkpoint with a plain ViT."""
     arch = infer_arch(pretrained, "backbone.", num_heads)
-    images = _images(arch)
+    images = seeded_images(arch)
     saim_vit = SAIMViT(out_type="raw", **arch.backbone)
-    features = _load(saim_vit, _under(pretrained, "backbone."))(images)[-1]
+    features = load_all(saim_vit, _under(pretrained, "backbone."))(images)[-1]
     arch = infer_arch(conversion.state_dict, prefix, num_heads)
     encoder = _under(conversion.state_dict, prefix)
     if arch.final_norm:
         norm = nn.LayerNorm(arch.embed_dims, eps=1e-6)
-        features = _load(norm, _under(pretrained, "neck.norm."))(features)
+        features = load_all(norm, _under(pretrained, "neck.norm."))(features)
     pairs = {"features": (features, run_encoder(encoder, arch, images))}
-    return _compare(conversion, pairs, ("SAIMViT", "VisionTransformer"), arch)
+    return compare(conversion, pairs, ("SAIMViT", "VisionTransformer"), arch)
 
 
 @torch.no_grad()
@@ -141,10 +141,10 @@ def certify_timm(
         final_norm=arch.final_norm,
     )
     timm = {key: t for key, t in timm.items() if not key.startswith("head.")}
-    images = _images(arch)
-    theirs = _load(model, timm).forward_features(images)  # type: ignore[operator]
+    images = seeded_images(arch)
+    theirs = load_all(model, timm).forward_features(images)  # type: ignore[operator]
     pairs = {"features": (run_encoder(encoder, arch, images), theirs)}
-    return _compare(conversion, pairs, ("VisionTransformer", "timm"), arch)
+    return compare(conversion, pairs, ("VisionTransformer", "timm"), arch)
 
 
 @torch.no_grad()
@@ -176,11 +176,11 @@ def certify_hf(
     image, patch = ((n, n) if isinstance(n, int) else n for n in sizes)
     grid = (image[0] // patch[0], image[1] // patch[1])
     arch = infer_arch(encoder, "", config.num_attention_heads, grid)
-    images = _images(arch)
+    images = seeded_images(arch)
     theirs = model.eval()(images).last_hidden_state
     pairs = {"features": (run_encoder(encoder, arch, images), theirs)}
     sides = ("VisionTransformer", "transformers' ViTModel")
-    return _compare(conversion, pairs, sides, arch)
+    return compare(conversion, pairs, sides, arch)
 
 
 @torch.no_grad()
@@ -205,14 +205,14 @@ def certify_classifier(
             head=dict(type=head, num_classes=classes, in_channels=arch.embed_dims),
         )
     )
-    _load(model, ours)
-    images = _images(arch)
+    load_all(model, ours)
+    images = seeded_images(arch)
     features, logits = release_classifier(release, images, arch.num_heads)
     pairs = {
         "features": (features, model.extract_feat(images, "backbone")[-1]),
         "logits": (logits, model(images)),
     }
-    return _compare(conversion, pairs, ("the release", "ImageClassifier"), arch)
+    return compare(conversion, pairs, ("the release", "ImageClassifier"), arch)
 
 
 def build_saim(
@@ -228,17 +228,17 @@ def build_saim(
         neck=dict(type="SAIMNeck", depth=depth, tied_decoder=not decoder_depth),
         head=dict(type="SAIMHead", projector=projector, smoothing=blur),
     )
-    _load(model, state)
+    load_all(model, state)
     return model
 
 
 def run_encoder(encoder: Mapping[str, Tensor], arch: Arch, images: Tensor) -> Tensor:
     """All output tokens (B, 1 + N, D) of mmpretrain's plain ViT."""
     model = VisionTransformer(out_type="raw", **arch.backbone)
-    return _load(model, encoder)(images)[-1]
+    return load_all(model, encoder)(images)[-1]
 
 
-def _load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def load_all(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Loads all weights; the preprocessor's numbers have no place here."""
     ours = {k: t for k, t in state.items() if not k.startswith("data_preprocessor.")}
     model.load_state_dict(ours, strict=True)
@@ -250,7 +250,7 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def _images(arch: Arch) -> Tensor:
+def seeded_images(arch: Arch) -> Tensor:
     """Seeded images (B, C, H, W)."""
     generator = torch.Generator().manual_seed(_SEED)
     shape = (_IMAGES, arch.in_channels, *arch.img_size)
@@ -265,11 +265,12 @@ def _noise(arch: Arch) -> Tensor:
     return torch.stack(ranks) / count
 
 
-def _compare(
+def compare(
     conversion: Conversion,
     pairs: Mapping[str, tuple[Tensor, Tensor]],
     sides: tuple[str, str],
     arch: Arch,
 ) -> Certificate:
+    """The certificate of what both sides gave, by name."""
     found = {name: float((a - b).abs().max()) for name, (a, b) in pairs.items()}
     return Certificate(conversion, found, sides, arch)

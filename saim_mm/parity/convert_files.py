@@ -46,7 +46,7 @@ def convert_release_to_saim(
         conversion, release, ours, smoothing, num_heads
     )
     meta = {"gaussian_blur": release.get("gaussian_blur.weight")}
-    return _write(dst, found, meta=meta)
+    return write_certified(dst, found, meta=meta)
 
 
 def convert_saim_to_release(
@@ -64,7 +64,7 @@ def convert_saim_to_release(
     found = certificate.certify_pretraining(
         conversion, conversion.state_dict, ours, smoothing, num_heads
     )
-    return _write(dst, found, "model")
+    return write_certified(dst, found, "model")
 
 
 def convert_saim_to_encoder(
@@ -78,7 +78,7 @@ def convert_saim_to_encoder(
     pretrained = read_state_dict(src)
     conversion = weights.saim_to_encoder(pretrained, final_norm, prefix)
     found = certificate.certify_encoder(conversion, pretrained, prefix, num_heads)
-    return _write(dst, found)
+    return write_certified(dst, found)
 
 
 def convert_encoder_to_timm(
@@ -90,7 +90,7 @@ def convert_encoder_to_timm(
     conversion = convert(source)
     encoder, timm = _in_order(source, conversion.state_dict, reverse)
     found = certificate.certify_timm(conversion, encoder, timm, num_heads)
-    return _write(dst, found, "state_dict" if reverse else None)
+    return write_certified(dst, found, "state_dict" if reverse else None)
 
 
 def convert_finetuned_to_mmpretrain(
@@ -102,7 +102,7 @@ def convert_finetuned_to_mmpretrain(
     conversion = convert(source)
     release, ours = _in_order(source, conversion.state_dict, reverse)
     found = certificate.certify_classifier(conversion, release, ours, num_heads)
-    return _write(dst, found, "model" if reverse else "state_dict")
+    return write_certified(dst, found, "model" if reverse else "state_dict")
 
 
 def convert_encoder_to_hf(
@@ -124,7 +124,7 @@ def convert_hf_to_encoder(src: Path, dst: Path) -> Certificate:
     """A folder that ``ViTModel.from_pretrained`` reads -> a bare encoder."""
     conversion = weights.hf_to_encoder(read_state_dict(src / _HF_WEIGHTS))
     found = certificate.certify_hf(conversion, conversion.state_dict, src)
-    return _write(dst, found, grid=found.arch.grid)
+    return write_certified(dst, found, grid=found.arch.grid)
 
 
 def _in_order(
@@ -133,7 +133,7 @@ def _in_order(
     return (result, source) if reverse else (source, result)
 
 
-def _write(
+def write_certified(
     dst: Path,
     found: Certificate,
     key: str | None = "state_dict",

@@ -7,8 +7,9 @@
   was read, and :mod:`old_torch` tells torch of it.
 * :mod:`checksum_trailer` puts a file's SHA-256 into it; :mod:`resume` finds the
   newest good checkpoint of a run.
-* :mod:`conversions` renames keys, as pure functions on state dicts, by the tables in
-  :mod:`layouts`; :mod:`keymap` applies a table and accounts for every key.
+* :mod:`conversions`, and :mod:`rivals` for AIM, NEPA and DINO, rename keys, as pure
+  functions on state dicts, by the tables in :mod:`layouts`; :mod:`keymap` applies a
+  table and accounts for every key.
 * :mod:`position` knows the grid of an encoder's positions and fits them to another.
 * :mod:`loading` puts an encoder into a task model, :mod:`whole_model` a checkpoint into
   a model, completely or not at all.
@@ -35,6 +36,7 @@ from .files import (
 from .keymap import Conversion
 from .loading import LoadReport, load_encoder
 from .resume import verify_checkpoint
+from .rivals import aim_to_encoder, dino_to_encoder, nepa_to_encoder
 from .safe_loader import install_safe_loader, uninstall_safe_loader
 
 __all__ = [
@@ -42,12 +44,15 @@ __all__ = [
     "Conversion",
     "LoadReport",
     "StateDict",
+    "aim_to_encoder",
+    "dino_to_encoder",
     "encoder_to_hf",
     "encoder_to_timm",
     "finetuned_to_release",
     "hf_to_encoder",
     "install_safe_loader",
     "load_encoder",
+    "nepa_to_encoder",
     "read_checkpoint",
     "read_state_dict",
     "release_to_finetuned",

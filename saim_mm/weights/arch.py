@@ -64,7 +64,8 @@ def infer_arch(
         state: State dict.
         prefix: What precedes the encoder's keys.
         num_heads: Number of heads, which no shape tells; by default width / 64, as in
-            ViT-S, -B and -L, or 16 for the width of ViT-H.
+            ViT-S, -B and -L, 16 for the width of ViT-H, or width / 128 with a norm
+            after the patch projection, as in AIM.
         grid: Rows and columns of the patches, where something else tells them.
 
     Raises:
@@ -72,8 +73,9 @@ def infer_arch(
             does not divide the width; or if the grid cannot be told.
     """
     width, channels, *patch = state[f"{prefix}patch_embed.projection.weight"].shape
-    heads = num_heads or _HEADS_OF_WIDTH.get(width, width // 64)
-    if not heads or width % heads or (num_heads is None and width % 64):
+    per_head = 128 if f"{prefix}patch_embed.norm.weight" in state else 64
+    heads = num_heads or _HEADS_OF_WIDTH.get(width, width // per_head)
+    if not heads or width % heads or (num_heads is None and width % per_head):
         raise CheckpointError(
             f"num_heads={num_heads} with width {width}: give the number of heads the "
             "model was trained with (--num-heads), a divisor of the width; only with "
@@ -81,15 +83,40 @@ def infer_arch(
         )
     grid = grid or noted_grid(getattr(state, "_metadata", None), prefix)
     with_cls_token = has_class_row(state, prefix, math.prod(grid or ()))
-    positions = state[f"{prefix}pos_embed"][0, int(with_cls_token) :]
+    extra = int(with_cls_token)
+    if registers := registers_in(state, prefix):  # of a RegisterViT
+        with_cls_token = "cls_token" in registers or "suffix_token" in registers
+        extra = registers.get("cls_token", 0) + registers.get("registers", 0)
+    positions = state[f"{prefix}pos_embed"][0, extra:]
     return Arch(
         embed_dims=width,
         num_layers=count_layers(state, f"{prefix}layers."),
         num_heads=heads,
-        feedforward_channels=len(state[f"{prefix}layers.0.ffn.layers.0.0.weight"]),
+        feedforward_channels=_feedforward(state, prefix),
         patch_size=(patch[0], patch[1]),
         in_channels=channels,
         grid=infer_grid(positions, noted=grid),
         final_norm=f"{prefix}ln1.weight" in state,
         with_cls_token=with_cls_token,
     )
+
+
+def registers_in(state: Mapping[str, Tensor], prefix: str) -> dict[str, int]:
+    """The tokens of a ``RegisterViT``, how many of each name; empty if it is none."""
+    names = ("cls_token", "registers", "suffix_token")
+    keys = {name: state.get(prefix + name) for name in names}
+    found = {name: t.shape[1] for name, t in keys.items() if t is not None}
+    return {} if set(found) <= {"cls_token"} else found
+
+
+def _feedforward(state: Mapping[str, Tensor], prefix: str) -> int:
+    """``feedforward_channels``, of which SwiGLU takes two thirds, by steps of 8."""
+    gated = state.get(f"{prefix}layers.0.ffn.w3.weight")
+    if gated is None:
+        return len(state[f"{prefix}layers.0.ffn.layers.0.0.weight"])
+    hidden = gated.shape[1]
+    if hidden % 8:
+        raise CheckpointError(
+            f"A gated network of {hidden} channels: mmpretrain has multiples of 8 only."
+        )
+    return hidden * 3 // 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,15 @@ from .conversions import (
     timm_to_encoder,
 )
 from .files import CheckpointError, StateDict, read_checkpoint, weights_of
-from .hub_folder import find_weights, settings_beside
-from .keymap import count_layers, describe, sign_of
+from .hub_folder import find_weights, normalisation_beside, settings_beside
+from .keymap import Conversion, count_layers, describe, sign_of
 from .position import with_note
+from .rivals import (
+    NEPAConfig,
+    aim_to_encoder,
+    dino_to_encoder,
+    nepa_to_encoder,
+)
 from .tied_decoder import shares_weights
 
 _BLUR = "gaussian_blur.weight"
@@ -29,7 +35,20 @@ _BLUR = "gaussian_blur.weight"
 #: transformers, and the norm after a pooling, as our ``ln2``.
 _BESIDE = r"decoder_|decoder\.|mask_token$|fc_norm\."
 #: Epsilon of the layer norms where nothing tells it: each library's own.
-_EPS = {keymap.TIMM: 1e-6, keymap.HUGGING_FACE: 1e-12}
+_EPS = {
+    keymap.TIMM: 1e-6,
+    keymap.HUGGING_FACE: 1e-12,
+    keymap.DINO: 1e-6,
+    keymap.AIM: 1e-6,
+}
+
+
+_CONVERT: dict[str, Callable[[StateDict], Conversion]] = {
+    keymap.TIMM: timm_to_encoder,
+    keymap.HUGGING_FACE: hf_to_encoder,
+    keymap.DINO: dino_to_encoder,
+    keymap.AIM: aim_to_encoder,
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +71,9 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
 
     Args:
         path: A pretraining checkpoint or a classifier, of ours, mmpretrain or the
-            authors' release; a bare encoder; MAE's release; a ViT of timm; or one of
-            Hugging Face, best as the folder that says its sizes.
+            authors' release; a bare encoder; what MAE, DINO, AIM or NEPA released; a
+            ViT of timm; or one of Hugging Face, best as the folder that says its sizes.
+            NEPA must have its config.json beside it.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -63,6 +83,8 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     content = read_checkpoint(weights)
     state = weights_of(content, weights)
     kind = sign_of(state)[0]
+    if kind == keymap.NEPA:
+        return _nepa(state, weights)
     if kind in _EPS:
         settings = settings_beside(weights, _EPS[kind])
     else:
@@ -81,12 +103,27 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     raise CheckpointError(f"{weights}: holds no encoder. {describe(state)}")
 
 
+def _nepa(state: StateDict, weights: Path) -> EncoderFile:
+    """NEPA's, of which its config tells what the weights do not."""
+    config = NEPAConfig.beside(weights)
+    try:
+        encoder = nepa_to_encoder(state, config).state_dict
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights}: {error}") from None
+    backbone = dict(
+        norm_cfg=dict(type="LN", eps=config.eps), arch=dict(num_heads=config.num_heads)
+    )
+    settings: dict[str, Any] = dict(model=dict(backbone=backbone))
+    if normal := normalisation_beside(weights):
+        settings["data_preprocessor"] = normal
+    return EncoderFile(encoder, "", settings)
+
+
 def _in_our_names(state: StateDict, kind: str) -> StateDict:
     if kind in _EPS:
         for key in [key for key in state if re.match(_BESIDE, key)]:
             del state[key]  # in place: torch's notes hang on the dict
-        convert = timm_to_encoder if kind == keymap.TIMM else hf_to_encoder
-        return convert(state).state_dict
+        return _CONVERT[kind](state).state_dict
     if kind == keymap.RELEASE_CLASSIFIER:
         return release_to_finetuned(state).state_dict
     if kind == keymap.RELEASE:

@@ -54,7 +54,8 @@ def read_state_dict(path: str | Path) -> StateDict:
 
     Args:
         path: As for :func:`read_checkpoint`. The weights may lie under ``state_dict``
-            (MMEngine), under ``model`` (the authors' release), or be the whole file.
+            (MMEngine), ``model`` (the authors' release) or ``teacher`` (DINO's, which
+            also has a student), or be the whole file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -65,14 +66,14 @@ def read_state_dict(path: str | Path) -> StateDict:
 
 def weights_of(content: Mapping[str, Any], path: str | Path) -> StateDict:
     """The state dict in what :func:`read_checkpoint` returned."""
-    nested = (content.get(key) for key in ("state_dict", "model"))
+    nested = (content.get(key) for key in ("state_dict", "model", "teacher"))
     content = next((part for part in nested if isinstance(part, Mapping)), content)
     others = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         raise CheckpointError(
             f"{path}: holds no state dict: entries {others[:8]} of {len(content)} are "
-            "no tensors. Weights must lie under 'state_dict' or 'model', or be the "
-            "whole file."
+            "no tensors. Weights must lie under 'state_dict', 'model' or 'teacher', or "
+            "be the whole file."
         )
     return without_wrappers(content)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .files import CheckpointError
 
-#: Names of the weights in such a folder; the first that is there counts.
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+#: Names of the weights in such a folder; the first that is there counts, averaged ones,
+#: as NEPA's authors judge, before others.
+_WEIGHTS = ("pytorch_model_ema.bin", "model.safetensors", "pytorch_model.bin")
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
@@ -58,13 +58,14 @@ def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
         size = config["image_size"]  # of squares, or rows and columns
         backbone["img_size"] = (size, size) if isinstance(size, int) else tuple(size)
     settings = dict(model=dict(backbone=backbone))
-    if normal := _normalisation(weights, config):
+    if normal := normalisation_beside(weights):
         settings["data_preprocessor"] = normal
     return settings
 
 
-def _normalisation(weights: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def normalisation_beside(weights: Path) -> dict[str, Any]:
     """Mean and deviation, in the range 0 to 255 as ours; or nothing."""
+    config = _read_json(weights.with_name(_CONFIG))
     given = _read_json(weights.with_name(_PREPROCESSOR))
     timm = config.get("pretrained_cfg", config)
     mean = given.get("image_mean", timm.get("mean"))

@@ -114,9 +114,13 @@ RELEASE = "a pretraining checkpoint of the authors' release"
 RELEASE_CLASSIFIER = "a classifier of the authors' release"
 TIMM = "a timm ViT"
 HUGGING_FACE = "a Hugging Face ViTModel"
+AIM = "a release of AIM"
+NEPA = "a release of NEPA"
+DINO = "a pretraining checkpoint of DINO's authors"
 PRETRAINING = "a SAIM pretraining checkpoint of ours"
 ENCODER = "a bare encoder"
 _CONVERTS = "tools/model_converters/{} converts it"
+_VERB = "'saim-mm convert FILE encoder.pth --source {}' converts it"
 # Sign in the keys, what it means, what to do. The first that matches counts.
 _SIGNS = (
     (r"query_blocks\.\d+\.", RELEASE, _CONVERTS.format("official_to_saim.py")),
@@ -124,6 +128,13 @@ _SIGNS = (
         r"blocks\.\d+\.attn\.q\.",
         RELEASE_CLASSIFIER,
         _CONVERTS.format("official_finetuned_to_mmpretrain.py"),
+    ),
+    (r"backbone\.blocks\.\d+\.attn\.qkv\.", DINO, _VERB.format("dino")),
+    (r"trunk\.blocks\.\d+\.norm_1\.", AIM, _VERB.format("aim")),
+    (
+        r"(?:vit_nepa\.)?encoder\.layer\.\d+\.intermediate\.up_proj\.",
+        NEPA,
+        _VERB.format("nepa"),
     ),
     (
         r"blocks\.\d+\.attn\.qkv\.",

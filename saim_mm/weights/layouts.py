@@ -1,4 +1,4 @@
-"""How the release, timm and Hugging Face name an encoder, beside our names.
+"""How the release, timm, Hugging Face, AIM and NEPA name an encoder, beside our names.
 
 Ours are those of mmpretrain's ``VisionTransformer``.
 """
@@ -99,3 +99,63 @@ HUGGING_FACE = Layout(
     },
     "layernorm",
 )
+
+
+def aim_rows(depth: int) -> list[KeyRow]:
+    """The table of AIM's release, whose linear layers have no bias."""
+    linears = {
+        "attn.qkv": "attn.qkv",
+        "attn.proj": "attn.proj",
+        "ffn.layers.0.0": "mlp.fc1",
+        "ffn.layers.1": "mlp.fc2",
+    }
+    rows = [
+        *weight_and_bias("patch_embed.projection", "preprocessor.patchifier.proj"),
+        *weight_and_bias("patch_embed.norm", "preprocessor.patchifier.norm"),
+        *weight_and_bias("ln1", "trunk.post_trunk_norm"),
+    ]
+    for n in range(depth):
+        ours, theirs = f"layers.{n}", f"trunk.blocks.{n}"
+        for number in (1, 2):
+            rows += weight_and_bias(f"{ours}.ln{number}", f"{theirs}.norm_{number}")
+        rows += [
+            (f"{ours}.{a}.weight", (f"{theirs}.{b}.weight",))
+            for a, b in linears.items()
+        ]
+    return rows
+
+
+def nepa_rows(depth: int, gated: bool, affine: bool) -> list[KeyRow]:
+    """The table of NEPA's release.
+
+    Args:
+        depth: Number of layers.
+        gated: Whether the feed-forward network is gated (SwiGLU).
+        affine: Whether the norms of queries and keys have scales.
+    """
+    hidden, last = "ffn.layers.0.0", "ffn.layers.1"
+    into: tuple[str, ...] = ("intermediate.up_proj",)
+    if gated:
+        hidden, last = "ffn.w12", "ffn.w3"
+        into = ("intermediate.gate_proj", *into)
+    ffn = {hidden: into, last: ("output.dense",)}
+    others = HUGGING_FACE.parts.items()
+    parts = {k: v for k, v in others if not k.startswith("ffn.")} | ffn
+    scales = {
+        "attn.gamma1.weight": "layer_scale.lambda1",
+        "ffn.gamma2.weight": "output.layer_scale.lambda1",
+    }
+    if affine:
+        norms = ("q_norm.weight", "k_norm.weight")
+        scales |= {norm: f"attention.attention.{norm}" for norm in norms}
+    rows = [
+        ("cls_token", (HUGGING_FACE.cls_token,)),
+        *weight_and_bias("patch_embed.projection", HUGGING_FACE.projection),
+        *weight_and_bias("ln1", HUGGING_FACE.norm),
+    ]
+    for n in range(depth):
+        ours, theirs = f"layers.{n}.", f"{HUGGING_FACE.layers}{n}."
+        for part, names in parts.items():
+            rows += weight_and_bias(ours + part, *(theirs + name for name in names))
+        rows += [(ours + a, (theirs + b,)) for a, b in scales.items()]
+    return rows

@@ -203,7 +203,8 @@ def _fit_positions(
     """Fits the position embedding; mmpretrain's own ViT takes any for square."""
     before, grid = encoder["pos_embed"], tuple(module.patch_resolution)
     rows = before.shape[1]
-    if given is not None and rows - math.prod(given) not in (0, 1):
+    fitting = (0, 1, module.num_extra_tokens)
+    if given is not None and rows - math.prod(given) not in fitting:
         raise CheckpointError(
             f"{path}: grid={tuple(given)} has {math.prod(given)} patches, and the "
             f"checkpoint's pos_embed {rows} rows, with that of a class token if there "

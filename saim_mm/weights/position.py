@@ -1,4 +1,4 @@
-"""Position embeddings for another grid, square or not.
+"""Position embeddings: of sines and cosines, and for another grid, square or not.
 
 A state dict of :class:`SAIMViT` says what grid its positions have, in the metadata that
 torch keeps beside the keys.
@@ -37,6 +37,45 @@ def noted_grid(metadata: Any, prefix: str = "") -> Grid | None:
     return None
 
 
+def sincos_position_embedding(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed 2-D sine-cosine position embedding, as in the authors' release.
+
+    mmpretrain has one too, but it takes row and column the other way round, and on a
+    grid that is not square it numbers the patches column by column.
+
+    Args:
+        grid: Rows and columns.
+        width: Number of channels D. One quarter each is sine and cosine of the column,
+            then sine and cosine of the row.
+
+    Returns:
+        (rows * columns, D), patches in raster order.
+
+    Raises:
+        ValueError: If the width is not a multiple of 4.
+    """
+    check_width(width)
+    row, column = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float64),
+        torch.arange(grid[1], dtype=torch.float64),
+        indexing="ij",
+    )
+    quarter = width // 4
+    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    angles = [axis.reshape(-1, 1) * omega for axis in (column, row)]
+    parts = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
+    return torch.cat(parts, dim=1).float()
+
+
+def check_width(width: int) -> None:
+    """Refuses a number of channels that has no sine-cosine position embedding."""
+    if width % 4:
+        raise ValueError(
+            f"embed_dims={width} has no 2-D sine-cosine position embedding; "
+            "it must be a multiple of 4."
+        )
+
+
 def fit_position_embedding(
     state: Mapping[str, Tensor],
     prefix: str,
@@ -55,7 +94,7 @@ def fit_position_embedding(
         state: The checkpoint's state dict.
         prefix: What precedes the encoder's keys in it, such as ``pos_embed``.
         grid: Rows and columns of the model's patches.
-        extra_tokens: 1 if the model has a class token, else 0.
+        extra_tokens: How many tokens the model has in front of all patches.
         mode: Interpolation mode of ``torch.nn.functional.interpolate``.
         source: The checkpoint's grid, where it is known.
         same_model: Whether as many positions as the model's are on the model's grid.
@@ -80,13 +119,14 @@ def fit_position_embedding(
 def has_class_row(state: Mapping[str, Tensor], prefix: str, patches: int) -> bool:
     """Whether the first row of a position embedding is that of a class token.
 
-    It is if there is a class token. The odd case is a checkpoint from which somebody
-    dropped the token but not its row: told by one row more than there are patches, or,
-    for another grid than the model's, by a count of rows that is no square.
+    It is if there is a class token, or registers. The odd case is a checkpoint from
+    which somebody dropped the token but not its row: told by one row more than there
+    are patches, or, for another grid than the model's, by a count of rows that is no
+    square.
 
     ``patches`` is the checkpoint's number of them, or else the model's.
     """
-    if f"{prefix}cls_token" in state:
+    if f"{prefix}cls_token" in state or f"{prefix}registers" in state:
         return True
     pos_embed = state[f"{prefix}pos_embed"][0]
     rows = len(pos_embed)

@@ -10,18 +10,22 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 from release_states import finetuned_state, release_state
+from rival_states import NEPA_CONFIG, aim_state, dino_state, nepa_state
 from tiny import tiny_backbone, tiny_config
 from torch import Tensor
 
+from saim_mm.api import load_encoder
 from saim_mm.evaluation import FeatureExtractor, build_encoder
 from saim_mm.models.baselines.rotary_vit import RotaryViT
 from saim_mm.parity.release_model import release_classifier
+from saim_mm.parity.rival_models import aim_features, nepa_features
 from saim_mm.weights import (
     CheckpointError,
     encoder_to_timm,
     saim_to_encoder,
     write_state_dict,
 )
+from saim_mm.weights.rivals import NEPAConfig
 
 SIZE, PATCH, WIDTH, HEADS = 32, 8, 16, 2
 
@@ -292,7 +296,7 @@ def test_completely_or_not_at_all(drop: str, layout: str, tmp_path: Path) -> Non
 
 
 def test_folders_and_files_that_hold_no_encoder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no weights, model.safetensors or"):
+    with pytest.raises(FileNotFoundError, match="no weights, pytorch_model_ema.bin or"):
         build_encoder(tmp_path)
     (tmp_path / "notes.txt").write_text("an encoder, honestly")
     with pytest.raises(CheckpointError, match=r"notes.txt: .*not a checkpoint"):
@@ -320,3 +324,85 @@ def test_a_config_of_another_size(tmp_path: Path) -> None:
     config.write_text(f"model = dict(backbone={options!r})\n")
     with pytest.raises(CheckpointError, match="has width 16.*the model width 32"):
         build_encoder(tmp_path / "encoder.pth", config)
+
+
+def test_release_of_dino_with_its_student(tmp_path: Path) -> None:
+    """The teacher counts, and it is a ViT of timm."""
+    timm = pytest.importorskip("timm.models.vision_transformer")
+    teacher = dino_state()
+    whole = {f"backbone.{key}": tensor for key, tensor in teacher.items()}
+    student = {f"module.{key}": 3 * tensor for key, tensor in whole.items()}
+    torch.save(dict(student=student, teacher=whole, epoch=400), tmp_path / "x.pth")
+    model = timm.VisionTransformer(
+        img_size=12, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=0
+    )
+    model.load_state_dict(teacher, strict=True)
+    pixels = torch.randn(2, 3, 12, 12)
+    with torch.no_grad():
+        expected = model.eval().forward_features(pixels)
+        actual = tokens_of(tmp_path / "x.pth", pixels, num_heads=2)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_release_of_aim(tmp_path: Path) -> None:
+    state = aim_state(probe=True)
+    torch.save(state, tmp_path / "x.pth")
+    pixels = torch.randn(2, 3, 224, 224)
+    actual = tokens_of(tmp_path / "x.pth", pixels, num_heads=2)
+    expected = aim_features(state, pixels, 2)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_release_of_nepa(gated: bool, tmp_path: Path) -> None:
+    options = dict(use_gated_mlp=gated, hidden_act="silu" if gated else "gelu")
+    config = {**NEPA_CONFIG, **options, "layer_norm_eps": 1e-3}
+    state = nepa_state(config, "vit_nepa.")
+    torch.save(state, tmp_path / "pytorch_model_ema.bin")
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    half = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(half))
+    pixels = torch.randn(2, 3, 12, 12)
+    expected = nepa_features(state, pixels, NEPAConfig.parse(config), causal=False)
+    torch.testing.assert_close(tokens_of(tmp_path, pixels), expected, rtol=0, atol=1e-5)
+    mean = build_encoder(tmp_path).preprocessor.mean.flatten()
+    assert mean.tolist() == [127.5] * 3
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="config.json must lie beside"):
+        build_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(num_registers=3),
+        dict(num_registers=3, with_cls_token=False),
+        dict(num_registers=2, cls_place="suffix"),
+        dict(cls_place="suffix"),
+    ],
+    ids=str,
+)
+def test_registers_and_a_class_token_at_the_end(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Mean and class token are those of the model's own outputs."""
+    config = tiny_backbone(image_size=(SIZE, SIZE), type="RegisterViT", **options)
+    model = random_model(config)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "x.pth")
+    backbone, preprocessor = build_encoder(tmp_path / "x.pth", num_heads=HEADS)
+    assert type(backbone) is type(model)
+    with_cls = options.get("with_cls_token", True)
+    with torch.no_grad():
+        outputs = model(images())[-1]
+    expected = dict(avg=outputs[:, int(with_cls) :].mean(dim=1))
+    if with_cls:
+        expected["cls"] = outputs[:, 0]
+    for pool, vectors in expected.items():
+        extractor = FeatureExtractor(backbone, preprocessor, pool=pool)
+        actual = extractor.vectors(images())
+        torch.testing.assert_close(actual, vectors, rtol=0, atol=1e-5)
+    encoder = load_encoder(tmp_path / "x.pth", num_heads=HEADS)
+    patches = outputs[:, int(with_cls) :].transpose(1, 2)
+    actual = encoder.features(images(), pool="map").flatten(2)
+    torch.testing.assert_close(actual, patches, rtol=0, atol=1e-5)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
-from tiny import tiny_config, tiny_images, tiny_saim
+from tiny import tiny_config, tiny_dino, tiny_images, tiny_saim
 from torch.utils.flop_counter import FlopCounterMode
 
-from saim_mm.evaluation.flops import known_peak_tflops, saim_flops
+from saim_mm.evaluation.flops import dino_flops, known_peak_tflops, saim_flops
 from saim_mm.models import SAIM
 
 CONFIGS = Path(__file__).parents[2] / "configs/saim"
@@ -46,6 +46,8 @@ OPTIONS: list[dict[str, Any]] = [
     ),
     dict(type="RotaryViT", qk_norm="plain", layer_scale_init_value=0.1),
     dict(type="RotaryViT", layer_cfgs=dict(ffn_type="swiglu_fused")),
+    dict(type="RegisterViT", num_registers=3),
+    dict(type="RegisterViT", num_registers=2, cls_place="suffix"),
     dict(neck=dict(memory="last"), depth=3),
     dict(neck=dict(memory="mix", mix_input=True), depth=3),
     dict(reading=dict(type="FixedReading", read=2, asked=3)),
@@ -99,6 +101,22 @@ def test_nepa_embeds_its_targets(options: dict[str, Any]) -> None:
     flops = saim_flops(model)
     for ours, theirs in zip((flops.forward, flops.step), counted(model), strict=True):
         assert ours == pytest.approx(theirs, rel=0.01)
+
+
+def test_dino_and_its_teacher() -> None:
+    """Crops of two sizes; the student's are learnt from, all of the teacher is not."""
+    attention = pytest.importorskip("torch.nn.attention", reason="torch before 2.3")
+    model, crops = tiny_dino(), [16, 16, 8, 8, 8]
+    model.teacher_moves = True
+    images = [torch.randn(2, 3, side, side) for side in crops]
+    counter = FlopCounterMode(display=False)
+    with counter, attention.sdpa_kernel(attention.SDPBackend.MATH):
+        loss = model.loss(images)["loss"]
+        forward = counter.get_total_flops() / 2
+        loss.backward()
+    flops = dino_flops(model, crops)
+    assert flops.forward == pytest.approx(forward, rel=0.01)
+    assert flops.step == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
 
 
 def of_config(name: str, **options: Any) -> tuple[float, float]:

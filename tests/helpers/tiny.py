@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 import saim_mm  # noqa: F401  (registers the models)
-from saim_mm.models import SAIM
+from saim_mm.models import SAIM, DINOPretraining
 
 Size = tuple[int, int]
 SMOOTHING = dict(kernel_size=9, sigma=1.0)
@@ -169,3 +169,25 @@ def predict(model: SAIM, images: Tensor, order: Tensor) -> Tensor:
 def relative(actual: Tensor, expected: Tensor) -> float:
     """Norm of the deviation, in units of the norm of the expected tensor."""
     return ((actual - expected).norm() / expected.norm()).item()
+
+
+def tiny_dino(**backbone: Any) -> DINOPretraining:
+    """Builds a small ``DINOPretraining``: 4 x 4 patches, 2 layers, 10 prototypes."""
+    sizes = dict(hidden_channels=12, bottleneck_channels=8, out_channels=10)
+    encoder = dict(
+        type="VisionTransformer",
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+        img_size=16,
+        patch_size=4,
+        drop_path_rate=0.3,
+    )
+    model = MODELS.build(
+        dict(
+            type="DINOPretraining",
+            backbone={**encoder, **backbone},
+            neck=dict(type="DINOProjector", in_channels=16, **sizes),
+            head=dict(type="DINOHead", out_channels=10),
+        )
+    )
+    model.init_weights()
+    return model

@@ -66,6 +66,9 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "cls": dict(),
     "no-cls": dict(with_cls_token=False),
     "rotary": dict(type="RotaryViT", qk_norm="plain"),
+    "registers": dict(type="RegisterViT", num_registers=2),
+    "last-cls": dict(type="RegisterViT", cls_place="suffix"),
+    "registers-last-cls": dict(type="RegisterViT", num_registers=1, cls_place="suffix"),
 }
 
 

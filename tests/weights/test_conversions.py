@@ -213,3 +213,15 @@ def test_heads_of_the_standard_vits(width: int, heads: int) -> None:
         "layers.0.ffn.layers.0.0.weight": torch.empty(4, width),
     }
     assert infer_arch(state).num_heads == heads
+
+
+def test_heads_of_aim() -> None:
+    """128 channels a head, told by the norm after the patch projection."""
+    state = {
+        "patch_embed.projection.weight": torch.empty(1536, 3, 14, 14),
+        "patch_embed.norm.weight": torch.empty(1536),
+        "pos_embed": torch.zeros(1, 4, 1536),
+        "layers.0.ffn.layers.0.0.weight": torch.empty(4, 1536),
+    }
+    arch = infer_arch(state)
+    assert arch.num_heads == 12 and not arch.with_cls_token

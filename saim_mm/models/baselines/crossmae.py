@@ -12,10 +12,11 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
 from ...registry import register
+from ...weights.position import sincos_position_embedding
 from ..layers import attend, init_like_official
 from ..plan import Mask, Plan, sort_tokens
 from ..saim_neck import LayerMix
-from ..saim_vit import Content, sincos_position_embedding
+from ..saim_vit import Content
 
 
 @register("model")

@@ -84,8 +84,8 @@ class RotaryViT(SAIMViT):
             self.register_buffer("qk_norm", torch.empty(0))  # the same: it has no keys
             norm = dict(elementwise_affine=qk_norm == "affine", bias=False)
             for layer in self.layers:
-                layer.q_norm = nn.LayerNorm(head_dims, eps=1e-6, **norm)
-                layer.k_norm = nn.LayerNorm(head_dims, eps=1e-6, **norm)
+                layer.q_norm = nn.LayerNorm(head_dims, eps=layer.ln1.eps, **norm)
+                layer.k_norm = nn.LayerNorm(head_dims, eps=layer.ln1.eps, **norm)
 
     def _init_pos_embed(self) -> None:
         if self.position == "both":

@@ -9,32 +9,10 @@ import numpy as np
 import pytest
 import torch
 from exact_runs import on_ranks
-from mmpretrain.registry import MODELS
+from tiny import tiny_dino
 from torch import Tensor, nn
 
-from saim_mm.models import DINOHead, DINOPretraining, DINOProjector
-
-BACKBONE = dict(
-    type="VisionTransformer",
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    img_size=16,
-    patch_size=4,
-    drop_path_rate=0.3,
-)
-
-
-def tiny_dino(**backbone: Any) -> DINOPretraining:
-    sizes = dict(hidden_channels=12, bottleneck_channels=8, out_channels=10)
-    model = MODELS.build(
-        dict(
-            type="DINOPretraining",
-            backbone={**BACKBONE, **backbone},
-            neck=dict(type="DINOProjector", in_channels=16, **sizes),
-            head=dict(type="DINOHead", out_channels=10),
-        )
-    )
-    model.init_weights()
-    return model
+from saim_mm.models import DINOHead, DINOProjector
 
 
 def waves(phase: float, *shape: int) -> Tensor:
