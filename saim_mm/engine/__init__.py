@@ -11,6 +11,7 @@ from .knn_loop import KNNLoop
 from .logger_hook import LiveLoggerHook, ProgressHook
 from .optim_constructor import SAIMOptimWrapperConstructor
 from .picture_hook import PictureHook
+from .report_hook import ReportHook
 from .throughput_hook import ThroughputHook
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LiveLoggerHook",
     "PictureHook",
     "ProgressHook",
+    "ReportHook",
     "SAIMOptimWrapperConstructor",
     "ThroughputHook",
     *_moved,

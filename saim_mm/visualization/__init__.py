@@ -4,7 +4,8 @@
 * :mod:`attention`: what a patch attends to (Figures 2 and 4).
 * :mod:`order_masks`: orders and the masks that follow from them (Figure 5).
 * :mod:`completion`, :mod:`kept_patches`, :mod:`completion_sheet`: any-order completion.
-* :mod:`loss_curve`, :mod:`scalars`, :mod:`report`: a run, from its work dir.
+* :mod:`loss_curve`, :mod:`scalars`, :mod:`report`, :mod:`live_report`: runs, from their
+  work dirs.
 
 It needs matplotlib, as MMEngine's visualiser does; the rest of the package does not
 import it.
@@ -17,17 +18,19 @@ from .completion_sheet import animation, completion_frames, completion_sheet
 from .figure import HIDDEN, save_gif, save_png, stack
 from .image_folder import read_images
 from .kept_patches import keep_box, keep_drawn, keep_share
+from .live_report import LiveReport
 from .loss_curve import LossCurve, draw_loss_curve, read_loss_curve
 from .mae import MAEReconstruction, reconstruct_with_mae
 from .order_masks import order_sheet
 from .position_error import draw_position_error, patch_errors, position_errors
 from .reconstruction import denormalise, reconstruction_sheet, step_maps, to_rgb
 from .report import write_report
-from .scalars import draw_scalars, read_scalars
+from .scalars import draw_scalar, read_scalars
 
 __all__ = [
     "HIDDEN",
     "Completion",
+    "LiveReport",
     "LossCurve",
     "MAEReconstruction",
     "animation",
@@ -39,7 +42,7 @@ __all__ = [
     "denormalise",
     "draw_loss_curve",
     "draw_position_error",
-    "draw_scalars",
+    "draw_scalar",
     "hidden_statistics",
     "keep_box",
     "keep_drawn",
