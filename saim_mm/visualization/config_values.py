@@ -40,6 +40,8 @@ def _leaves(name: str, node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
 def _items(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
     """What a node holds by name or number; nothing if it is a value."""
     if isinstance(node, ast.Call):
+        for part in node.args:  # dict({"a.b": 2}), as MMEngine writes odd names
+            yield from _items(part)
         yield from ((keyword.arg or "**", keyword.value) for keyword in node.keywords)
     elif isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):

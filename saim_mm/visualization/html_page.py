@@ -27,7 +27,7 @@ table { border-collapse: collapse; }
 td, th { padding: .25em .8em .25em 0; border-bottom: 1px solid #ddd; text-align: left;
          vertical-align: top; overflow-wrap: anywhere; }
 th { min-width: 7em; font-weight: 600; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .state { border-left: .4em solid #bbb; padding: .3em .9em; margin: 1em 0;
          background: #f7f7f7; overflow-wrap: anywhere; }
 .running { border-color: #1f77b4; } .finished { border-color: #2ca02c; }
@@ -37,7 +37,11 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .beside { display: grid; gap: 1.2em;
           grid-template-columns: repeat(auto-fit, minmax(min(26em, 100%), 1fr)); }
 figure { margin: 0; min-width: 0; } figcaption { font-size: .85em; color: #555; }
-.large { max-width: 52em; }
+.large { max-width: min(52em, 100%); }
+@media (max-width: 40em) {
+  .words th, .words td { display: block; border: 0; padding: .1em 0; }
+  .words tr { display: block; border-bottom: 1px solid #ddd; padding: .3em 0; }
+}
 """
 #: No scripts, no fetching: even if something slipped through unescaped.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -85,13 +89,14 @@ def table(
         numbers: Whether the cells stand at the right, as numbers do.
     """
     kind = ' class="number"' if numbers else ""
-    top = "".join(f"<th>{html.escape(readable(name))}</th>" for name in ("", *head))
-    rows, lines = list(rows), [f"<tr>{top}</tr>"] if head else []
+    titles = (f"<th{kind}>{html.escape(readable(name))}</th>" for name in head)
+    rows, lines = list(rows), [f"<tr><th></th>{''.join(titles)}</tr>"] if head else []
     for name, *cells in rows[:MAX_ROWS]:
         line = "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell in cells)
         lines.append(f"<tr><th>{html.escape(readable(name, 100))}</th>{line}</tr>")
     more = len(rows) - MAX_ROWS
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>' + (
+    words = "" if numbers or head else ' class="words"'  # stacked where it is narrow
+    return f'<div class="scroll"><table{words}>{"".join(lines)}</table></div>' + (
         paragraph(f"And {more:,} more.") if more > 0 else ""
     )
 

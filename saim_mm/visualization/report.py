@@ -7,6 +7,7 @@ runs' own folders only (see :mod:`run_files`), and says where something was too 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..utils.atomic_file import write_atomically
 from . import html_page as page
 from .config_values import differing_values
 from .figure import Picture
-from .loss_curve import draw_loss_curves, read_loss_curve
+from .loss_curve import LossCurve, draw_loss_curves, read_loss_curve
 from .run_files import readable
 from .run_record import Run, read_run
 from .run_state import run_state
@@ -29,6 +30,7 @@ _NOT_PLOTTED = frozenset({"loss", "lr", "base_lr", "momentum", "memory"})
 _SPEED = ("images_per_s", "time", "data_time", "data_share", "mfu")
 _MAX_PLOTS = 60
 _EMPTY = Series(np.empty(0), np.empty(0))
+_NO_CURVE = LossCurve(np.empty(0, int), np.empty(0), np.empty(0))
 
 
 def write_report(
@@ -82,10 +84,10 @@ def write_page(
     parts = [
         page.heading(labels[0] if len(runs) == 1 else f"{len(runs)} runs", 1),
         *_states(runs, labels),
-        *_troubles(runs, labels),
         *_curves(runs, labels),
         *_pictures(runs, labels, pictures or {}),
         *_probes(runs, labels),
+        *_troubles(runs, labels),
         *_configs(runs, labels),
         *_machines(runs, labels),
     ]
@@ -95,12 +97,13 @@ def write_page(
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, with its parent's where two have the same."""
+    """A name for each run; if two are called the same, from where they part."""
     names = [run.name for run in runs]
-    return [
-        run.name if names.count(run.name) == 1 else str(run.folder.resolve())
-        for run in runs
-    ]
+    if len(set(names)) == len(names):
+        return names
+    folders = [run.folder.resolve() for run in runs]
+    top = os.path.commonpath([folder.parent for folder in folders])
+    return [str(folder.relative_to(top)) for folder in folders]
 
 
 def _states(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
@@ -136,13 +139,12 @@ def _troubles(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
 
 
 def _curves(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    # Also of a run that logged none yet, so that the others keep their colours.
     curves = {
-        label: run.curve
-        for label, run in zip(labels, runs, strict=True)
-        if run.curve is not None
+        label: run.curve or _NO_CURVE for label, run in zip(labels, runs, strict=True)
     }
     parts = [page.heading("Curves"), page.legend(labels)]
-    if not curves:
+    if all(curve is _NO_CURVE for curve in curves.values()):
         return [*parts, page.paragraph("No loss was logged yet.")]
     # As small as a phone: text keeps its share of a picture's width.
     picture = draw_loss_curves(curves, size=(5.6, 3.8))

@@ -21,6 +21,8 @@ _WARNING = re.compile(
     r"(.*(?:\n {2}.*)*)",  # the watchdog says more in indented lines
     re.M,
 )
+#: Of FiniteGuardHook, for the first step of a row.
+_SKIPPED = re.compile(r"no step was made \(\d+ in a row, (\d{1,15}) in all\)")
 #: Where in the code an error was logged; MMEngine says so of errors alone.
 _PLACE = re.compile(r"^/\S* - \w+ - \d+ - ")
 #: Last words of PreemptionHook and of WatchdogHook.
@@ -66,6 +68,12 @@ class RunLog:
     saved: tuple[int, str] | None = None
     ended: str = ""
     paths: Sequence[Path] = field(default=(), repr=False)
+
+    @property
+    def skipped(self) -> int:
+        """Steps that were not made, as far as the warnings say."""
+        told = (_SKIPPED.search(warned.text) for warned in self.warnings)
+        return max((int(found[1]) for found in told if found), default=0)
 
 
 def read_log(work_dir: Path, left_out: Counter[str]) -> RunLog:

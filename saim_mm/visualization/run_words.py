@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
+from .run_log import Warned
 from .run_record import Run
 from .run_state import RunState
 
@@ -24,7 +25,7 @@ def describe_state(run: Run, state: RunState, now: float) -> str:
         text += f" of {state.total:,} ({state.done / state.total:.1%})"
     if run.written is not None and state.silent is not None:
         written = _duration(state.silent)
-        text += f"; last written {written} before this page was ({_clock(now)})"
+        text += f"; last written {written} before this page ({_clock(now)})"
     if state.left is not None and state.left < _MAX_SECONDS:
         end = _clock(now + state.left)
         text += f"; about {_duration(state.left)} to go, until {end}"
@@ -42,6 +43,10 @@ def facts(run: Run) -> dict[str, str]:
     if "images_per_s" in run.scalars:
         last = run.scalars["images_per_s"].values[-1]
         rows["images per second, last logged"] = f"{last:,.1f}"
+    steps, broken = max(run.log.skipped, len(run.not_finite)), len(run.broken)
+    rows["warnings in the log"] = f"{len(run.log.warnings):,}"
+    rows |= {"steps not made": f"at least {steps:,}"} if steps else {}
+    rows |= {"broken images": f"{broken:,}"} if broken else {}
     return rows
 
 
@@ -51,13 +56,13 @@ def troubles(run: Run) -> tuple[list[tuple[str, str]], str]:
     if run.not_finite:
         last = ", ".join(f"{iteration:,}" for iteration in run.not_finite[-10:])
         text = f"{len(run.not_finite):,} records in not_finite, of iteration {last}"
-        rows.append(("steps not made", text))
+        rows.append(("loss or gradient not finite", text))
     if run.broken:
         rows.append(("broken images", f"{len(run.broken):,}, each replaced by another"))
         rows += run.broken[:_MAX_BROKEN]
     if run.broken[_MAX_BROKEN:]:
         left_out.append(f"{len(run.broken) - _MAX_BROKEN:,} broken images")
-    warned = run.log.warnings
+    warned = [w for w in run.log.warnings if not _is_listed(w, run)]
     rows += [(f"{w.time} {w.level}", w.text[:2000]) for w in warned[-_MAX_WARNINGS:]]
     if warned[:-_MAX_WARNINGS]:
         left_out.append(f"{len(warned) - _MAX_WARNINGS:,} earlier warnings")
@@ -67,6 +72,11 @@ def troubles(run: Run) -> tuple[list[tuple[str, str]], str]:
 def starts(run: Run) -> list[tuple[str, str]]:
     """Which iterations each start of a run logged."""
     return [(s.name, f"{s.first:,} to {s.last:,}") for s in run.starts]
+
+
+def _is_listed(warned: Warned, run: Run) -> bool:
+    """Whether a warning is of a broken image, which has its own line."""
+    return bool(run.broken) and warned.text.startswith("broken image ")
 
 
 def _duration(seconds: float) -> str:
