@@ -100,10 +100,18 @@ def test_it_resumes_and_counts(
     )
     (tmp_path / "mmseg.json").write_text(json.dumps(done))
     monkeypatch.setitem(adapt_sweep._SIDES, "mmseg", (64,))
-    assert adapt_sweep.main(["mmseg", encoder, str(tmp_path), "--quick"]) == 0
+    out = tmp_path / "result.json"
+    arguments = ["mmseg", encoder, str(tmp_path), "--quick", "--out", str(out)]
+    assert adapt_sweep.main(arguments) == 0
     records = json.loads((tmp_path / "mmseg.json").read_text())
     assert records == {**done, "able": dict(new="ok")}
     assert adapt_sweep.try_old(FCN) == "ok"
+    result = json.loads(out.read_text())
+    assert result["able_and_taken"] == 6 and result["percent"] == 85.7
+    assert result["failures"][0] == dict(
+        configs=1, first="mmseg::b.py", new="ValueError: no", old="ok"
+    )
+    assert result["versions"]["mmseg"] != "not installed"
     out = capsys.readouterr().out
     assert "14 configs in 4 groups, 14 in 4 tried; 13 take the encoder." in out
     assert "1 train as they are, 6 were not tried so; of these 6 take the" in out

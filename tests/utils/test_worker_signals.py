@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -29,22 +31,34 @@ def read_on(pipe: int, method: str, *, shielded: bool) -> None:
         os.write(pipe, b"b")
 
 
-@pytest.mark.parametrize(
-    "method, shielded",
-    [
-        ("fork", True),
-        pytest.param("spawn", True, marks=pytest.mark.slow),
-        # What happens without; one such case shows it.
-        ("fork", False),
-    ],
-)
-def test_batches_come_in_spite_of_signals(method: str, shielded: bool) -> None:
-    child = Child(lambda pipe: read_on(pipe, method, shielded=shielded))
+# Without the shield, what happens without.
+@pytest.mark.parametrize("shielded", [True, False])
+def test_batches_come_in_spite_of_signals(shielded: bool) -> None:
+    child = Child(lambda pipe: read_on(pipe, "fork", shielded=shielded))
     child.wait_for(b"b", timeout=60)
     for number in SIGNALS:
         child.signal(number)
     assert (child.join(60) == 0) == shielded
     assert (child.told.count(b"b") == 12) == shielded
+
+
+@pytest.mark.slow
+def test_spawned_workers_are_shielded_too() -> None:
+    """In a fresh process: one that is a fork of this one is no place to spawn from."""
+    pipe, writer = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(writer)],
+        pass_fds=[writer],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+    )
+    os.close(writer)
+    with os.fdopen(pipe, "rb") as told, process:
+        first = told.read(1)
+        for number in SIGNALS:
+            os.killpg(process.pid, number)
+        assert first + told.read() == 12 * b"b"
+    assert process.returncode == 0
 
 
 def test_the_parent_can_end_them() -> None:
@@ -65,3 +79,7 @@ def test_the_parent_can_end_them() -> None:
     child.wait_for(b"e", timeout=8)
     child.signal(signal.SIGKILL)
     child.join()
+
+
+if __name__ == "__main__":
+    read_on(int(sys.argv[1]), "spawn", shielded=True)

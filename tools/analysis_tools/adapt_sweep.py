@@ -8,11 +8,13 @@ import gc
 import importlib.util
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from sysconfig import get_path
 from typing import Any
 
 from mmengine.config import Config
@@ -24,6 +26,7 @@ from saim_mm.api._trial import train_one_step
 from saim_mm.api.adapt import adapt, config_path
 from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.command_line import one_line_errors
+from saim_mm.utils.environment import environment
 
 #: Classification is the only task of mmpretrain whose labels can be made up.
 _CLASSIFIER = "ImageClassifier"
@@ -33,6 +36,7 @@ _SIDES = dict(
 )
 #: ``new`` and ``old``: whether it trains with the encoder, and as it is.
 Record = dict[str, str]
+Result = dict[str, Any]
 
 
 def configs_of(package: str) -> Iterator[str]:
@@ -154,31 +158,56 @@ def groups_of(package: str, path: Path) -> dict[str, list[str]]:
     return ordered
 
 
-def summary(groups: dict[str, list[str]], records: dict[str, Record]) -> str:
-    """Percentages of configs, and each failure with its reason.
+def result_of(groups: dict[str, list[str]], records: dict[str, Record]) -> Result:
+    """Counts and share of configs, and each failure with its reason.
 
     What takes the encoder and was not tried as it is counts as able to.
     """
     sizes = {group: len(groups[group]) for group in records}
-    taken = [group for group, record in records.items() if record["new"] == "ok"]
-    able = [g for g, record in records.items() if record.get("old") == "ok"]
-    assumed = [group for group in taken if "old" not in records[group]]
+    taken = {group for group, record in records.items() if record["new"] == "ok"}
+    able = {group for group, record in records.items() if record.get("old") == "ok"}
+    assumed = {group for group in taken if "old" not in records[group]}
 
     def count(chosen: Iterable[str]) -> int:
         return sum(sizes[group] for group in chosen)
 
-    both = count(set(taken) & {*able, *assumed})
-    share = 100 * both / max(count([*able, *assumed]), 1)
+    both = count(taken & (able | assumed))
+    return dict(
+        configs=sum(map(len, groups.values())),
+        groups=len(groups),
+        tried=count(sizes),
+        tried_groups=len(records),
+        taken=count(taken),
+        able=count(able),
+        assumed_able=count(assumed),
+        able_and_taken=both,
+        percent=round(100 * both / max(count(able | assumed), 1), 1),
+        failures=[
+            dict(configs=sizes[group], first=groups[group][0], **_portable(record))
+            for group, record in records.items()
+            if set(record.values()) != {"ok"}
+        ],
+    )
+
+
+def _portable(record: Record) -> Record:
+    """Without the folder in which packages lie here."""
+    here = f"{get_path('purelib')}{os.sep}"
+    return {name: why.replace(here, "") for name, why in record.items()}
+
+
+def summary(result: Result) -> str:
+    """A result to be read."""
     lines = [
-        f"{sum(map(len, groups.values()))} configs in {len(groups)} groups, "
-        f"{count(sizes)} in {len(records)} tried; {count(taken)} take the encoder.",
-        f"{count(able)} train as they are, {count(assumed)} were not tried so; "
-        f"of these {both} take the encoder: {share:.1f} %.",
+        "{configs} configs in {groups} groups, {tried} in {tried_groups} tried; "
+        "{taken} take the encoder.",
+        "{able} train as they are, {assumed_able} were not tried so; of these "
+        "{able_and_taken} take the encoder: {percent} %.",
     ]
-    for group, record in records.items():
-        if set(record.values()) != {"ok"}:
-            lines.append(f"{sizes[group]:4d} {groups[group][0]}")
-            lines += [f"       {name}: {why}" for name, why in record.items()]
+    lines = [line.format(**result) for line in lines]
+    for failure in result["failures"]:
+        lines.append(f"{failure['configs']:4d} {failure['first']}")
+        lines += [f"       {k}: {failure[k]}" for k in ("new", "old") if k in failure]
     return "\n".join(lines)
 
 
@@ -195,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="try without the encoder only what does not take it",
     )
+    parser.add_argument("--out", type=Path, help="write the result to this .json file")
     args = parser.parse_args(argv)
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     groups = groups_of(args.package, args.folder / f"{args.package}_groups.json")
@@ -213,7 +243,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         done = "old" in records[group] or (args.quick and records[group]["new"] == "ok")
         if not done:
             note("old", group, try_old(groups[group][0], args.seconds))
-    print(summary(groups, records))
+    result = result_of(groups, records)
+    print(summary(result))
+    if args.out:
+        packages = ("torch", "mmengine", "mmcv", args.package)
+        write_json(args.out, {**environment(packages), **result}, indent=1)
     return 0
 
 
