@@ -1,0 +1,82 @@
+"""What MkDocs builds the site from: pages where they lie, and one for each package.
+
+The pages keep their places in the repository, so that their links to each other are the
+same on GitHub and in the site. What else of the repository they link to comes along.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")
+#: Packages that have a page.
+PACKAGES = (
+    "api", "models", "models.baselines", "models.dense", "datasets", "weights",
+    "reliability", "engine", "evaluation", "visualization", "parity",
+)  # fmt: skip
+_LINK = re.compile(r"\]\(([^)#:\s]+)")
+#: reStructuredText's roles, which docstrings have and Markdown does not know.
+_ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=<code>)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fills in the pages of packages."""
+    for entry in config.nav:
+        if isinstance(entry, dict) and "API" in entry:
+            entry["API"] = [f"api/{name}.md" for name in PACKAGES]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Takes the repository's files in place of those that MkDocs found in ``docs``."""
+    for file in list(files.documentation_pages()) + list(files.static_pages()):
+        files.remove(file)
+    for file in list(files):
+        if file.src_dir == config.docs_dir:
+            files.remove(file)
+    for path in dict.fromkeys(_sources()):
+        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
+    for name in PACKAGES:
+        files.append(File.generated(config, f"api/{name}.md", content=_api(name)))
+    return files
+
+
+def _api(name: str) -> str:
+    """The page of a package: what its ``__init__.py`` hands on, or else its modules."""
+    folder = ROOT / "saim_mm" / Path(*name.split("."))
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    public = {
+        alias.name: f"{name}.{node.module}.{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.level == 1
+        for alias in node.names
+    }
+    modules = (path.stem for path in folder.glob("*.py") if path.stem[0] != "_")
+    paths = [public[key] for key in sorted(public, key=str.lower)]
+    paths = paths or [f"{name}.{module}" for module in sorted(modules)]
+    blocks = [f"::: saim_mm.{path}" for path in paths]
+    return "\n\n".join([f"# saim_mm.{name}", ast.get_docstring(tree) or "", *blocks])
+
+
+def _sources() -> Iterator[str]:
+    """Pages, and the files that they link to."""
+    pages = [*PAGES, *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
+    yield from pages
+    yield "docs/site.css"
+    for page in pages:
+        for link in _LINK.findall((ROOT / page).read_text(encoding="utf-8")):
+            target = (ROOT / page).parent.joinpath(link).resolve()
+            if target.is_file() and target.is_relative_to(ROOT):
+                yield target.relative_to(ROOT).as_posix()
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Takes the roles off the docstrings."""
+    return _ROLE.sub("", html)
