@@ -25,9 +25,10 @@ summary { cursor: pointer; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; }
 td, th { padding: .25em .8em .25em 0; border-bottom: 1px solid #ddd; text-align: left;
-         vertical-align: top; overflow-wrap: anywhere; }
-th { min-width: 7em; font-weight: 600; }
+         vertical-align: top; }
+td, .words th { overflow-wrap: anywhere; } th { min-width: 6em; font-weight: 600; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
 .state { border-left: .4em solid #bbb; padding: .3em .9em; margin: 1em 0;
          background: #f7f7f7; overflow-wrap: anywhere; }
 .running { border-color: #1f77b4; } .finished { border-color: #2ca02c; }

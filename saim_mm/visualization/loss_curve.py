@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from .figure import COLOURS, Picture, new_figure, plain_axes, render
 from .run_files import readable
@@ -115,6 +116,7 @@ def draw_loss_curves(
     loss.legend(frameon=False)
     lr.set_ylabel("learning rate")
     lr.set_xlabel("iteration")
+    lr.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     lr.set_ylim(bottom=0)
     lr.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     for axes in (loss, lr):
