@@ -27,10 +27,11 @@ _ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=<code>)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fills in the pages of packages."""
-    for entry in config.nav:
-        if isinstance(entry, dict) and "API" in entry:
-            entry["API"] = [f"api/{name}.md" for name in PACKAGES]
+    """Fills in the pages of packages, and guides that the file does not order."""
+    sections = {k: v for entry in config.nav for k, v in entry.items()}
+    ordered = [page for pages in sections.values() for page in pages]
+    sections["Guides"] += [page for page in _guides() if page not in ordered]
+    sections["API"][:] = [f"api/{name}.md" for name in PACKAGES]
     return config
 
 
@@ -67,7 +68,7 @@ def _api(name: str) -> str:
 
 def _sources() -> Iterator[str]:
     """Pages, and the files that they link to."""
-    pages = [*PAGES, *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
+    pages = [*PAGES, *_guides()]
     yield from pages
     yield "docs/site.css"
     for page in pages:
@@ -75,6 +76,10 @@ def _sources() -> Iterator[str]:
             target = (ROOT / page).parent.joinpath(link).resolve()
             if target.is_file() and target.is_relative_to(ROOT):
                 yield target.relative_to(ROOT).as_posix()
+
+
+def _guides() -> list[str]:
+    return [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 
 
 def on_page_content(html: str, **_: object) -> str:
