@@ -7,6 +7,8 @@ same on GitHub and in the site. What else of the repository they link to comes a
 from __future__ import annotations
 
 import ast
+import base64
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,9 +46,32 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.remove(file)
     for path in dict.fromkeys(_sources()):
         files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
-    for name in PACKAGES:
-        files.append(File.generated(config, f"api/{name}.md", content=_api(name)))
+    contents = {f"api/{name}.md": _api(name) for name in PACKAGES}
+    for path in sorted((ROOT / "docs").glob("*.ipynb")):
+        contents |= _notebook(path)
+    for name, content in contents.items():
+        files.append(File.generated(config, name, content=content))
     return files
+
+
+def _notebook(path: Path) -> dict[str, str | bytes]:
+    """The page of a notebook as it was executed, and its pictures."""
+    page, files = [], {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        page.append(
+            source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
+        )
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{path.stem}_{len(files) + 1}.png"
+                files[f"docs/{name}"] = base64.b64decode("".join(data["image/png"]))
+                page.append(f"![]({name})")
+            else:
+                text = "".join(output.get("text") or data.get("text/plain", ()))
+                page.append(f"```text\n{text.rstrip()}\n```")
+    return {f"docs/{path.stem}.md": "\n\n".join(page), **files}
 
 
 def _api(name: str) -> str:
