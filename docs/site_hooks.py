@@ -10,7 +10,7 @@ import ast
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -39,11 +39,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Takes the repository's files in place of those that MkDocs found in ``docs``."""
-    for file in list(files.documentation_pages()) + list(files.static_pages()):
-        files.remove(file)
-    for file in list(files):
-        if file.src_dir == config.docs_dir:
-            files.remove(file)
+    for file in [file for file in files if file.src_dir == config.docs_dir]:
+        files.remove(file)  # the rest is the theme's
     for path in dict.fromkeys(_sources()):
         files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
     contents = {f"api/{name}.md": _api(name) for name in PACKAGES}
@@ -59,19 +56,26 @@ def _notebook(path: Path) -> dict[str, str | bytes]:
     page, files = [], {}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
-        page.append(
-            source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
-        )
+        is_code = cell["cell_type"] == "code"
+        page.append(f"```python\n{source}\n```" if is_code else source)
         for output in cell.get("outputs", ()):
-            data = output.get("data", {})
-            if "image/png" in data:
-                name = f"{path.stem}_{len(files) + 1}.png"
-                files[f"docs/{name}"] = base64.b64decode("".join(data["image/png"]))
-                page.append(f"![]({name})")
+            picture = _picture(output.get("data", {}))
+            if picture is None:
+                page.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
             else:
-                text = "".join(output.get("text") or data.get("text/plain", ()))
-                page.append(f"```text\n{text.rstrip()}\n```")
+                kind, content = picture
+                name = f"{path.stem}_{len(files) + 1}.{kind}"
+                files[f"docs/{name}"] = content
+                page.append(f"![]({name})")
     return {f"docs/{path.stem}.md": "\n\n".join(page), **files}
+
+
+def _picture(data: Mapping[str, str | list[str]]) -> tuple[str, bytes] | None:
+    """Suffix and content of a picture among the forms of an output."""
+    for kind in ("png", "jpeg"):
+        if f"image/{kind}" in data:
+            return kind, base64.b64decode("".join(data[f"image/{kind}"]))
+    return None
 
 
 def _api(name: str) -> str:
@@ -93,7 +97,7 @@ def _api(name: str) -> str:
 
 def _sources() -> Iterator[str]:
     """Pages, and the files that they link to."""
-    pages = [*PAGES, *_guides()]
+    pages = [page for page in (*PAGES, *_guides()) if (ROOT / page).is_file()]
     yield from pages
     yield "docs/site.css"
     for page in pages:
@@ -104,7 +108,9 @@ def _sources() -> Iterator[str]:
 
 
 def _guides() -> list[str]:
-    return [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+    """Pages of ``docs``; those of notebooks are made of them."""
+    paths = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.ipynb")]
+    return sorted(f"docs/{path.stem}.md" for path in paths)
 
 
 def on_page_content(html: str, **_: object) -> str:
