@@ -17,7 +17,7 @@ INSTALL := $(UV) pip install --python $(PY) -c $(PINS) -b $(PINS) \
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo demo-transfer test test-fast test-gpu lint format pins clean
+.PHONY: help setup setup-test demo demo-transfer test test-fast test-gpu lint format docs pins clean
 
 help:  ## Show this list
 	@echo "saim_mm: make TARGET [PYTHON=python3.12] [DATA=FOLDER] [WORKERS=2] [PYTEST_ARGS=...]"
@@ -44,7 +44,7 @@ setup: venv  ## Set up .venv for pretraining (mmcv without compiled ops)
 	@echo '-e .[onedl,speed]' | $(INSTALL)
 
 setup-test: venv  ## Set up .venv for tests, detection and segmentation (compiles mmcv once)
-	@echo '-e .[onedl,speed,downstream,demo,convert,parquet,test,dev,build]' | $(INSTALL)
+	@echo '-e .[onedl,speed,downstream,demo,convert,parquet,test,dev,docs,build]' | $(INSTALL)
 	@$(PY) tools/build_mmcv.py
 
 demo: venv  ## Pretrain a small SAIM on sample photographs, or on DATA=FOLDER
@@ -77,12 +77,16 @@ format: venv  ## Format the code and mend what ruff can mend
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+docs: venv  ## Build the documentation as a site in build/site
+	@echo '-e .[onedl,docs]' | $(INSTALL)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
+
 # Not of this machine's extra indexes: what is tested has to be there for everybody.
 # Python 3.10 has the oldest versions, and one list for all three keeps results alike.
 pins: venv  ## Choose the tested versions again (PINS_ARGS="--upgrade-package torch")
 	UV_INDEX= UV_FIND_LINKS= $(UV) pip compile pyproject.toml requirements/opencv.txt \
 	    --extra onedl --extra speed --extra downstream --extra demo --extra convert \
-	    --extra parquet --extra test --extra dev --extra build --python-version 3.10 \
+	    --extra parquet --extra test --extra dev --extra docs --extra build --python-version 3.10 \
 	    --no-annotate --custom-compile-command "make pins" \
 	    --quiet --output-file $(PINS) $(PINS_ARGS)
 

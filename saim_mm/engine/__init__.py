@@ -15,6 +15,7 @@ from .online_probe_hook import OnlineProbeHook
 from .optim_constructor import SAIMOptimWrapperConstructor
 from .picture_hook import PictureHook
 from .probe_hook import ProbeHook
+from .report_hook import ReportHook
 from .throughput_hook import ThroughputHook
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "PictureHook",
     "ProbeHook",
     "ProgressHook",
+    "ReportHook",
     "SAIMOptimWrapperConstructor",
     "ThroughputHook",
     *_moved,

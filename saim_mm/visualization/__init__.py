@@ -6,7 +6,8 @@
 * :mod:`order_masks`: orders and the masks that follow from them (Figure 5).
 * :mod:`completion`, :mod:`kept_patches`, :mod:`completion_sheet`: any-order completion.
 * :mod:`layer_curve`: how good the features of each layer are.
-* :mod:`loss_curve`, :mod:`scalars`, :mod:`report`: a run, from its work dir.
+* :mod:`loss_curve`, :mod:`scalars`, :mod:`report`, :mod:`live_report`: runs, from their
+  work dirs.
 
 It needs matplotlib, as MMEngine's visualiser does; the rest of the package does not
 import it.
@@ -28,17 +29,19 @@ from .figure import HIDDEN, save_gif, save_png, stack
 from .image_folder import read_images
 from .kept_patches import keep_box, keep_drawn, keep_share
 from .layer_curve import draw_layer_curve
+from .live_report import LiveReport
 from .loss_curve import LossCurve, draw_loss_curve, read_loss_curve
 from .mae import MAEReconstruction, reconstruct_with_mae
 from .order_masks import order_sheet
 from .position_error import draw_position_error, patch_errors, position_errors
 from .reconstruction import denormalise, reconstruction_sheet, step_maps, to_rgb
 from .report import write_report
-from .scalars import draw_scalars, read_scalars
+from .scalars import draw_scalar, draw_scalars, read_scalars
 
 __all__ = [
     "HIDDEN",
     "Completion",
+    "LiveReport",
     "LossCurve",
     "MAEReconstruction",
     "animation",
@@ -52,6 +55,7 @@ __all__ = [
     "draw_layer_curve",
     "draw_loss_curve",
     "draw_position_error",
+    "draw_scalar",
     "draw_scalars",
     "feature_maps",
     "feature_sheet",

@@ -27,6 +27,8 @@ DPI = 160
 CELL = 1.6
 #: Grey of what is not known yet, or hidden.
 HIDDEN = 128
+#: Of several runs in one plot: matplotlib's, as CSS spells them.
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b")
 
 
 def new_figure(width: float, height: float) -> Figure:

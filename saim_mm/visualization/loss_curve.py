@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-from .figure import Picture, new_figure, plain_axes, render
+from .figure import COLOURS, Picture, new_figure, plain_axes, render
+from .run_files import readable
 from .scalars import Series, drawable, read_scalars
-
-_COLOUR = "tab:blue"
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,35 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> Picture:
     """Loss above, as logged and smoothed, and the learning rate below."""
-    figure = new_figure(7, 4.5)
+    return draw_loss_curves({"": curve}, title)
+
+
+def draw_loss_curves(
+    curves: Mapping[str, LossCurve],
+    title: str = "Pretraining loss",
+    size: tuple[float, float] = (7, 4.5),
+) -> Picture:
+    """Loss and learning rate of several runs in one plot.
+
+    Args:
+        curves: By the name of the run, of which the legend tells if there are several;
+            they take :data:`COLOURS` in turn.
+        title: Above the plot.
+        size: Width and height in inches.
+    """
+    figure = new_figure(*size)
     loss, lr = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    _draw_loss(loss, curve)
+    several = len(curves) > 1
+    for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
+        _draw_loss(loss, curve, colour, readable(name, 40) if several else None)
+        rate_colour = colour if several else "0.35"
+        lr.plot(curve.iterations, drawable(curve.lr), color=rate_colour)
     loss.set_title(title)
-    lr.plot(curve.iterations, drawable(curve.lr), color="0.35")
+    loss.set_ylabel("loss")
+    loss.legend(frameon=False)
     lr.set_ylabel("learning rate")
     lr.set_xlabel("iteration")
+    lr.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     lr.set_ylim(bottom=0)
     lr.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     for axes in (loss, lr):
@@ -102,11 +125,11 @@ def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> Pictur
     return render(figure)
 
 
-def _draw_loss(axes: Axes, curve: LossCurve) -> None:
+def _draw_loss(axes: Axes, curve: LossCurve, colour: str, name: str | None) -> None:
+    """One run's losses; the legend has its name or, without one, what is drawn."""
     window = max(1, len(curve.loss) // 20) | 1  # odd: it has a centre
-    losses = drawable(curve.loss)
-    axes.plot(curve.iterations, losses, color=_COLOUR, alpha=0.3, lw=1, label="logged")
-    mean = smooth(losses, window)
-    axes.plot(curve.iterations, mean, color=_COLOUR, lw=2, label=f"mean of {window}")
-    axes.set_ylabel("loss")
-    axes.legend(frameon=False)
+    losses, mean = drawable(curve.loss), smooth(drawable(curve.loss), window)
+    logged = "logged" if name is None else None
+    label = f"mean of {window}" if name is None else name.replace("$", r"\$")
+    axes.plot(curve.iterations, losses, color=colour, alpha=0.3, lw=1, label=logged)
+    axes.plot(curve.iterations, mean, color=colour, lw=2, label=label)

@@ -1,208 +1,279 @@
-"""A run on one page: HTML without scripts or links, pictures inside.
+"""Runs on one page: HTML without scripts or links, pictures inside.
 
-Everything that comes from the run is escaped, and nothing of it is executed: the config
+Everything that comes from a run is escaped, and nothing of it is executed: the config
 is shown as text. The page can be mailed, or opened from a disk: it holds files of the
-run's own folder only (see :mod:`run_files`), and says where something was too much.
+runs' own folders only (see :mod:`run_files`), and says where something was too much.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import re
-from collections import Counter
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ..utils.atomic_file import write_atomically
-from .loss_curve import draw_loss_curve, read_loss_curve
-from .run_files import read_start, readable, run_files
-from .scalars import Series, draw_scalars, drawable, read_scalars
+from . import html_page as page
+from .config_values import differing_values
+from .figure import Picture
+from .loss_curve import LossCurve, draw_loss_curves, read_loss_curve
+from .run_files import readable
+from .run_record import Run, read_run
+from .run_state import run_state
+from .run_words import describe_state, facts, starts, troubles
+from .scalars import Series, draw_scalar, drawable
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2em auto;
-       max-width: 62em; padding: 0 1em; }
-h1, h2 { font-weight: 600; line-height: 1.2; } h2 { margin-top: 2em; }
-img { max-width: 100%; height: auto; }
-pre { background: #f5f5f5; padding: 1em; overflow: auto; font-size: 12px;
-      max-height: 40em; }
-table { border-collapse: collapse; }
-td, th { padding: .25em .8em; border-bottom: 1px solid #ddd; text-align: left; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-"""
-#: No scripts, no fetching: even if something slipped through unescaped.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 #: Shown by the loss curve, or of no interest.
 _NOT_PLOTTED = frozenset({"loss", "lr", "base_lr", "momentum", "memory"})
+_SPEED = ("images_per_s", "time", "data_time", "data_share", "mfu")
 _MAX_PLOTS = 60
-_MAX_ROWS = 100
-_MAX_TEXT = 2**20  # bytes of a config; MMEngine logs the environment in the first ones
-_MAX_LOGS = 100
-_MAX_PICTURE = 32 * 2**20  # bytes
+_EMPTY = Series(np.empty(0), np.empty(0))
+_NO_CURVE = LossCurve(np.empty(0, int), np.empty(0), np.empty(0))
 
 
 def write_report(
-    work_dir: str | Path,
+    work_dirs: str | Path | Sequence[str | Path],
     path: str | Path,
-    pictures: Mapping[str, np.ndarray] | None = None,
+    pictures: Mapping[str, Picture] | None = None,
 ) -> None:
-    """Writes the report of a run.
+    """Writes the report of a run, or of several beside each other.
 
     Args:
-        work_dir: The work dir of a run that logged with ``LocalVisBackend``.
+        work_dirs: The work dir, or several, of runs that logged with
+            ``LocalVisBackend``.
         path: The file, ending in ``.html``; it is written whole or not at all.
-        pictures: Further pictures by title, (H, W, 3) uint8 RGB. Those that a
-            ``PictureHook`` logged last are shown without being given.
+        pictures: Further pictures by title, (H, W, 3) uint8 RGB. Those that hooks
+            logged last are shown without being given.
 
     Raises:
-        ValueError: If no loss was logged there.
+        ValueError: If no loss was logged in one of them.
     """
-    work_dir = Path(work_dir)
-    left_out: Counter[str] = Counter()
-    scalars = read_scalars(work_dir, left_out)
-    curve = read_loss_curve(work_dir, scalars)
-    name = work_dir.resolve().name
-    sections = [
-        f"<h1>{html.escape(name)}</h1>",
-        _table(
-            {
-                "iterations": f"{int(curve.iterations[-1]):,}",
-                "first loss logged": f"{curve.first():.4f}",
-                "loss, mean of the last ten logged": f"{curve.last():.4f}",
-            }
-        ),
-        "<h2>Curves</h2>",
-        _image(draw_loss_curve(curve), "loss and learning rate"),
+    runs = read_runs(work_dirs)
+    for run in runs:
+        read_loss_curve(run.folder, run.scalars)  # or there is nothing to report
+    write_page(runs, path, pictures)
+
+
+def read_runs(work_dirs: str | Path | Sequence[str | Path]) -> list[Run]:
+    """Reads one work dir, or several."""
+    if isinstance(work_dirs, (str, Path)):
+        work_dirs = [work_dirs]
+    return [read_run(folder) for folder in work_dirs]
+
+
+def write_page(
+    runs: Sequence[Run],
+    path: str | Path,
+    pictures: Mapping[str, Picture] | None = None,
+    refresh: int | None = None,
+) -> None:
+    """As :func:`write_report`, of runs that were read; they may have logged nothing.
+
+    Args:
+        runs: At least one.
+        path: The file.
+        pictures: Further pictures by title.
+        refresh: Seconds after which a browser is to load the page again, if at all.
+
+    Raises:
+        OSError: If it cannot be written; what was there before stays.
+    """
+    labels = run_labels(runs)
+    parts = [
+        page.heading(labels[0] if len(runs) == 1 else f"{len(runs)} runs", 1),
+        *_states(runs, labels),
+        *_curves(runs, labels),
+        *_pictures(runs, labels, pictures or {}),
+        *_probes(runs, labels),
+        *_troubles(runs, labels),
+        *_configs(runs, labels),
+        *_machines(runs, labels),
     ]
-    plotted = sorted(scalars.keys() - _NOT_PLOTTED)
-    if plotted[_MAX_PLOTS:]:
-        reason = f"name that is not drawn, as there are more than {_MAX_PLOTS}"
-        left_out[reason] = len(plotted[_MAX_PLOTS:])
-        plotted = plotted[:_MAX_PLOTS]
-    if plotted:
-        names = ", ".join(map(readable, plotted))
-        sections.append(_image(draw_scalars(scalars, plotted), names))
-    sections += _odd_values(scalars, left_out)
-    sections += _reconstructions(work_dir, pictures or {})
-    sections += ["<h2>Probes</h2>", _probes(scalars)]
-    sections += ["<h2>Config</h2>", _text(_config(work_dir), "No config was logged.")]
-    environment = _environment(work_dir)
-    sections += ["<h2>Environment</h2>", _text(environment, "No log was found.")]
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{html.escape(name)}</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(sections)
-        + "\n</body></html>\n"
-    )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    content = page.encode("utf-8", errors="replace")
+    title = ", ".join(labels)
+    content = page.document(title, parts, refresh)
     write_atomically(Path(path), lambda file: file.write(content))
 
 
-def _odd_values(scalars: Mapping[str, Series], left_out: Counter[str]) -> list[str]:
-    """What the curves do not show, as text."""
-    rows = {reason: f"{number:,}" for reason, number in left_out.items()}
-    for name, series in scalars.items():
-        odd = series.values[np.isnan(drawable(series.values))]
-        if len(odd):
-            rows[name] = f"{len(odd):,} of {len(series.values):,}, the last {odd[-1]}"
-    return ["<h3>Not shown, or only in part</h3>", _table(rows)] if rows else []
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """A name for each run; if two are called the same, from where they part."""
+    names = [run.name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    folders = [run.folder.resolve() for run in runs]
+    top = os.path.commonpath([folder.parent for folder in folders])
+    return [str(folder.relative_to(top)) for folder in folders]
 
 
-def _reconstructions(work_dir: Path, pictures: Mapping[str, np.ndarray]) -> list[str]:
-    sections = [
-        f"<h3>{html.escape(title)}</h3>{_image(picture, title)}"
-        for title, picture in pictures.items()
-    ]
-    for name in ("reconstruction", "loss_by_step"):
-        found = _latest_picture(work_dir, name)
-        if found is not None:
-            step, png = found
-            sections.append(f"<h3>{name}, iteration {step:,}</h3>{_png(png, name)}")
-    if not sections:
-        sections.append(
-            "<p>None: no PictureHook logged any, and none was drawn for this report."
-            "</p>"
+def _states(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    now, boxes = time.time(), []
+    for run, label in zip(runs, labels, strict=True):
+        state = run_state(run, now)
+        text = describe_state(run, state, now)
+        share = state.total and min(1.0, state.done / state.total)
+        name = f"{readable(label)}: " if len(runs) > 1 else ""
+        boxes.append(page.state_box(state.word.split()[0], name + text, share))
+    head = labels if len(runs) > 1 else ()
+    return [*boxes, page.table(_columns([facts(run) for run in runs]), head)]
+
+
+def _troubles(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    parts = [page.heading("Warnings")]
+    for run, label in zip(runs, labels, strict=True):
+        parts += [page.heading(label, 3)] if len(runs) > 1 else []
+        rows, more = troubles(run)
+        parts.append(
+            page.table(rows, numbers=False)
+            if rows
+            else page.paragraph(
+                "None: no warning in the log, no step left out, no broken image."
+            )
         )
-    return ["<h2>Reconstructions</h2>", *sections]
+        parts += [page.paragraph(more)] if more else []
+        if len(run.starts) > 1:
+            title = f"{len(run.starts)} starts, and the iterations that each logged"
+            parts.append(page.heading(title, 3))
+            parts.append(page.table(starts(run)))
+    return parts
 
 
-def _latest_picture(work_dir: Path, name: str) -> tuple[int, bytes] | None:
-    """Iteration and content of the picture that was logged last by the latest start."""
-    paths = run_files(work_dir, f"*/vis_data/vis_image/{name}_*.png")
-    steps = {
-        (path.parent, int(match[1])): path
-        for path in paths
-        if (match := re.fullmatch(rf"{name}_(\d{{1,15}})\.png", path.name))
+def _curves(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    # Also of a run that logged none yet, so that the others keep their colours.
+    curves = {
+        label: run.curve or _NO_CURVE for label, run in zip(labels, runs, strict=True)
     }
-    for (_, step), path in sorted(steps.items(), reverse=True)[:1]:
-        content, is_longer = read_start(path, _MAX_PICTURE)
-        if content.startswith(b"\x89PNG\r\n") and not is_longer:
-            return step, content
-    return None
+    parts = [page.heading("Curves"), page.legend(labels)]
+    if all(curve is _NO_CURVE for curve in curves.values()):
+        return [*parts, page.paragraph("No loss was logged yet.")]
+    # As small as a phone: text keeps its share of a picture's width.
+    picture = draw_loss_curves(curves, size=(5.6, 3.8))
+    parts.append(page.image(picture, "loss and learning rate", "large"))
+    names = sorted({name for run in runs for name in run.scalars} - _NOT_PLOTTED)
+    accuracies = [name for name in names if _is_accuracy(name)]
+    speeds = [name for name in _SPEED if name in names]
+    others = [name for name in names if name not in {*accuracies, *speeds}]
+    plotted, left = _MAX_PLOTS, max(0, len(names) - _MAX_PLOTS)
+    for title, group in (
+        ("Accuracy", accuracies),
+        ("Speed", speeds),
+        ("Other numbers", others),
+    ):
+        plots = [_plot(runs, labels, name) for name in group[:plotted]]
+        plotted -= len(plots)
+        parts += [page.heading(title, 3), page.grid(plots)] if plots else []
+    return parts + _odd_values(runs, left)
 
 
-def _probes(scalars: Mapping[str, Series]) -> str:
+def _plot(runs: Sequence[Run], labels: Sequence[str], name: str) -> str:
+    series = {
+        label: run.scalars.get(name, _EMPTY)
+        for label, run in zip(labels, runs, strict=True)
+    }
+    return page.image(draw_scalar(name, series), name)
+
+
+def _odd_values(runs: Sequence[Run], not_drawn: int) -> list[str]:
+    """What the curves do not show, as text."""
+    rows: list[tuple[str, str]] = []
+    if not_drawn:
+        reason = f"name that is not drawn, as there are more than {_MAX_PLOTS}"
+        rows.append((reason, f"{not_drawn:,}"))
+    for run in runs:
+        mark = f" ({run.name})" if len(runs) > 1 else ""
+        rows += [(f"{name}{mark}", f"{n:,}") for name, n in run.left_out.items()]
+        for name, series in run.scalars.items():
+            odd = series.values[np.isnan(drawable(series.values))]
+            text = f"{len(odd):,} of {len(series.values):,}, the last "
+            rows += [(name + mark, f"{text}{odd[-1]}")] if len(odd) else []
+    title = page.heading("Not shown, or only in part", 3)
+    return [title, page.table(rows)] if rows else []
+
+
+def _pictures(
+    runs: Sequence[Run], labels: Sequence[str], given: Mapping[str, Picture]
+) -> list[str]:
+    parts = [page.heading("Pictures")]
+    for title, picture in given.items():
+        parts += [page.heading(title, 3), page.image(picture, title)]
+    for name in dict.fromkeys(name for run in runs for name in run.pictures):
+        shown = [
+            (label, run.pictures[name])
+            for label, run in zip(labels, runs, strict=True)
+            if name in run.pictures
+        ]
+        if len(runs) == 1:
+            step = shown[0][1].step
+            parts.append(page.heading(f"{name}, iteration {step:,}", 3))
+            parts.append(page.png(shown[0][1].png, name))
+        else:
+            figures = (
+                page.figure(
+                    page.png(found.png, name), f"{label}, iteration {found.step:,}"
+                )
+                for label, found in shown
+            )
+            parts += [page.heading(name, 3), page.grid(figures, "beside")]
+    if len(parts) == 1:
+        parts.append(
+            page.paragraph(
+                "None: no PictureHook logged any, and none was drawn for this report."
+            )
+        )
+    return parts
+
+
+def _probes(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
     """Last and best of every accuracy that was logged."""
-    rows = {
-        name: f"{series.values[-1]:.2f} at {series.steps[-1]:g}; best "
-        f"{series.values.max():.2f} at {series.steps[series.values.argmax()]:g}"
-        for name, series in sorted(scalars.items())
-        if name.startswith("accuracy")
-    }
-    return _table(rows) if rows else "<p>None was logged.</p>"
+    columns = [
+        {
+            name: f"{series.values[-1]:.2f} at {series.steps[-1]:g}; best "
+            f"{series.values.max():.2f} at {series.steps[series.values.argmax()]:g}"
+            for name, series in sorted(run.scalars.items())
+            if _is_accuracy(name)
+        }
+        for run in runs
+    ]
+    head = labels if len(runs) > 1 else ()
+    rows = _columns(columns)
+    found = page.table(rows, head) if rows else page.paragraph("None was logged.")
+    return [page.heading("Probes"), found]
 
 
-def _config(work_dir: Path) -> str:
-    """The whole config of the latest start, as it was run."""
-    files = run_files(work_dir, "*/vis_data/config.py")
-    return _beginning(files[-1]) if files else ""
+def _configs(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    parts = [page.heading("Config")]
+    if len(runs) == 1:
+        return [*parts, page.preformatted(runs[0].config, "No config was logged.")]
+    rows = differing_values([run.values for run in runs])
+    if rows:
+        shown = [
+            (name, *(readable(value, 200) for value in values))
+            for name, values in rows.items()
+        ]
+        parts.append(page.table(shown, labels, numbers=False))
+    else:
+        parts.append(page.paragraph("The configs do not differ."))
+    return parts + [
+        page.preformatted(run.config, f"{label}: no config was logged.", label)
+        for run, label in zip(runs, labels, strict=True)
+    ]
 
 
-def _environment(work_dir: Path) -> str:
-    """What MMEngine logged about machine and libraries at the latest start."""
-    for path in run_files(work_dir, "*/*.log")[: -_MAX_LOGS - 1 : -1]:
-        _, start, rest = f"\n{_beginning(path)}".partition("\nSystem environment:\n")
-        found, *end = re.split(r"^-{20,}$", rest, maxsplit=1, flags=re.M)
-        if end:
-            # The flags that PyTorch was compiled with say little and fill a page.
-            found = re.sub(r"^  - Build settings:.*\n", "", found, flags=re.M)
-            return start.lstrip() + found
-    return ""
+def _machines(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    several = len(runs) > 1
+    return [page.heading("Environment")] + [
+        page.preformatted(
+            run.log.environment, "No log was found.", label if several else ""
+        )
+        for run, label in zip(runs, labels, strict=True)
+    ]
 
 
-def _beginning(path: Path) -> str:
-    content, is_longer = read_start(path, _MAX_TEXT)
-    text = content.decode(errors="replace")
-    return f"{text}\n... and more than {_MAX_TEXT:,} bytes" if is_longer else text
+def _is_accuracy(name: str) -> bool:
+    return name.startswith("accuracy")
 
 
-def _table(rows: Mapping[str, str]) -> str:
-    cells = "".join(
-        f"<tr><th>{html.escape(readable(name, 100))}</th>"
-        f'<td class="number">{html.escape(value)}</td></tr>'
-        for name, value in list(rows.items())[:_MAX_ROWS]
-    )
-    more = len(rows) - _MAX_ROWS
-    return f"<table>{cells}</table>" + (
-        f"<p>And {more:,} more.</p>" if more > 0 else ""
-    )
-
-
-def _text(text: str, missing: str) -> str:
-    return f"<pre>{html.escape(text)}</pre>" if text else f"<p>{missing}</p>"
-
-
-def _image(picture: np.ndarray, alt: str) -> str:
-    ok, png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
-    assert ok
-    return _png(png.tobytes(), alt)
-
-
-def _png(content: bytes, alt: str) -> str:
-    data = base64.b64encode(content).decode("ascii")
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+def _columns(columns: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
+    """Rows of a table from its columns; ``-`` where one lacks a row."""
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [(name, *(c.get(name, "-") for c in columns)) for name in names]

@@ -7,6 +7,7 @@ large. (A hard link is the file itself, and whoever made it had access to it.)
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -38,6 +39,25 @@ def read_start(path: Path, max_bytes: int) -> tuple[bytes, bool]:
     with open_regular(path) as file:
         content = file.read(max_bytes)
         return content, bool(file.read(1))
+
+
+def read_end(path: Path, max_bytes: int) -> tuple[bytes, bool]:
+    """As :func:`read_start`, of the end of a file."""
+    with open_regular(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - max_bytes))
+        return file.read(max_bytes), size > max_bytes
+
+
+def read_beginning(path: Path, max_bytes: int = 2**20) -> str:
+    """The beginning of a text, which says so where it was longer.
+
+    Raises:
+        OSError: As for :func:`read_start`.
+    """
+    content, is_longer = read_start(path, max_bytes)
+    text = content.decode(errors="replace")
+    return f"{text}\n... and more than {max_bytes:,} bytes" if is_longer else text
 
 
 def readable(text: str, length: int = 60) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
-from .figure import Picture, new_figure, plain_axes, render
+from .figure import COLOURS, Picture, new_figure, plain_axes, render
 from .run_files import read_start, readable, run_files
 
 #: What tells when a line was logged, and no more.
@@ -50,7 +52,15 @@ def read_scalars(
     Returns:
         By name; empty if nothing was logged.
     """
-    points: dict[str, list[tuple[float, float]]] = {}
+    return join_starts(read_starts(work_dir, left_out))
+
+
+def read_starts(
+    work_dir: str | Path, left_out: Counter[str] | None = None
+) -> dict[str, dict[str, Series]]:
+    """As :func:`read_scalars`, for each start of the run, the latest first."""
+    starts: dict[str, dict[str, Series]] = {}
+    names: set[str] = set()
     left_out = Counter() if left_out is None else left_out
     budget = _MAX_BYTES
     for path in reversed(_scalar_files(Path(work_dir))):
@@ -58,17 +68,32 @@ def read_scalars(
         budget -= len(content)
         if is_longer:
             left_out[f"part of more than {_MAX_BYTES >> 20} MiB of scalars"] += 1
-        older: dict[str, list[tuple[float, float]]] = {}
+        points: dict[str, list[tuple[float, float]]] = {}
         for name, step, value in _parse(content, left_out):
-            if name in points or name in older or len(points) + len(older) < MAX_NAMES:
-                older.setdefault(name, []).append((step, value))
+            if name in names or len(names) < MAX_NAMES:
+                names.add(name)
+                points.setdefault(name, []).append((step, value))
             else:
                 left_out[f"value of a name after the first {MAX_NAMES:,}"] += 1
-        for name, series in older.items():
-            newer = points.get(name, [])
-            first = newer[0][0] if newer else math.inf
-            points[name] = [p for p in series if p[0] < first] + newer
-    return {name: Series(*np.array(series).T) for name, series in points.items()}
+        start = path.parent.parent.name
+        starts[start] = {n: Series(*np.array(pairs).T) for n, pairs in points.items()}
+    return starts
+
+
+def join_starts(starts: Mapping[str, Mapping[str, Series]]) -> dict[str, Series]:
+    """One series for each name; of what two starts logged the latest counts.
+
+    Args:
+        starts: What each start logged, the latest first.
+    """
+    joined: dict[str, Series] = {}
+    for series in starts.values():
+        for name, older in series.items():
+            newer = joined.get(name, Series(np.empty(0), np.empty(0)))
+            before = older.steps < (newer.steps[0] if len(newer.steps) else math.inf)
+            pairs = zip(older, newer, strict=True)
+            joined[name] = Series(*(np.append(o[before], n) for o, n in pairs))
+    return joined
 
 
 def _scalar_files(work_dir: Path) -> list[Path]:
@@ -107,23 +132,36 @@ def drawable(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) < _MAX_DRAWN, values, np.nan)
 
 
+def draw_scalar(
+    title: str, series: Mapping[str, Series], size: tuple[float, float] = (3.2, 2.1)
+) -> Picture:
+    """A small plot of one number.
+
+    Args:
+        title: Its name.
+        series: Of each run that logged it; they take :data:`COLOURS` in turn. What was
+            not logged may be an empty series.
+        size: Width and height in inches.
+    """
+    figure = new_figure(*size)
+    axes = figure.subplots()
+    for (steps, values), colour in zip(series.values(), cycle(COLOURS), strict=False):
+        marker = "." if len(values) < 30 else ""
+        axes.plot(steps, drawable(values), lw=1, marker=marker, color=colour)
+    axes.set_title(readable(title).replace("$", r"\$"), fontsize=9)  # not a formula
+    axes.tick_params(labelsize=8)
+    axes.yaxis.get_offset_text().set_fontsize(8)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    plain_axes(axes)
+    return render(figure)
+
+
 def draw_scalars(
     scalars: Mapping[str, Series], names: Sequence[str], columns: int = 3
 ) -> Picture:
-    """A small plot for each of some names, so many columns beside each other."""
-    rows = -(-len(names) // columns)
-    figure = new_figure(9, 1.9 * rows)
-    cells = figure.subplots(rows, columns, squeeze=False).ravel()
-    for cell, name in zip(cells, names, strict=False):
-        steps, values = scalars[name]
-        few = len(values) < 30
-        line = dict(lw=1, marker="." if few else "", color="tab:blue")
-        cell.plot(steps, drawable(values), **line)
-        title = readable(name).replace("$", r"\$")  # not a formula
-        cell.set_title(title, fontsize=8)
-        cell.tick_params(labelsize=7)
-        cell.yaxis.get_offset_text().set_fontsize(7)
-        plain_axes(cell)
-    for cell in cells[len(names) :]:
-        cell.set_axis_off()
-    return render(figure)
+    """A small plot of each of some names, so many columns beside each other."""
+    plots = [draw_scalar(name, {"": scalars[name]}) for name in names]
+    blank = [np.full_like(plots[0], 255)] * (-len(plots) % columns)
+    cells = [*plots, *blank]
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])

@@ -120,6 +120,33 @@ def test_everything_is_there_and_nothing_can_run(
     assert (found[3] == 200).all()
 
 
+def test_nothing_of_several_runs_can_run(tmp_path: Path) -> None:
+    """Names, options, warnings, reasons and pictures are a stranger's texts."""
+    folders = [tmp_path / f"{number} <script>" for number in (1, 2)]
+    for number, folder in enumerate(folders):
+        vis_data = write_start(folder, "2025", [{"loss": 1, EVIL: 2, "step": 1}])
+        write_start(folder, "2026 <script>", [{"loss": 1, "step": 2}])
+        (vis_data / "config.py").write_text(f"a = {{{EVIL!r}: {EVIL + str(number)!r}}}")
+        said = "2026/01/01 00:00:00 - mmengine - "
+        (folder / "2025" / "a.log").write_text(
+            f"{said}INFO - step 1/9\n{said}WARNING - {EVIL}\n"
+            f"{said}INFO - {EVIL.split('/')[0]}: saved {EVIL}\n"
+        )
+        broken = [dict(path=EVIL, reason=EVIL)]
+        (folder / "broken_images.json").write_text(json.dumps(broken))
+        picture = vis_data / "vis_image" / '"><script>_1.png'
+        save_png(np.zeros((4, 5, 3), np.uint8), picture)
+    bare = tmp_path / "3 <script>"  # of which nothing is known but a loss
+    write_start(bare, "2025", [{"loss": 1, "step": 1}])
+    write_report([*folders, bare], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    assert not {"script", "link", "iframe", "b"} & set(page.tags)
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    # As warning, reason and path, why it stopped, option and its value, name of a plot.
+    assert page.text.count(EVIL) >= 2 * 5
+    assert "<script>, iteration 1" in page.text and "2026 <script>" in page.text
+
+
 def test_a_bare_run_has_a_report_too(tmp_path: Path) -> None:
     write_start(tmp_path / "run", "20250101_000000", [dict(loss=1.0, step=1)])
     write_report(tmp_path / "run", tmp_path / "report.html")

@@ -23,20 +23,6 @@ class SyncBNOrBN(nn.BatchNorm2d):
 
     What is built is an instance of one of these classes, not of this one. It is a class
     all the same because mmcv names a norm after its class.
-
-    Args:
-        num_features: Number of channels D of its input (B, D, h, w).
-        stats_mode: How processes that saw another number of values count. ``None``, for
-            the same number everywhere, is torch's ``SyncBN``. ``"N"`` is ``MMSyncBN``
-            with each process weighted by its B, which may be 0: for RoI heads, where a
-            process may have no instance.
-        eps: Added to the variance.
-        momentum: Share of a batch in the running statistics.
-        affine: Whether there are a learnt scale and shift.
-        track_running_stats: Whether there are running statistics, for evaluation.
-
-    Raises:
-        ValueError: If ``stats_mode`` is unknown.
     """
 
     def __new__(  # type: ignore[misc]  # another class on purpose
@@ -48,7 +34,22 @@ class SyncBNOrBN(nn.BatchNorm2d):
         affine: bool = True,
         track_running_stats: bool = True,
     ) -> nn.Module:
-        """Builds the norm that fits this process."""
+        """Builds the norm that fits this process.
+
+        Args:
+            num_features: Number of channels D of its input (B, D, h, w).
+            stats_mode: How processes that saw another number of values count.
+                ``None``, for the same number everywhere, is torch's ``SyncBN``. ``"N"``
+                is ``MMSyncBN`` with each process weighted by its B, which may be 0: for
+                RoI heads, where a process may have no instance.
+            eps: Added to the variance.
+            momentum: Share of a batch in the running statistics.
+            affine: Whether there are a learnt scale and shift.
+            track_running_stats: Whether there are running statistics, for evaluation.
+
+        Raises:
+            ValueError: If ``stats_mode`` is unknown.
+        """
         if stats_mode not in (None, "N"):
             raise ValueError(
                 f"SyncBNOrBN stats_mode={stats_mode!r} is unknown; give None if all "
