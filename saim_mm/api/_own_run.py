@@ -56,7 +56,7 @@ class OwnRun:
         if self.begun:
             self._refuse_other()
         elif folder.exists() and (
-            not folder.is_dir() or any(not _is_hidden(p) for p in folder.iterdir())
+            not folder.is_dir() or any(map(_is_something, folder.iterdir()))
         ):
             raise ValueError(
                 f"{folder}: holds something else than a run of `saim-mm {verb}`; give "
@@ -207,5 +207,6 @@ def said_again() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
+def _is_something(path: Path) -> bool:
+    """Not a list of images, or half a file, of a call that was killed at once."""
+    return not path.name.startswith(".") and path.suffix != ".txt"
