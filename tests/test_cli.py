@@ -22,7 +22,11 @@ REQUIRED = {
     "report": ["RUN"],
     "convert": ["SRC", "DST"],
     "adapt": ["CONFIG", "--encoder", "FILE"],
+    "pretrain": ["FOLDER"],
+    "finetune": ["ENCODER", "FOLDER"],
 }
+#: What a verb gives by itself: where it shows how far it is.
+OF_THE_VERB = {"progress"}
 
 
 def test_verbs_are_the_functions() -> None:
@@ -34,7 +38,9 @@ def test_a_verb_has_the_arguments_of_its_function(verb: str) -> None:
     required = REQUIRED.get(verb, [])
     options = vars(make_parser().parse_args([verb, *required]))
     assert options.pop("verb") == verb
-    parameters = inspect.signature(getattr(api, verb)).parameters
+    parameters = dict(inspect.signature(getattr(api, verb)).parameters)
+    for name in OF_THE_VERB & set(parameters):
+        assert parameters.pop(name).default is None
     assert set(options) == set(parameters)
     for name, parameter in parameters.items():
         if parameter.default is not parameter.empty:

@@ -1,4 +1,4 @@
-# Goes on from a pretrained SAIM, on images of another kind: give data_root and load_from.
+# Goes on from a pretrained SAIM, on images of another kind: give data_root, load_from.
 # The file is loaded with its decoder, completely or not at all. No run of it was made;
 # docs/pretrain_your_images.md has the reasons.
 _base_ = "saim_vit-b_300e_in1k.py"

@@ -7,22 +7,19 @@ else is refused.
 
 from __future__ import annotations
 
-import io
-import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from .. import launch
 from .._doctor import parse_options
 from ..datasets.unlabeled_images import TooManyBrokenImages
-from ..engine import ProgressHook
+from ..engine import quiet_runner, shown
 from ..reliability.preemption_hook import EXIT_NOT_SAVED, EXIT_PREEMPTED
 from ..utils.atomic_file import write_atomically
 from ..utils.progress_line import ProgressLine
@@ -121,9 +118,11 @@ class OwnRun:
             ValueError: If too many images are broken.
         """
         install_safe_loader()
-        runner = quiet_runner(self.load_config(), silent=progress is not None)
+        silent = progress is not None
+        runner = quiet_runner(self.load_config(), newest=True, silent=silent)
+        showing = shown(runner, progress) if progress else nullcontext()
         try:
-            with shown(runner, progress):
+            with showing:
                 runner.train()
         except TooManyBrokenImages as error:  # of a worker: with its traceback
             raise ValueError(str(error).strip().rpartition("\n")[2]) from None
@@ -136,38 +135,6 @@ class OwnRun:
                 progress.say(f"{saved}. To go on, say the same again: {said_again()}")
             raise
         return runner
-
-
-def quiet_runner(cfg: Config, silent: bool) -> Runner:
-    """The run of a config, which goes on from its newest checkpoint.
-
-    What MMEngine says of the machine and of all settings is in the log's file only.
-
-    Args:
-        cfg: A training config.
-        silent: Whether the console hears only warnings later, too.
-    """
-    with redirect_stdout(io.StringIO()):
-        runner = launch.make_runner(cfg, newest=True)
-    for handler in runner.logger.handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.setStream(sys.stdout)
-            if silent:
-                handler.setLevel(logging.WARNING)
-    return runner
-
-
-@contextmanager
-def shown(runner: Runner, progress: ProgressLine | None) -> Iterator[None]:
-    """Shows how far a run is."""
-    if progress is None:
-        yield
-        return
-    runner.register_hook(ProgressHook(progress))
-    try:
-        yield
-    finally:
-        progress.close()
 
 
 def check_counts(**counts: int | None) -> None:

@@ -11,6 +11,7 @@ from .knn_loop import KNNLoop
 from .logger_hook import LiveLoggerHook, ProgressHook
 from .optim_constructor import SAIMOptimWrapperConstructor
 from .picture_hook import PictureHook
+from .shown_run import quiet_runner, shown
 from .throughput_hook import ThroughputHook
 
 __all__ = [
@@ -24,5 +25,7 @@ __all__ = [
     "ProgressHook",
     "SAIMOptimWrapperConstructor",
     "ThroughputHook",
+    "quiet_runner",
+    "shown",
     *_moved,
 ]
