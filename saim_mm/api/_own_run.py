@@ -137,15 +137,15 @@ class OwnRun:
         return runner
 
 
-def check_counts(**counts: int | None) -> None:
-    """Refuses numbers below one.
+def check_at_least(least: int, **counts: int | None) -> None:
+    """Refuses numbers that are given and too small.
 
     Raises:
         ValueError: If one is.
     """
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count} must be at least 1.")
+        if count is not None and count < least:
+            raise ValueError(f"{name}={count} must be at least {least}.")
 
 
 def default_folder(verb: str, folder: Path) -> Path:

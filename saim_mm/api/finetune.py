@@ -20,7 +20,7 @@ from ._child import Block, child_text
 from ._finetune_config import BASE, METRIC, TAIL, finetune_blocks
 from ._found_images import typical_side
 from ._machine import Machine, this_machine
-from ._own_run import OwnRun, check_counts, default_folder, with_options
+from ._own_run import OwnRun, check_at_least, default_folder, with_options
 from ._rule import EncoderSize, FinetunePlan, Steps, plan_finetuning
 from ._trial_steps import fit_to_memory, saving_interval
 
@@ -85,7 +85,8 @@ def finetune(
         OSError: If something cannot be read or written.
         SystemExit: With code 75, if a signal (Ctrl-C) ended the run and it was saved.
     """
-    check_counts(epochs=epochs, batch_size=batch_size)
+    check_at_least(1, epochs=epochs, batch_size=batch_size)
+    check_at_least(0, workers=workers)
     images = Path(folder).expanduser().absolute()
     checkpoint = Path(encoder).expanduser().absolute()
     asked = dict(

@@ -21,7 +21,7 @@ from ..weights.whole_model import check_complete
 from ._child import Block, arch_of, child_text
 from ._found_images import count_images
 from ._machine import Machine, this_machine
-from ._own_run import OwnRun, check_counts, default_folder, with_options
+from ._own_run import OwnRun, check_at_least, default_folder, with_options
 from ._pretrain_config import BASE, MODELS, pretrain_blocks, size_of
 from ._rule import EncoderSize, PretrainPlan, Steps, plan_pretraining
 from ._start_weights import StartWeights, read_start
@@ -92,7 +92,12 @@ def pretrain(
         OSError: If something cannot be read or written.
         SystemExit: With code 75, if a signal (Ctrl-C) ended the run and it was saved.
     """
-    check_counts(epochs=epochs, batch_size=batch_size)
+    check_at_least(1, epochs=epochs, batch_size=batch_size)
+    check_at_least(0, workers=workers)
+    if with_decoder is not None and init is None:
+        raise ValueError(
+            f"with_decoder={with_decoder} is about init, which is not given."
+        )
     images = Path(folder).expanduser().absolute()
     init = None if init is None else Path(init).expanduser().absolute()
     asked = dict(
