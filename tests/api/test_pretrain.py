@@ -357,9 +357,7 @@ def test_killed_and_called_again_ends_with_the_same_weights(
     process = start_and_wait(photos, parts, *options)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert (
-        not (parts / "encoder.pth").exists() and not (parts / "iter_60.pth").exists()
-    )
+    assert not (parts / "encoder.pth").exists() and not (parts / "iter_60.pth").exists()
 
     process = start_and_wait(photos, parts, *options)
     before = sorted(parts.glob("iter_*.pth"))
