@@ -93,7 +93,7 @@ def doctor(
         yield from check_registry()
         yield from check_space(Path(work_dir).absolute())
         if config is not None:
-            options = _parse_options(cfg_options)
+            options = parse_options(cfg_options)
             yield from check_config(str(config), processes, options, samples)
 
     return examine()
@@ -351,7 +351,7 @@ def check_samples(dataset: Any, samples: int) -> Findings:
         yield Finding("ok", f"all {len(chosen)} samples that were tried load")
 
 
-def _parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     """Reads ``KEY=VALUE`` pairs as MMEngine's tools do."""
     from mmengine.config import DictAction
 

@@ -45,3 +45,17 @@ def add_when_asked(mim: Path) -> None:
             hub.register_model_index(index, config_prefix=mim)
 
     setattr(ModelHub, name, classmethod(register))
+
+
+def shipped_config(name: str) -> str:
+    """What a config writes as ``_base_`` to be a child of one of ours.
+
+    Args:
+        name: Below ``configs``, such as ``saim/saim_debug.py``.
+
+    Returns:
+        ``saim_mm::NAME``, or its path in sources that were never installed.
+    """
+    if (MIM / "configs").is_dir():
+        return f"{PACKAGE}::{name}"
+    return str(MIM.parents[1] / "configs" / name)

@@ -18,10 +18,13 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import init_dist
 from mmengine.hub import get_config
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .utils.loader_options import drop_worker_options
+from .weights.resume import resume_from_newest
 from .weights.safe_loader import install_safe_loader
+from .weights.whole_model import forget_pretrained
 
 #: Options of ``AmpOptimWrapper`` that ``OptimWrapper`` does not know.
 _AMP_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
@@ -188,6 +191,34 @@ def _fuse_adamw(cfg: Config) -> None:
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
     if optimizer.get("type") == "AdamW" and "foreach" not in optimizer:
         optimizer.setdefault("fused", True)
+
+
+def make_runner(cfg: Config, launcher: str = "none", newest: bool = False) -> Runner:
+    """Builds the training run of a config, bent to this machine, ready to train.
+
+    Args:
+        cfg: A training config with a ``work_dir``. Changed.
+        launcher: As for :func:`connect`.
+        newest: Go on from the newest good checkpoint in the work dir, if there is one.
+
+    Raises:
+        ValueError: If the config cannot be trained, or has no training image.
+        CheckpointError: If there are checkpoints to go on from, and none is good.
+    """
+    processes = world_size() if launcher != "none" else 1
+    scale_learning_rate(cfg, processes)
+    changes = fit_to_machine(cfg)
+    batch = effective_batch(cfg, processes)
+    connect(launcher, cfg.get("env_cfg", {}).get("dist_cfg"))
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    for line in [*changes, batch.describe()]:
+        runner.logger.info(line)
+    if newest:
+        resume_from_newest(runner)
+    if runner._resume and runner._load_from:
+        forget_pretrained(runner.model)
+    check_training_data(runner)
+    return runner
 
 
 def check_training_data(runner: Runner) -> None:

@@ -27,7 +27,11 @@ REQUIRED = {
     "embed": ["ENCODER", "FOLDER", "-o", "FILE"],
     "knn": ["ENCODER", "FOLDER"],
     "probe": ["ENCODER", "FOLDER"],
+    "pretrain": ["FOLDER"],
+    "finetune": ["ENCODER", "FOLDER"],
 }
+#: What a verb gives by itself: where it shows how far it is.
+OF_THE_VERB = {"progress"}
 
 
 def test_verbs_are_the_functions() -> None:
@@ -40,7 +44,8 @@ def test_a_verb_has_the_arguments_of_its_function(verb: str) -> None:
     options = vars(make_parser().parse_args([verb, *required]))
     assert options.pop("verb") == verb
     parameters = dict(inspect.signature(getattr(api, verb)).parameters)
-    parameters.pop("progress", None)  # what the verb shows, a program is called with
+    for name in OF_THE_VERB & set(parameters):
+        assert parameters.pop(name).default is None
     assert set(options) == set(parameters)
     for name, parameter in parameters.items():
         if parameter.default is not parameter.empty:

@@ -17,13 +17,10 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import io
-import logging
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from mmengine.config import Config
@@ -32,7 +29,7 @@ from mmengine.runner import Runner
 from saim_mm import launch
 from saim_mm.datasets.sample_photos import sample_photos
 from saim_mm.datasets.small_photos import NoPhotosError, copy_small, find_photos
-from saim_mm.engine import ProgressHook
+from saim_mm.engine import quiet_runner, shown
 from saim_mm.utils.progress_line import ProgressLine
 from saim_mm.utils.run_folder import RunFolderError, run_folder
 from saim_mm.visualization import (
@@ -115,7 +112,6 @@ def load_config(args: argparse.Namespace, run_dir: Path, photos: Path) -> Config
         cfg.train_cfg.max_iters = args.max_iters
     # Of a run of minutes nothing need be saved: Ctrl-C ends it at once.
     cfg.default_hooks.pop("preemption")
-    launch.fit_to_machine(cfg)
     return cfg
 
 
@@ -147,17 +143,10 @@ def run(args: argparse.Namespace, sources: list[Path], run_dir: Path) -> None:
     """Collects, trains, writes the results and says where they are."""
     photos = run_dir / "photographs"
     collect_photos(sources, photos)
-    with redirect_stdout(io.StringIO()):  # the log is in its file
-        runner = Runner.from_cfg(load_config(args, run_dir, photos))
-    for handler in runner.logger.handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.setStream(sys.stdout)
-            handler.setLevel(logging.WARNING)
-    line = ProgressLine(sys.stdout)
-    runner.register_hook(ProgressHook(line))
+    runner = quiet_runner(load_config(args, run_dir, photos))
     started = time.perf_counter()
-    runner.train()
-    line.close()
+    with shown(runner, ProgressLine(sys.stdout)):
+        runner.train()
     seconds = time.perf_counter() - started
     curve = write_results(runner, photos, run_dir)
     for name in RESULTS:

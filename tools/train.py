@@ -12,12 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from saim_mm import launch
-from saim_mm.weights.resume import resume_from_newest
-from saim_mm.weights.whole_model import forget_pretrained
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,20 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains one run; returns the exit status."""
     args = parse_args(argv)
     cfg = load_config(args)
-    processes = launch.world_size() if args.launcher != "none" else 1
-    launch.scale_learning_rate(cfg, processes)
-    changes = launch.fit_to_machine(cfg)
-    batch = launch.effective_batch(cfg, processes)
-
-    launch.connect(args.launcher, cfg.get("env_cfg", {}).get("dist_cfg"))
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    for line in [*changes, batch.describe()]:
-        runner.logger.info(line)
-    if args.resume == "auto":
-        resume_from_newest(runner)
-    if runner._resume and runner._load_from:
-        forget_pretrained(runner.model)
-    launch.check_training_data(runner)
+    runner = launch.make_runner(cfg, args.launcher, newest=args.resume == "auto")
     runner.train()
     return 0
 

@@ -4,8 +4,10 @@ from .adapt import adapt
 from .convert import convert
 from .doctor import doctor
 from .embed import embed
+from .finetune import finetune
 from .knn import knn
 from .load_encoder import load_encoder
+from .pretrain import pretrain
 from .probe import probe
 from .report import report
 
@@ -14,8 +16,10 @@ __all__ = [
     "convert",
     "doctor",
     "embed",
+    "finetune",
     "knn",
     "load_encoder",
+    "pretrain",
     "probe",
     "report",
 ]

@@ -72,7 +72,7 @@ def child_blocks(
 def _backbone(cfg: Config, outputs: Outputs, vit: SAIMViT) -> tuple[Block, str]:
     """The new backbone, but for ``init_cfg``."""
     encoder: Block = dict(
-        arch=_arch(vit),
+        arch=arch_of(vit),
         img_size=_side(vit.img_size),
         patch_size=_side(vit.patch_embed.projection.kernel_size),
         drop_path_rate=_DROP_PATH,
@@ -107,7 +107,7 @@ def _backbone(cfg: Config, outputs: Outputs, vit: SAIMViT) -> tuple[Block, str]:
     )
 
 
-def _arch(vit: SAIMViT) -> str | Block:
+def arch_of(vit: SAIMViT) -> str | Block:
     """The name of its size, or what it consists of."""
     settings = dict(vit.arch_settings)
     names = [n for n, arch in vit.arch_zoo.items() if arch == settings and len(n) > 2]

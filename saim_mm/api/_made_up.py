@@ -12,19 +12,21 @@ from mmengine.structures import InstanceData, PixelData
 
 #: Scopes of the models that images can be made up for.
 SCOPES = ("mmdet", "mmseg", "mmpretrain")
-_IMAGES = 2
 _OBJECTS = 4
 
 
-def made_up_batch(cfg: Config, size: tuple[int, int]) -> dict[str, Any]:
+def made_up_batch(
+    cfg: Config, size: tuple[int, int], number: int = 2
+) -> dict[str, Any]:
     """Images of noise and samples, as the loader of such a model gives them.
 
     Args:
         cfg: With ``model`` and a ``default_scope`` of :data:`SCOPES`.
         size: Rows and columns of the images.
+        number: Of the images.
 
     Returns:
-        ``inputs`` and ``data_samples`` of two images, for the data preprocessor.
+        ``inputs`` and ``data_samples`` of the images, for the data preprocessor.
     """
     rng = np.random.default_rng(0)
     classes = min(_values(cfg.model, "num_classes"), default=2)
@@ -34,15 +36,14 @@ def made_up_batch(cfg: Config, size: tuple[int, int]) -> dict[str, Any]:
         mmpretrain=_classification_sample,
     )[cfg.default_scope]
     channels = next(_values(cfg.model.backbone, "in_channels"), 3)
-    samples = [make(rng, size, classes) for _ in range(_IMAGES)]
+    samples = [make(rng, size, classes) for _ in range(number)]
     if "mask" not in str(cfg.model):  # RTMDet fails on masks that it does not read
         for sample in samples:
             _drop_masks(sample)
-    images = rng.integers(0, 256, (_IMAGES, channels, *size), dtype=np.uint8)
-    return dict(
-        inputs=list(torch.from_numpy(images)),
-        data_samples=samples,
-    )
+    images = rng.integers(0, 256, (number, channels, *size), dtype=np.uint8)
+    inputs = torch.from_numpy(images)
+    stacked = cfg.default_scope == "mmpretrain"  # a list there is one of views
+    return dict(inputs=inputs if stacked else list(inputs), data_samples=samples)
 
 
 def _values(config: Any, name: str) -> Iterator[int]:

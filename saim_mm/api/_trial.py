@@ -41,8 +41,10 @@ class Trial:
     device: str
 
 
-def train_one_step(cfg: Config, size: tuple[int, int], device: str) -> Trial:
-    """Builds model and optimiser of a config and trains them on two made-up images.
+def train_one_step(
+    cfg: Config, size: tuple[int, int], device: str, images: int = 2
+) -> Trial:
+    """Builds model and optimiser of a config and trains them on made-up images.
 
     Batch augmentations, and the padding of segmentation to the crop, are left out, so
     that the images keep their size.
@@ -52,6 +54,7 @@ def train_one_step(cfg: Config, size: tuple[int, int], device: str) -> Trial:
             :data:`~._made_up.SCOPES`, which must be the process's own. Not changed.
         size: Rows and columns of the images.
         device: Where to train.
+        images: Their number.
 
     Raises:
         ValueError: If the loss is not finite.
@@ -64,7 +67,7 @@ def train_one_step(cfg: Config, size: tuple[int, int], device: str) -> Trial:
     if device == "cpu":
         wrapper_without_amp(wrapper_cfg)
     wrapper = build_optim_wrapper(model, wrapper_cfg)
-    batch = made_up_batch(cfg, size)
+    batch = made_up_batch(cfg, size, images)
     _start_counting()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()

@@ -13,12 +13,24 @@ from importlib import import_module
 
 from ..utils.command_line import one_line_errors
 
-VERBS = ("adapt", "doctor", "report", "convert", "embed", "knn", "probe")
+VERBS = (
+    "adapt",
+    "doctor",
+    "report",
+    "convert",
+    "pretrain",
+    "embed",
+    "knn",
+    "probe",
+    "finetune",
+)
 EXIT_CODES = """\
 exit codes:
   0  done; the doctor found nothing wrong, or only what a warning says
   1  not done: one line on stderr says why; or the doctor found something wrong
   2  the command line is not understood
+  75 a signal (Ctrl-C) ended a training, which is saved: the same command goes on
+  74 a signal ended a training, which could not be saved
 """
 
 

@@ -16,6 +16,7 @@ from .optim_constructor import SAIMOptimWrapperConstructor
 from .picture_hook import PictureHook
 from .probe_hook import ProbeHook
 from .report_hook import ReportHook
+from .shown_run import quiet_runner, shown
 from .throughput_hook import ThroughputHook
 
 __all__ = [
@@ -34,5 +35,7 @@ __all__ = [
     "ReportHook",
     "SAIMOptimWrapperConstructor",
     "ThroughputHook",
+    "quiet_runner",
+    "shown",
     *_moved,
 ]

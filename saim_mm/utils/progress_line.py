@@ -34,6 +34,12 @@ class ProgressLine:
         self.stream.write(text)
         self.stream.flush()
 
+    def say(self, text: str) -> None:
+        """Says something that stays, on lines of its own."""
+        self.close()
+        self.stream.write(f"{text}\n")
+        self.stream.flush()
+
     def close(self) -> None:
         """Ends the line that changes."""
         if self._open:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
+from ..utils.quiet_log import quiet_log
 from . import read_state_dict
 from .whole_model import check_complete, forget_pretrained
 
@@ -36,13 +35,8 @@ def build_model(cfg: Config, init_weights: bool = False) -> BaseModel:
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(options)
         if init_weights:
-            logger = MMLogger.get_current_instance()
-            level = logger.level
-            logger.setLevel(max(level, logging.WARNING))
-            try:
+            with quiet_log():
                 model.init_weights()
-            finally:
-                logger.setLevel(level)
     return model
 
 

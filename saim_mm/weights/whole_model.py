@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..registry import register
 from ..utils.model_state import unwrap_model
 from .files import CheckpointError, weights_of, without_wrappers
 from .keymap import describe_foreign
@@ -24,6 +25,7 @@ _FITTED = re.compile(r"pos_embed|rel(?:ative)?_pos")
 _COUNTER = "num_batches_tracked"
 
 
+@register("hook")
 class CompleteLoadHook(Hook):
     """Stops a run that would load a checkpoint in part.
 
