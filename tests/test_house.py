@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 LINES: list[set[str]] = [
     {"registry", "version", "_stack", "_hub", "utils"},
     {"datasets", "weights"},
-    {"models/dense"},
+    {"models/dense", "models/probing"},
     {"models"},  # the files of SAIM
     {"models/baselines", "launch"},
     {"parity", "evaluation", "visualization", "reliability"},

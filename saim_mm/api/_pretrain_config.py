@@ -117,8 +117,9 @@ def optim_block(lr: float, steps: Steps, layer_decay: float = 1.0) -> Block:
 
 
 def hooks_block(interval: int, **checkpoint: Any) -> Block:
-    """Checkpoints that a kill costs minutes at most."""
+    """Checkpoints that a kill costs minutes at most, and a page to look at."""
     return dict(
+        report=dict(type="ReportHook"),
         logger=dict(interval=10, seconds_per_line=10),
         checkpoint=dict(by_epoch=False, interval=interval, **checkpoint),
     )

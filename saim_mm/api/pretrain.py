@@ -120,7 +120,10 @@ def pretrain(
         start = None if init is None else read_start(init, with_decoder)
         said = _begin(run, images, model, start, machine)
     page = run.folder / "report.html"
-    said.append(f"The encoder will be {run.folder / 'encoder.pth'}, the report {page}.")
+    said.append(
+        f"Look at {page} in a browser while it goes on; the encoder will be "
+        f"{run.folder / 'encoder.pth'}."
+    )
     if progress is not None:
         progress.say("\n".join(said))
     trained = run.train(progress).model

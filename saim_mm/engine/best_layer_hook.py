@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..models.probe_heads import LayerwiseClsHead
+from ..models.probing.probe_heads import LayerwiseClsHead
 from ..registry import register
 from ..utils.model_state import unwrap_model
 

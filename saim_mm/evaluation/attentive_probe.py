@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..models.attentive_pool import AttentivePool, EfficientPool, draw_pool
+from ..models.probing.attentive_pool import AttentivePool, EfficientPool, draw_pool
 from .best_layer import hold_out
 from .features import Features
 from .linear_probe import (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
-from ..models.attentive_pool import AttentivePool, EfficientPool
+from ..models.probing.attentive_pool import AttentivePool, EfficientPool
 from ..registry import TASK_UTILS, register
 from .attentive_probe import AttentiveRecipe, attentive_probe, choose_rate
 from .best_layer import best_layer_probe

@@ -15,7 +15,7 @@ from .dense.sync_bn import SyncBNOrBN
 from .dense.vit_pyramid import FourLayerPyramid, SimpleFeaturePyramid
 from .order import OrderSampler, PatchOrder
 from .plan import Plan
-from .probe_heads import AttentiveClsHead, LayerwiseClsHead
+from .probing.probe_heads import AttentiveClsHead, LayerwiseClsHead
 from .reading import CutReading, FixedReading, StrataReading
 from .saim import SAIM
 from .saim_head import SAIMHead

@@ -37,7 +37,7 @@ from saim_mm.evaluation import (
 )
 from saim_mm.evaluation.attentive_probe import choose_rate
 from saim_mm.evaluation.probes import AttentiveProbe, LinearProbe, curves_of
-from saim_mm.models.attentive_pool import AttentivePool, EfficientPool
+from saim_mm.models.probing.attentive_pool import AttentivePool, EfficientPool
 
 QUICK = dict(epochs=3)
 

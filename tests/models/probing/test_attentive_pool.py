@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from saim_mm.models.attentive_pool import AttentivePool, EfficientPool, draw_pool
+from saim_mm.models.probing.attentive_pool import (
+    AttentivePool,
+    EfficientPool,
+    draw_pool,
+)
 
 WIDTH, HEADS, QUERIES = 12, 3, 4
 

@@ -17,7 +17,7 @@ from mmpretrain.models.heads import ClsHead, LinearClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..registry import register
+from ...registry import register
 from .attentive_pool import AttentivePool, EfficientPool, draw_pool
 
 

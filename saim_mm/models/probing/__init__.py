@@ -1,0 +1,1 @@
+"""What probes and classifiers learn of a frozen encoder: pools and heads."""
