@@ -22,7 +22,7 @@ from mmengine.registry import (
 from mmpretrain import FeatureExtractor, get_model, list_models
 from mmpretrain.apis.model import ModelHub
 
-from saim_mm import launch
+from saim_mm import _hub, launch
 from saim_mm._hub import add_when_asked
 from saim_mm.models import SAIM
 
@@ -144,3 +144,17 @@ def test_mmengine_builds_a_model(package: Path) -> None:
     name = "saim_mm::saim/benchmarks/vit-b_linear_90e_in1k.py"
     with torch.device("meta"):
         assert type(hub.get_model(name)).__name__ == "ImageClassifier"
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_child_names_its_parent_so_that_it_is_found(
+    found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MMEngine 0.10.7 looks in ``site-packages``, where an editable install is not."""
+    (tmp_path / "saim_mm" / ".mim" / "configs").mkdir(parents=True)
+    monkeypatch.setattr(_hub, "MIM", tmp_path / "saim_mm" / ".mim")
+    place = tmp_path / "saim_mm" if found else tmp_path / "site-packages" / "saim_mm"
+    monkeypatch.setattr(_hub, "get_installed_path", lambda name: str(place))
+    base = _hub.shipped_config("saim/saim_debug.py")
+    path = str(tmp_path / "configs" / "saim" / "saim_debug.py")
+    assert base == ("saim_mm::saim/saim_debug.py" if found else path)
