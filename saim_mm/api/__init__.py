@@ -4,6 +4,7 @@ from .adapt import adapt
 from .convert import convert
 from .doctor import doctor
 from .embed import embed
+from .export import export
 from .knn import knn
 from .load_encoder import load_encoder
 from .probe import probe
@@ -14,6 +15,7 @@ __all__ = [
     "convert",
     "doctor",
     "embed",
+    "export",
     "knn",
     "load_encoder",
     "probe",

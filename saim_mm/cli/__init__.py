@@ -13,7 +13,7 @@ from importlib import import_module
 
 from ..utils.command_line import one_line_errors
 
-VERBS = ("adapt", "doctor", "report", "convert", "embed", "knn", "probe")
+VERBS = ("adapt", "doctor", "report", "convert", "embed", "knn", "probe", "export")
 EXIT_CODES = """\
 exit codes:
   0  done; the doctor found nothing wrong, or only what a warning says

@@ -232,7 +232,7 @@ class SAIMViT(VisionTransformer):
         """``VisionTransformer.forward``, in windows or with a causal mask."""
         x, grid = self.patch_embed(x)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + resize_pos_embed(
             self.pos_embed,
             self.patch_resolution,
