@@ -1,8 +1,8 @@
 """Times an encoder beside its exported graphs, on the CPU, one image at a time.
 
-All run in turn in one process, so that they meet the same load of the machine; each has
-its median, and the median of its ratios to the encoder of the same turn. The weights are
-fresh, and the certificates are those of sample photographs.
+All run in turn in one process, so that they meet the same load of the machine; each
+has its median, and the median of its ratios to the encoder of the same turn. The
+weights are fresh, and the certificates are those of sample photographs.
 """
 
 from __future__ import annotations
