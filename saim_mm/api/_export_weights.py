@@ -56,9 +56,10 @@ def export_weights(
         with tempfile.TemporaryDirectory() as folder:
             bare = Path(folder) / "encoder.pth"
             if kind == "hf" and _has_decoder_norm(encoder):
-                convert_files.convert_saim_to_encoder(
+                taken = convert_files.convert_saim_to_encoder(
                     Path(encoder.source), bare, final_norm=True, num_heads=heads
                 )
+                convert_files.check_passed(taken, out)
             else:
                 write_state_dict(bare, encoder.backbone.state_dict())
             if kind == "timm":
