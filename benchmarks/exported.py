@@ -21,7 +21,7 @@ from torch import Tensor
 from saim_mm.api import export, load_encoder
 from saim_mm.models import SAIMViT
 from saim_mm.utils.environment import environment
-from saim_mm.weights import write_state_dict
+from saim_mm.weights import install_safe_loader, write_state_dict
 
 from .clock import shown_steps
 
@@ -55,6 +55,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Sizes, differences and times of all."""
     described = environment(("torch", "onnx", "onnxruntime", "mmpretrain"))
     torch.set_num_threads(args.threads)
+    install_safe_loader()  # like every script that initialises a model by itself
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "encoder.pth"
         model = SAIMViT(args.arch, args.size, final_norm=False, out_type="raw")
