@@ -57,9 +57,9 @@ def open_rows(folder: str) -> Any:
         # Offsets that lead out of a file would be read, and end the process.
         rows.data.table.validate(full=True)
         return rows.with_format("arrow")
-    except OSError:
-        raise
     except Exception as error:  # json and the library raise anything for bad files
+        if isinstance(error, OSError) and error.filename:
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(
             f"{folder!r} is no whole dataset as save_to_disk of the library datasets "

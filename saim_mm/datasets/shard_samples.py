@@ -58,13 +58,17 @@ def _files(shard: Path, tar: Any) -> Iterator[_File]:
     position = -1
     while (info := tar.next()) is not None:
         tar.members.clear()  # tarfile keeps all that it has seen
-        if info.offset_data <= position:
+        if info.offset_data <= position or info.size < 0:
             raise tarfile.ReadError("a header leads back to what came before")
         position = info.offset_data
         match = None if _META.match(info.name) else _KEY.fullmatch(info.name)
         if match and info.isreg() and not info.issparse():
             path = tar_path(shard, position, info.size, info.name)
             yield _File(match[1], match[2].lower(), path)
+    # tarfile takes a damaged header for the end, which is a block of zeros.
+    tar.fileobj.seek(tar.offset)
+    if any(tar.fileobj.read(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError(f"a damaged header at byte {tar.offset}")
 
 
 def _sample(
