@@ -70,11 +70,11 @@ def _check_saved(folder: Path) -> None:
             "them, or give its folder"
         )
     parquet = any(folder.rglob("*.parquet"))
-    what = "parquet files, of which a row is read only with all beside it; have them"
+    what = "parquet files, of which a row is read only with hundreds beside it"
     raise ValueError(
-        f"{str(folder)!r} holds {what if parquet else f'no {STATE}; have it'} written "
-        "once by datasets.load_dataset(...).save_to_disk(FOLDER), which takes as much "
-        "room again"
+        f"{str(folder)!r} holds {what if parquet else f'no {STATE}'}; have the data "
+        "written once by datasets.load_dataset(FOLDER, split='train').save_to_disk("
+        "OTHER_FOLDER), which takes as much room again"
     )
 
 

@@ -31,7 +31,9 @@ class _File(NamedTuple):
     path: str
 
 
-def shard_samples(shard: Path, suffixes: Sequence[str]) -> Iterator[dict[str, str]]:
+def shard_samples(
+    shard: str | Path, suffixes: Sequence[str]
+) -> Iterator[dict[str, str]]:
     """Finds the samples of a shard, in its order.
 
     Args:
@@ -54,7 +56,7 @@ def shard_samples(shard: Path, suffixes: Sequence[str]) -> Iterator[dict[str, st
         yield dict(img_path=tar_path(shard, 0, 0, ""), fault=fault)
 
 
-def _files(shard: Path, tar: Any) -> Iterator[_File]:
+def _files(shard: str | Path, tar: Any) -> Iterator[_File]:
     position = -1
     while (info := tar.next()) is not None:
         tar.members.clear()  # tarfile keeps all that it has seen
@@ -72,7 +74,7 @@ def _files(shard: Path, tar: Any) -> Iterator[_File]:
 
 
 def _sample(
-    shard: Path, key: str, files: list[_File], suffixes: Sequence[str]
+    shard: str | Path, key: str, files: list[_File], suffixes: Sequence[str]
 ) -> dict[str, str]:
     for suffix in suffixes:
         for file in files:

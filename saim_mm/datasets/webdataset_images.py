@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from ..registry import register
@@ -42,7 +42,9 @@ class WebDatasetImages(UnlabeledImages):
         samples = [
             sample
             for name in self._shards()
-            for sample in shard_samples(Path(self.img_prefix, name), self.extensions)
+            for sample in shard_samples(
+                os.path.join(self.img_prefix, name), self.extensions
+            )
         ]
         faults = [sample for sample in samples if "fault" in sample]
         if len(faults) == len(samples):
