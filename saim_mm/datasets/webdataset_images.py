@@ -48,10 +48,12 @@ class WebDatasetImages(UnlabeledImages):
         ]
         faults = [sample for sample in samples if "fault" in sample]
         if len(faults) == len(samples):
-            first = faults[0] if faults else dict(img_path="", fault="no sample")
+            first = (
+                faults[0] if faults else dict(img_path="", fault="they hold no sample")
+            )
             raise ValueError(
-                f"no image in the shards of {self.img_prefix!r}: {first['img_path']} "
-                f"has {first['fault']}. Images are files with a suffix out of "
+                f"no image in the shards of {self.img_prefix!r}: {first['fault']} "
+                f"({first['img_path']!r}). Images are files with a suffix out of "
                 f"{', '.join(self.extensions)}, from the first dot on; set extensions"
             )
         return samples

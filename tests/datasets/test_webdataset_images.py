@@ -237,7 +237,7 @@ def test_compressed_shards(name: str, tmp_path: Path) -> None:
     ("files", "options", "message"),
     [
         (None, {}, r"no shard \(\*.tar\) in"),
-        ({}, {}, "has no sample"),
+        ({}, {}, "hold no sample"),
         (
             {"a.txt": b"x"},
             {},
