@@ -440,6 +440,15 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.slow
+def test_a_run_too_short_to_log_a_loss_has_its_files(
+    photos: Path, tmp_path: Path
+) -> None:
+    lines = ["train_cfg.max_iters=3", "default_hooks.logger.interval=50"]
+    done = pretrain(photos, tmp_path / "run", **TINY, cfg_options=lines)
+    assert done.encoder.is_file() and "No loss was logged." in done.report.read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["WebDatasetImages", "HuggingFaceImages"])
 def test_shards_and_datasets_end_with_the_weights_of_the_folder(
     kind: str, tmp_path: Path
