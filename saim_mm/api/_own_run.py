@@ -7,8 +7,6 @@ else is refused.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +20,7 @@ from ..datasets.unlabeled_images import TooManyBrokenImages
 from ..engine import quiet_runner, shown
 from ..reliability.preemption_hook import EXIT_NOT_SAVED, EXIT_PREEMPTED
 from ..utils.atomic_file import write_atomically
+from ..utils.command_line import said_again
 from ..utils.progress_line import ProgressLine
 from ..weights.safe_loader import install_safe_loader
 from ._child import Block, child_text
@@ -167,11 +166,6 @@ def with_options(blocks: Block, pairs: Sequence[str]) -> Block:
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"cfg_options={list(pairs)} do not fit: {error}") from None
     return cfg.to_dict()
-
-
-def said_again() -> str:
-    """The command line of this process."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _is_something(path: Path) -> bool:
