@@ -86,7 +86,7 @@ def finetune(
         SystemExit: With code 75, if a signal (Ctrl-C) ended the run and it was saved.
     """
     check_at_least(1, epochs=epochs, batch_size=batch_size)
-    check_at_least(0, workers=workers)
+    check_at_least(0, workers=workers, seed=seed)
     images = Path(folder).expanduser().absolute()
     checkpoint = Path(encoder).expanduser().absolute()
     asked = dict(

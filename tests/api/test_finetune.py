@@ -104,6 +104,19 @@ def test_wrong_inputs(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_one_line(
+    workers: int, encoder: Path, classes: Path, tmp_path: Path
+) -> None:
+    for path in (classes / "train" / "red").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError) as raised:
+        finetune(encoder, classes, tmp_path / "out", epochs=1, workers=workers)
+    told = str(raised.value)
+    assert told.startswith(f"'{classes}/train/red/") and "\n" not in told
+    assert "Mend this image and say the same again" in told
+
+
 def test_what_is_no_encoder(encoder: Path, classes: Path, tmp_path: Path) -> None:
     state = read_state_dict(encoder)
     del state["backbone.layers.2.ln1.weight"]
