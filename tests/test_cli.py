@@ -132,6 +132,19 @@ def test_convert_writes_the_encoder(tmp_path: Path, capsys) -> None:
     assert torch.equal(encoder["pos_embed"], model.backbone.pos_embed)
 
 
+def test_what_convert_does_not_understand(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", "a", "b", "--smoothing", "some"])
+    err = capsys.readouterr().err
+    assert err.endswith("'some': give TAPS,SIGMA, such as 9,1.0, or none\n")
+    src = tmp_path / "saim.pth"
+    torch.save({"state_dict": tiny_saim(image_size=(8, 8)).state_dict()}, src)
+    before = src.read_bytes()
+    assert main(["convert", str(src), str(src), "--num-heads", "2"]) == 1
+    assert "would be written over itself" in capsys.readouterr().err
+    assert src.read_bytes() == before
+
+
 def test_convert_refuses_what_does_not_matter() -> None:
     with pytest.raises(ValueError, match="prefix='a' does not matter from release to"):
         api.convert("a", "b", "release", "saim", prefix="a")
