@@ -216,7 +216,7 @@ def explain(path: str | Path, error: str, intact: bool = False) -> str:
     if re.search(r"not in a subdirectory|locating file data\.pkl", error):
         return (
             f"{path}: is no checkpoint but a ZIP archive that torch.save did not "
-            "write, such as .npz or .pt2; give a file of weights (.pth, .pt, .safetensors)."
+            "write, such as .npz or .pt2; give a file of weights (.pth, .safetensors)."
         )
     told = re.search(r"(?:WeightsUnpickler error:\s*)(\S.*)", error)
     reason = told[1] if told else (error.strip().splitlines() or ["it ends early"])[0]
