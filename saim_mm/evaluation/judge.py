@@ -46,7 +46,8 @@ class Judgement:
 
     Attributes:
         figures: Accuracies in percent and what they are of, as JSON can hold it.
-        confusion: Images (C, C) by class, rows, and by what they were taken for.
+        confusion: Images (C, C) by class, rows, and by what they were taken for; zeros
+            of named probes, which tell figures only.
         classes: The names of the C classes.
     """
 
