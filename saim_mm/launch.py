@@ -311,7 +311,15 @@ def parse_args(
 
 def load_config(config: str | Path) -> Config:
     """A config from a file, or of a package: ``saim_mm::saim/saim_debug.py``."""
-    return get_config(config) if "::" in str(config) else read_config_file(config)
+    package, separator, inner = str(config).partition("::")
+    if not separator:
+        return read_config_file(config)
+    if "/" not in inner:
+        raise ValueError(
+            f"{config}: names no folder of {package}'s configs; write it as in "
+            "saim_mm::saim/saim_debug.py."
+        )
+    return get_config(config)
 
 
 def read_config(args: argparse.Namespace) -> Config:

@@ -168,6 +168,14 @@ def test_options_of_a_verb(verb, options, message, data: Path, tmp_path: Path) -
         FUNCTIONS[verb](tmp_path / "epoch_1.pth", data, workers=0, **options)
 
 
+def test_votes_are_checked_before_any_image_is_read(data, tmp_path) -> None:
+    (data / "train/red/0.png").write_text("<html>")  # would be the first error
+    encoder = tmp_path / "epoch_1.pth"
+    for options, told in ((dict(k=(1, 19)), "k=19"), (dict(temperature=0), "temper")):
+        with pytest.raises(ValueError, match=told):
+            api.knn(encoder, data, workers=0, **options)
+
+
 def _made(path: Path) -> Path:
     path.parent.mkdir(parents=True)
     return path
