@@ -50,8 +50,9 @@ def report(
     Raises:
         FileNotFoundError: If there is no such work dir.
         OSError: If the page cannot be written there.
-        ValueError: If nothing was logged there; if images are given and the run has no
-            config or no checkpoint, or is ``live``; if the interval is not positive.
+        ValueError: If it holds neither a log nor a logged loss; if images are given and
+            the run has no config or no checkpoint, or is ``live``; if the interval is
+            not positive.
     """
     folders = _work_dirs(work_dir)
     check_place(Path(out))

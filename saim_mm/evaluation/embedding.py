@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..datasets import BrokenImageError, LoadImage, UnlabeledImages
+from ..datasets.data_kinds import kind_of_data
 from ..datasets.fixed_view import fixed_view
 from .features import FeatureExtractor
 
@@ -56,7 +57,7 @@ def find_images(
     folder: str, size: tuple[int, int], crop_ratio: float, max_broken_share: float
 ) -> UnlabeledImages:
     """All images below a folder, as an encoder looks at them."""
-    return UnlabeledImages(
+    return kind_of_data(folder)(
         folder,
         pipeline=[LoadImage(), *fixed_view(size, crop_ratio)],
         max_broken_share=max_broken_share,

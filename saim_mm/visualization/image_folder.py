@@ -9,7 +9,8 @@ from mmengine.dataset import default_collate
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from ..datasets import LoadImage, UnlabeledImages
+from ..datasets import LoadImage
+from ..datasets.data_kinds import kind_of_data
 from ..datasets.fixed_view import fixed_view
 
 
@@ -22,7 +23,7 @@ def read_images(
     """Reads images, cut to the centre; the same ones every time.
 
     Args:
-        folder: Holds images, nested or flat.
+        folder: Holds images, nested or flat, or whatever :func:`kind_of_data` knows.
         size: Rows and columns of the result, in pixels.
         preprocessor: What normalises them.
         number: At most so many, evenly spread over the sorted names; by default all.
@@ -37,7 +38,7 @@ def read_images(
     if number is not None and number < 1:
         raise ValueError(f"number={number} of images must be at least 1.")
     view = fixed_view(size, crop_ratio=1)
-    dataset = UnlabeledImages(str(folder), pipeline=[LoadImage(), *view])
+    dataset = kind_of_data(folder)(str(folder), pipeline=[LoadImage(), *view])
     rows = len(dataset) if number is None else min(number, len(dataset))
     chosen = np.linspace(0, len(dataset) - 1, rows).round().astype(int)
     batch = default_collate([dataset[i] for i in chosen.tolist()])
