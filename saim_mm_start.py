@@ -14,6 +14,9 @@ def main() -> int:
     """Runs the command line of this process; returns the exit code."""
     try:
         cli = importlib.import_module("saim_mm.cli")
+    except KeyboardInterrupt:  # while all that it needs is imported
+        sys.stderr.write("Stopped before anything was done.\n")
+        return 130
     except Exception as error:
         if sys.argv[1:2] != ["doctor"]:
             told = " ".join(str(error).split())

@@ -7,10 +7,11 @@ Importing the package registers its parts and its configs; a config does it with
 
 from typing import TYPE_CHECKING, Any
 
-from ._stack import check_stack
+from ._stack import check_stack, import_quietly
 from .version import __version__
 
 check_stack()  # first: what follows imports the stack
+import_quietly("mmpretrain.datasets")
 
 from . import datasets, engine, models, reliability  # noqa: E402
 from ._hub import make_known  # noqa: E402

@@ -285,7 +285,9 @@ def check_config(
         cfg.merge_from_dict(options)
         batch = launch.effective_batch(cfg, processes)
     except Exception as error:
-        yield Finding("error", f"{path}: {error}")
+        text = str(error)
+        told = text if text.startswith(path) else f"{path}: {text}"
+        yield Finding("error", told)
         return
     text, _, advice = batch.describe().partition("\nWARNING: ")
     yield Finding("warning" if advice else "ok", text, advice)
@@ -353,7 +355,13 @@ def check_samples(dataset: Any, samples: int) -> Findings:
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Reads ``KEY=VALUE`` pairs as MMEngine's tools do."""
+    """Reads ``KEY=VALUE`` pairs as MMEngine's tools do.
+
+    Raises:
+        ValueError: If one is none.
+    """
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise ValueError(f"cfg_options={wrong}: write KEY=VALUE.")
     from mmengine.config import DictAction
 
     parser = argparse.ArgumentParser()

@@ -1,7 +1,9 @@
 """Check that torch and the OpenMMLab packages are there and new enough."""
 
+import contextlib
 import importlib
 import importlib.metadata
+import io
 import re
 from dataclasses import dataclass
 from typing import NoReturn
@@ -108,6 +110,15 @@ def check_stack(parts: tuple[Part, ...] = STACK) -> None:
                 continue
             state, remedy = f"is version {version}", _install_command(part)
         _fail(part, state, remedy)
+
+
+def import_quietly(module: str) -> None:
+    """Imports what prints: OneDL's mmpretrain, that a package is missing.
+
+    Nobody needs that, and what a command prints is for others to read.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module(module)
 
 
 def in_range(version: str, part: Part) -> bool:

@@ -21,6 +21,7 @@ from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .utils.config_file import read_config_file
 from .utils.loader_options import drop_worker_options
 from .weights.resume import resume_from_newest
 from .weights.safe_loader import install_safe_loader
@@ -310,7 +311,15 @@ def parse_args(
 
 def load_config(config: str | Path) -> Config:
     """A config from a file, or of a package: ``saim_mm::saim/saim_debug.py``."""
-    return get_config(config) if "::" in str(config) else Config.fromfile(config)
+    package, separator, inner = str(config).partition("::")
+    if not separator:
+        return read_config_file(config)
+    if "/" not in inner:
+        raise ValueError(
+            f"{config}: names no folder of {package}'s configs; write it as in "
+            "saim_mm::saim/saim_debug.py."
+        )
+    return get_config(config)
 
 
 def read_config(args: argparse.Namespace) -> Config:

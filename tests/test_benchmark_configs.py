@@ -15,6 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from mmpretrain.registry import DATASETS, MODELS, PARAM_SCHEDULERS
+from run_tool import run_tool
 from tiny import tiny_saim
 
 from saim_mm.datasets.class_folders import split_class_folders
@@ -543,6 +544,21 @@ def test_knn_config_judges_a_checkpoint(kind: str, pretrained: Path) -> None:
     expected = knn_accuracy(extractor.extract(queries), extractor.extract(bank), k=3)
     assert metrics["accuracy/top1"] == pytest.approx(expected)
     assert metrics["accuracy/top2"] >= metrics["accuracy/top1"]
+
+
+def test_the_tool_names_a_broken_image(pretrained: Path, tmp_path, capsys) -> None:
+    cfg = shrink("vit-b_knn_in1k", pretrained.parent, None)
+    cfg.test_cfg.k = 3
+    cfg.test_cfg.bank_dataloader.num_workers = 1
+    lines = (f"{name} = {value!r}\n" for name, value in cfg.to_dict().items())
+    (tmp_path / "knn.py").write_text("".join(lines))
+    broken = next((pretrained.parent / "train").glob("*/*"))
+    broken.write_bytes(b"no image")
+    work = ["--work-dir", str(tmp_path / "work")]
+    assert run_tool("test", tmp_path / "knn.py", pretrained, *work) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: '{broken}': ")
+    assert told.endswith("; mend or remove this image")
 
 
 def test_knn_config_refuses_another_layout(pretrained: Path) -> None:

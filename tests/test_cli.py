@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tiny import tiny_saim
 from saim_mm import api
 from saim_mm.api.convert import CONVERSIONS
 from saim_mm.cli import VERBS, main, make_parser
+from saim_mm.utils.command_line import one_line_errors
+from saim_mm.version import __version__
 from saim_mm.weights import read_state_dict
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +85,43 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path: Path, capsys) -> None
         main(["convert", "one"])
 
 
+def test_what_the_system_says_begins_with_the_file(tmp_path: Path, capsys) -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        (tmp_path / "none").read_text()
+    assert one_line_errors(_raising(missing.value))() == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'none'}: No such file or directory\n"
+    )
+    assert one_line_errors(_raising(FileNotFoundError("a: is not there.")))() == 1
+    assert capsys.readouterr().err == "error: a: is not there.\n"
+
+
+def _raising(error: BaseException) -> Callable[..., int]:
+    def fail(*_: object, **__: object) -> int:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_ctrl_c_is_one_line(verb: str, capsys, monkeypatch) -> None:
+    said = [verb, *REQUIRED.get(verb, [])]
+    monkeypatch.setattr(sys, "argv", ["bin/saim-mm", *said])
+    stopped = _raising(KeyboardInterrupt())
+    monkeypatch.setattr(f"saim_mm.cli.{verb}.run", stopped)
+    goes_on = verb in ("pretrain", "finetune", "embed")
+    assert main(said) == (75 if goes_on else 130)
+    err = capsys.readouterr().err
+    assert err.startswith("Stopped") and err.count("\n") == 1
+    assert err.endswith(f"same again: saim-mm {' '.join(said)}\n") == goes_on
+
+
+def test_the_version(capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
 def test_convert_writes_the_encoder(tmp_path: Path, capsys) -> None:
     src, dst = tmp_path / "saim.pth", tmp_path / "encoder.pth"
     model = tiny_saim(image_size=(8, 8))
@@ -90,6 +130,19 @@ def test_convert_writes_the_encoder(tmp_path: Path, capsys) -> None:
     assert f"written: {dst}" in capsys.readouterr().out
     encoder = read_state_dict(dst)
     assert torch.equal(encoder["pos_embed"], model.backbone.pos_embed)
+
+
+def test_what_convert_does_not_understand(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", "a", "b", "--smoothing", "some"])
+    err = capsys.readouterr().err
+    assert err.endswith("'some': give TAPS,SIGMA, such as 9,1.0, or none\n")
+    src = tmp_path / "saim.pth"
+    torch.save({"state_dict": tiny_saim(image_size=(8, 8)).state_dict()}, src)
+    before = src.read_bytes()
+    assert main(["convert", str(src), str(src), "--num-heads", "2"]) == 1
+    assert "would be written over itself" in capsys.readouterr().err
+    assert src.read_bytes() == before
 
 
 def test_convert_refuses_what_does_not_matter() -> None:

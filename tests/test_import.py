@@ -64,6 +64,14 @@ else:
 """
 
 
+def test_nothing_is_printed() -> None:
+    """What a command prints is for others to read."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import saim_mm.api"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_every_function_of_api_is_there_when_asked_for() -> None:
     done = subprocess.run([sys.executable, "-c", NAMES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -174,3 +174,8 @@ def test_no_workers_is_enough_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
             assert loader.prefetch_factor is None
         assert cfg.val_dataloader.persistent_workers is True
         assert cfg.val_dataloader.prefetch_factor == 4
+
+
+def test_a_name_without_a_folder() -> None:
+    with pytest.raises(ValueError, match="saim_mm::a.py: names no folder of saim_mm's"):
+        launch.load_config("saim_mm::a.py")

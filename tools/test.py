@@ -15,6 +15,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from saim_mm import launch
+from saim_mm.datasets.broken_in_loader import broken_image
 from saim_mm.engine.knn_loop import KNNLoop
 from saim_mm.weights.whole_model import CompleteLoadHook
 
@@ -74,7 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         runner.register_hook(CompleteLoadHook())
     if args.dump:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.dump))
-    metrics = runner.test()
+    try:
+        metrics = runner.test()
+    except (RuntimeError, ValueError) as error:
+        if (told := broken_image(error)) is None:
+            raise
+        sys.stderr.write(f"error: {told}; mend or remove this image\n")
+        return 1
     if args.out and runner.rank == 0:
         mmengine.dump(metrics, args.out)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..evaluation.judge import Judgement
+from ..utils.atomic_file import check_place
 from ..visualization import save_png
 from ..visualization.confusion import draw_confusion
 
@@ -14,12 +15,12 @@ def check_picture(out: str | Path | None) -> None:
 
     Raises:
         ValueError: If the name does not end in ``.png``.
-        OSError: If its folder cannot be made.
+        OSError: If nothing can be written there.
     """
     if out is not None:
         if Path(out).suffix != ".png":
             raise ValueError(f"{out}: the picture's name must end in .png.")
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        check_place(Path(out))
 
 
 def draw(

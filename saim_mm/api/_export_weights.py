@@ -12,11 +12,14 @@ from ..models import SAIMViT
 from ..parity import convert_files
 from ..parity.certificate import Certificate
 from ..parity.export_graph import peculiarity
+from ..utils.atomic_file import write_json
 from ..weights import read_state_dict, write_state_dict
 from ..weights.blur import Smoothing
 
 #: Epsilon of the norms in timm's ViT and in what is written for transformers.
 _EPS = 1e-6
+#: Of ``transform``: share of the resized image's short edge that is kept.
+CROP_RATIO = 224 / 256
 
 
 def weights_facts(encoder: FrozenEncoder) -> dict[str, str]:
@@ -66,9 +69,39 @@ def export_weights(
                 found = convert_files.convert_encoder_to_timm(bare, out, False, heads)
             else:
                 found = convert_files.convert_encoder_to_hf(bare, out, heads)
+                if found.passed and (steps := _image_processor(encoder)):
+                    write_json(out / "preprocessor_config.json", steps, indent=2)
     if not found.passed:
         raise ValueError(f"nothing written to {out}\n{found}")
     return found
+
+
+def _image_processor(encoder: FrozenEncoder) -> dict[str, Any]:
+    """What ``AutoImageProcessor`` is to do, as ``transform`` does.
+
+    Where half a pixel decides about the centre, the two may round otherwise. Nothing
+    for what transformers does not know: other than RGB, or without mean.
+    """
+    normal = encoder.preprocessor
+    channels = encoder.backbone.patch_embed.projection.in_channels
+    if channels != 3 or not normal._channel_conversion or not hasattr(normal, "mean"):
+        return {}
+    rows, columns = encoder.image_size
+    mean, std = ((v / 255).flatten().tolist() for v in (normal.mean, normal.std))
+    return dict(
+        image_processor_type="CLIPImageProcessor",  # the one that crops
+        do_convert_rgb=True,
+        do_resize=True,
+        size=dict(shortest_edge=round(max(rows, columns) / CROP_RATIO)),
+        resample=3,  # bicubic
+        do_center_crop=True,
+        crop_size=dict(height=rows, width=columns),
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=mean,
+        image_std=std,
+    )
 
 
 def _has_decoder_norm(encoder: FrozenEncoder) -> bool:

@@ -7,8 +7,6 @@ else is refused.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,13 +16,17 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from .._doctor import parse_options
-from ..datasets.unlabeled_images import TooManyBrokenImages
+from ..datasets import TooManyBrokenImages
+from ..datasets.broken_in_loader import broken_image
 from ..engine import quiet_runner, shown
 from ..reliability.preemption_hook import EXIT_NOT_SAVED, EXIT_PREEMPTED
 from ..utils.atomic_file import write_atomically
+from ..utils.command_line import said_again
+from ..utils.config_file import read_config_file
 from ..utils.progress_line import ProgressLine
 from ..weights.safe_loader import install_safe_loader
 from ._child import Block, child_text
+from ._outputs import short
 
 #: Where MMEngine writes all settings of the run, which it does by the config's name.
 _ALL_SETTINGS = "all_settings.py"
@@ -61,7 +63,7 @@ class OwnRun:
             )
 
     def _refuse_other(self) -> None:
-        had = Config.fromfile(self.config).get("asked")
+        had = read_config_file(self.config).get("asked")
         if had is None:
             raise ValueError(
                 f"{self.config}: does not say what it was asked for (asked=...), so it "
@@ -96,7 +98,7 @@ class OwnRun:
 
     def load_config(self) -> Config:
         """The config, as it stands in the folder now."""
-        cfg = Config.fromfile(self.config)
+        cfg = read_config_file(self.config)
         # MMEngine would write all settings over the short config of the same name.
         cfg = Config(
             cfg._cfg_dict, cfg_text=cfg.text, filename=self.folder / _ALL_SETTINGS
@@ -115,17 +117,28 @@ class OwnRun:
 
         Raises:
             SystemExit: With code 75, if a signal ended the run and it was saved.
-            ValueError: If too many images are broken.
+            ValueError: If the config makes no run, or too many images are broken.
         """
         install_safe_loader()
-        silent = progress is not None
-        runner = quiet_runner(self.load_config(), newest=True, silent=silent)
+        runner = self._build(silent=progress is not None)
         showing = shown(runner, progress) if progress else nullcontext()
         try:
             with showing:
                 runner.train()
         except TooManyBrokenImages as error:  # of a worker: with its traceback
-            raise ValueError(str(error).strip().rpartition("\n")[2]) from None
+            told = str(error).strip().rpartition("\n")[2]
+            told = told.rpartition(f"{TooManyBrokenImages.__name__}: ")[2]
+            raise ValueError(
+                f"{told} (train_dataloader.dataset.max_broken_share in {self.config}), "
+                "and say the same again."
+            ) from None
+        except (RuntimeError, ValueError) as error:
+            if (broken := broken_image(error)) is None:
+                raise
+            raise ValueError(
+                f"{broken}. Mend this image and say the same again, or begin anew "
+                "without it in another folder (-o DIR)."
+            ) from None
         except SystemExit as stopped:
             if progress is not None and stopped.code in (
                 EXIT_PREEMPTED,
@@ -135,6 +148,19 @@ class OwnRun:
                 progress.say(f"{saved}. To go on, say the same again: {said_again()}")
             raise
         return runner
+
+    def _build(self, silent: bool) -> Runner:
+        """The runner, of what stands in the config, which a person may have changed."""
+        cfg = self.load_config()
+        try:
+            return quiet_runner(cfg, newest=True, silent=silent)
+        except (ValueError, OSError):  # they say what is wrong
+            raise
+        except Exception as error:  # whatever the class of a wrong option raises
+            raise ValueError(
+                f"{self.config} makes no run: {short(error)}. Mend it there, or begin "
+                "anew in another folder (-o DIR)."
+            ) from error
 
 
 def check_at_least(least: int, **counts: int | None) -> None:
@@ -159,19 +185,12 @@ def with_options(blocks: Block, pairs: Sequence[str]) -> Block:
     Raises:
         ValueError: If a pair is none, or does not fit.
     """
-    if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise ValueError(f"cfg_options={wrong}: write KEY=VALUE.")
-    cfg = Config(blocks)
+    options, cfg = parse_options(pairs), Config(blocks)
     try:
-        cfg.merge_from_dict(parse_options(pairs))
+        cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"cfg_options={list(pairs)} do not fit: {error}") from None
     return cfg.to_dict()
-
-
-def said_again() -> str:
-    """The command line of this process."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _is_something(path: Path) -> bool:

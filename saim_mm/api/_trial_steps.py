@@ -11,6 +11,7 @@ from mmengine.registry import DefaultScope
 
 from ..utils.model_state import random_state_kept
 from ..utils.quiet_log import quiet_log
+from ._outputs import short
 from ._rule import Steps
 from ._trial import train_one_step
 
@@ -48,6 +49,11 @@ def fit_to_memory(
             ):
                 trial = train_one_step(config_of(steps), (side, side), device, images)
             return steps, trial.seconds * steps.at_once / images
+        except (TypeError, AttributeError, KeyError, AssertionError) as error:
+            raise ValueError(
+                "The first training step fails, which a setting of cfg_options may be "
+                f"the reason of: {short(error)}"
+            ) from error
         except torch.cuda.OutOfMemoryError:
             if steps.at_once % 2:
                 raise ValueError(

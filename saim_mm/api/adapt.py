@@ -13,8 +13,10 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import is_installed
 
 from ..evaluation.encoders import build_encoder
-from ..utils.atomic_file import write_atomically
+from ..utils.atomic_file import check_place, write_atomically
 from ..utils.command_line import default_device
+from ..utils.config_file import read_config_file
+from ..utils.quiet_log import quiet_log
 from ..weights import CheckpointError
 from ._child import child_blocks, child_text
 from ._made_up import SCOPES
@@ -79,8 +81,12 @@ def adapt(
     output = None if output is None else Path(output)
     if output is not None and output.exists():
         raise FileExistsError(f"{output} is there already; give another name.")
+    if min(image_size) < 1:
+        raise ValueError(f"image_size={image_size}: give rows and columns, in pixels.")
+    if output is not None:
+        check_place(output)
     loaded = build_encoder(encoder, num_heads=num_heads)
-    cfg = Config.fromfile(path)
+    cfg = read_config_file(path)
     backbone = _old_backbone(cfg, config)
     channels = loaded.backbone.patch_embed.projection.in_channels
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -159,7 +165,8 @@ def _try(text: str, image_size: tuple[int, int], config: str | Path) -> Trial:
     child.model = without_weights(child.model)  # a trial needs none but the encoder's
     child.model.backbone = backbone
     try:
-        return train_one_step(child, image_size, default_device())
+        with quiet_log():  # or MMEngine has a line for each parameter
+            return train_one_step(child, image_size, default_device())
     except CheckpointError:
         raise
     except Exception as error:  # whatever foreign classes raise

@@ -22,6 +22,7 @@ from ..parity.convert_rivals import (
     convert_dino_to_encoder,
     convert_nepa_to_encoder,
 )
+from ..utils.atomic_file import check_place
 from ..weights.blur import Smoothing
 
 _timm_to_encoder = functools.partial(convert_encoder_to_timm, reverse=True)
@@ -103,4 +104,10 @@ def convert(
                 f"{name}={value!r} does not matter from {source} to {target}; drop it."
             )
     used = {name: value for name, value in options.items() if name in known}
+    if target == "hf":
+        check_place(Path(dst) / "config.json")
+    else:
+        check_place(Path(dst))
+    if Path(src).resolve() == Path(dst).resolve():
+        raise ValueError(f"{dst}: would be written over itself; give another name.")
     return conversion(Path(src), Path(dst), **used)

@@ -17,6 +17,7 @@ from ..evaluation.embedding_file import check_output, write_embedding
 from ..evaluation.embedding_parts import Parts
 from ..evaluation.features import Pool
 from ..evaluation.frozen_encoder import FrozenEncoder
+from ..utils.atomic_file import check_place
 from ._opened import opened
 
 
@@ -127,7 +128,11 @@ def _check(out: Path, folder: Path, batch_size: int, workers: int) -> None:
             "least 0."
         )
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder.")
+        file = " It is a file: give the folder that it lies in."
+        raise FileNotFoundError(
+            f"{folder}: there is no such folder.{file if folder.exists() else ''}"
+        )
+    check_place(out)
 
 
 def _names(images: UnlabeledImages) -> list[str]:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from mmengine.config import Config
-
 from ..evaluation.frozen_encoder import FrozenEncoder
 from ..parity.certificate import Certificate
 from ..parity.export_certificate import ExportCertificate
 from ..parity.export_graph import GraphPool
-from ..utils.atomic_file import write_atomically
+from ..utils.atomic_file import check_place, write_atomically
+from ..utils.config_file import read_config_file
 from ..weights.encoder_file import read_encoder_file
 from ._export_graph import export_graph, graph_facts
 from ._export_weights import export_weights, weights_facts
@@ -122,7 +120,7 @@ def export(
     _check_place(out, card, kind)
     loaded = FrozenEncoder(encoder, config, num_heads)
     settings = (
-        Config.fromfile(config) if config else read_encoder_file(encoder).settings
+        read_config_file(config) if config else read_encoder_file(encoder).settings
     )
     certificate: ExportCertificate | Certificate
     if kind == "pt2" or kind == "onnx":
@@ -185,9 +183,6 @@ def _check_place(out: Path, card: Path, kind: str) -> None:
             f"{card}: is there already, and may have been filled in; move it away or "
             "choose another name."
         )
-    folder = out if kind == "hf" else out.parent
     if out.exists() and out.is_dir() != (kind == "hf"):
         raise ValueError(f"{out}: format {kind!r} is a {_KINDS[kind == 'hf']}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    check_place(card if kind == "hf" else out)

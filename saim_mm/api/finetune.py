@@ -52,6 +52,7 @@ def finetune(
     folder: str | Path,
     out: str | Path | None = None,
     *,
+    val_share: float | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -69,6 +70,7 @@ def finetune(
         encoder: A checkpoint of SAIM pretraining, or a bare encoder, of any size.
         folder: Has ``train/CLASS/`` and ``val/CLASS/`` (or ``test``).
         out: Where everything goes; by default ``work_dirs/finetune-of-FOLDER``.
+        val_share: Split off this share of each class, if there is no val or test.
         epochs: How often each image is seen.
         batch_size: Images per optimiser step.
         workers: Processes that load images.
@@ -86,12 +88,13 @@ def finetune(
         SystemExit: With code 75, if a signal (Ctrl-C) ended the run and it was saved.
     """
     check_at_least(1, epochs=epochs, batch_size=batch_size)
-    check_at_least(0, workers=workers)
+    check_at_least(0, workers=workers, seed=seed)
     images = Path(folder).expanduser().absolute()
     checkpoint = Path(encoder).expanduser().absolute()
     asked = dict(
         encoder=str(checkpoint),
         folder=str(images),
+        val_share=val_share,
         epochs=epochs,
         batch_size=batch_size,
         workers=workers,
@@ -115,7 +118,7 @@ def _begin(run: OwnRun, checkpoint: Path, images: Path, machine: Machine) -> lis
     vit = build_encoder(checkpoint).backbone
     size = _size(vit, checkpoint)
     assert size.image_size is not None
-    train, val = split_class_folders(images, vit.img_size)
+    train, val = split_class_folders(images, vit.img_size, run.asked["val_share"])
     if len(train.classes) < 2:
         raise ValueError(
             f"{images}: one class, {train.classes[0]!r}; a classifier needs two or "

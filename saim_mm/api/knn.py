@@ -10,6 +10,7 @@ import torch
 from ..evaluation.features import Pool
 from ..evaluation.frozen_encoder import FrozenEncoder
 from ..evaluation.judge import Judgement, frozen_features, judge_by_knn
+from ..evaluation.knn import check_votes
 from ._confusion import check_picture, draw
 from ._opened import opened
 
@@ -64,6 +65,11 @@ def knn(
             cannot be loaded.
     """
     check_picture(out)
+
+    def check(number: int) -> None:
+        for votes in k:
+            check_votes(number, votes, temperature)
+
     encoder = opened(encoder, config, num_heads, device)
     features = frozen_features(
         encoder,
@@ -77,6 +83,7 @@ def knn(
         workers=workers,
         device=encoder.device,
         progress=progress,
+        check=check,
     )
     judgement = judge_by_knn(features, k, temperature)
     draw(judgement, f"kNN, k = {k[-1]}", f"accuracy_k{k[-1]}", out)

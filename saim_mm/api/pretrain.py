@@ -95,7 +95,7 @@ def pretrain(
         SystemExit: With code 75, if a signal (Ctrl-C) ended the run and it was saved.
     """
     check_at_least(1, epochs=epochs, batch_size=batch_size)
-    check_at_least(0, workers=workers)
+    check_at_least(0, workers=workers, seed=seed)
     if with_decoder is not None and init is None:
         raise ValueError(
             f"with_decoder={with_decoder} is about init, which is not given."

@@ -1,16 +1,24 @@
-"""How good are frozen features? By a linear classifier."""
+"""How good are frozen features? By a linear classifier, or by any probes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from ..evaluation.features import Pool
 from ..evaluation.frozen_encoder import FrozenEncoder
-from ..evaluation.judge import Judgement, frozen_features, judge_by_linear_probe
+from ..evaluation.judge import (
+    Judgement,
+    frozen_features,
+    judge_by_linear_probe,
+    judge_by_probes,
+)
 from ..evaluation.linear_probe import ProbeRecipe
+from ..evaluation.probes import named_probes
 from ._confusion import check_picture, draw
 from ._opened import opened
 
@@ -20,6 +28,8 @@ def probe(
     folder: str | Path,
     out: str | Path | None = None,
     *,
+    probes: Sequence[str] = (),
+    layer: int = -1,
     epochs: int = ProbeRecipe.epochs,
     probe_batch_size: int = ProbeRecipe.batch_size,
     base_lr: float = ProbeRecipe.base_lr,
@@ -44,6 +54,11 @@ def probe(
         encoder: From :func:`load_encoder`, or what that loads.
         folder: Has ``train/<class>/`` and ``val/<class>/`` (or ``test``).
         out: A picture, ``.png``, of what was taken for what.
+        probes: Names of :data:`saim_mm.evaluation.KNOWN_PROBES`, each with its own
+            recipe, instead of the one classifier that ``epochs``, ``probe_batch_size``
+            and ``base_lr`` are of; all in one pass over the images. They tell figures,
+            and no picture.
+        layer: Of named probes that read one layer; negative from the end.
         epochs: Passes over the features.
         probe_batch_size: Features per step.
         base_lr: Learning rate at a batch of 256.
@@ -61,7 +76,7 @@ def probe(
             many.
 
     Returns:
-        The accuracies, and what was taken for what.
+        The accuracies and what was taken for what, or the figures of named probes.
 
     Raises:
         OSError: If a file or folder is missing, or the picture cannot be written.
@@ -71,11 +86,10 @@ def probe(
     """
     check_picture(out)
     recipe = ProbeRecipe(epochs, probe_batch_size, base_lr)
+    _check(probes, layer, pool, recipe, out)
     encoder = opened(encoder, config, num_heads, device)
-    features = frozen_features(
-        encoder,
-        folder,
-        val_share,
+    read: dict[str, Any] = dict(
+        val_share=val_share,
         pool=pool,
         images_per_class=images_per_class,
         val_images_per_class=val_images_per_class,
@@ -85,6 +99,37 @@ def probe(
         device=encoder.device,
         progress=progress,
     )
+    if probes:
+        figures = judge_by_probes(encoder, folder, probes, layer=layer, **read)
+        return Judgement(figures, np.zeros((0, 0), int), ())
+    features = frozen_features(encoder, folder, **read)
     judgement = judge_by_linear_probe(features, recipe)
     draw(judgement, "linear probe", "accuracy", out)
     return judgement
+
+
+def _check(
+    probes: Sequence[str],
+    layer: int,
+    pool: Pool,
+    recipe: ProbeRecipe,
+    out: str | Path | None,
+) -> None:
+    """Refuses options that would not matter, before any work.
+
+    Raises:
+        ValueError: For those, and for probes that are unknown.
+    """
+    if not probes:
+        if layer != -1:
+            raise ValueError(
+                f"layer={layer} is of named probes; name them, such as linear "
+                "(--probe linear), or linear-best, which finds the layer."
+            )
+        return
+    named_probes(probes, pool, layer)
+    if recipe != ProbeRecipe() or out is not None:
+        raise ValueError(
+            f"probes={list(probes)} have recipes of their own and draw nothing; leave "
+            "epochs, probe_batch_size, base_lr and out away, or probes."
+        )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ..utils.atomic_file import check_place
 from ..utils.command_line import default_device
 from ..visualization import LiveReport, write_report
 from ..visualization.figure import Picture
@@ -48,11 +49,13 @@ def report(
 
     Raises:
         FileNotFoundError: If there is no such work dir.
+        OSError: If the page cannot be written there.
         ValueError: If it holds neither a log nor a logged loss; if images are given and
             the run has no config or no checkpoint, or is ``live``; if the interval is
             not positive.
     """
     folders = _work_dirs(work_dir)
+    check_place(Path(out))
     if live:
         if images is not None:
             raise ValueError(

@@ -8,10 +8,12 @@ what they need when they run: ``doctor`` must where the rest does not import.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ..utils.command_line import one_line_errors
+from ..utils.command_line import one_line_errors, said_again
+from ..version import __version__
 
 VERBS = (
     "adapt",
@@ -25,21 +27,38 @@ VERBS = (
     "finetune",
     "export",
 )
+#: Verbs that keep what is done, and go on if they are said again.
+GO_ON = ("pretrain", "embed", "finetune")
+_EXIT_SAVED, _EXIT_STOPPED = 75, 130
 EXIT_CODES = """\
 exit codes:
   0  done; the doctor found nothing wrong, or only what a warning says
   1  not done: one line on stderr says why; or the doctor found something wrong
   2  the command line is not understood
-  75 a signal (Ctrl-C) ended a training, which is saved: the same command goes on
+  75 a signal (Ctrl-C) ended pretrain, finetune or embed: the same command goes on
   74 a signal ended a training, which could not be saved
+  130 Ctrl-C ended another verb before it was done
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code."""
     options = vars(make_parser().parse_args(argv))
-    verb = import_module(f".{options.pop('verb')}", __name__)
-    return one_line_errors(lambda _: verb.run(**options))()
+    name = options.pop("verb")
+    verb = import_module(f".{name}", __name__)
+    try:
+        return one_line_errors(lambda _: verb.run(**options))()
+    except KeyboardInterrupt:  # a training that has begun saves itself
+        return _stopped(name)
+
+
+def _stopped(verb: str) -> int:
+    """Says in one line what is left of a verb that Ctrl-C ended."""
+    if verb in GO_ON:
+        sys.stderr.write(f"Stopped. To go on, say the same again: {said_again()}\n")
+        return _EXIT_SAVED
+    sys.stderr.write(f"Stopped before `saim-mm {verb}` was done.\n")
+    return _EXIT_STOPPED
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -51,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=layout,
     )
+    parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
         module = import_module(f".{name}", __name__)

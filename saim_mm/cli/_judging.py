@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 #: Classes that are taken for others, the most frequent ones.
 _MISTAKES = 5
+#: Figures that are no probe's.
+_ABOUT = ("seconds_for_features",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +83,12 @@ def print_judgement(judgement: Judgement, out: str | None) -> None:
     figures, console = judgement.figures, Console(highlight=False)
     counts = "{classes} classes, {train_images} images to learn from, {val_images} "
     console.print((counts + "to judge").format(**figures), soft_wrap=True)
-    table = Table("", Column("accuracy, %", justify="right"))
+    named = not judgement.classes
+    table = Table("", Column("" if named else "accuracy, %", justify="right"))
     for name, value in figures.items():
-        if "accuracy" in name:
+        if named and isinstance(value, float) and name not in _ABOUT:
+            table.add_row(name, f"{value:.4g}")
+        elif "accuracy" in name:
             table.add_row(
                 name.replace("_k", ", k = ").replace("_", " "), f"{value:.2f}"
             )

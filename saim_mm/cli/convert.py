@@ -53,4 +53,9 @@ def _smoothing(text: str) -> tuple[int, float] | None:
     if text == "none":
         return None
     taps, _, sigma = text.partition(",")
-    return int(taps), float(sigma)
+    try:
+        return int(taps), float(sigma)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give TAPS,SIGMA, such as 9,1.0, or none"
+        ) from None

@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("encoder", help="checkpoint of a pretraining, or an encoder")
     add("folder", help="has train/CLASS/ and val/CLASS/")
+    add(
+        "--val-share",
+        type=float,
+        metavar="SHARE",
+        help="split off this share of each class, if there is no val or test folder",
+    )
     add_run_arguments(parser)
 
 

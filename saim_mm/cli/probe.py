@@ -1,7 +1,12 @@
-"""Judges an encoder by a linear classifier on its features.
+"""Judges an encoder by a linear classifier on its features, or by named probes.
+
+probes:
+  knn, linear, linear-best (the layer that is best on held-out images), attentive,
+  efficient and rankme, in one pass over the images: docs/probes.md
 
 Example:
   saim-mm probe encoder.pth data/imagenet --images-per-class 100 -o confusion.png
+  saim-mm probe encoder.pth data/imagenet --probe knn linear-best attentive
 """
 
 from __future__ import annotations
@@ -17,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of :func:`saim_mm.api.probe`."""
     _judging.add_arguments(parser)
     _judging.add_recipe(parser)
+    add = parser.add_argument
+    add("--probe", dest="probes", nargs="+", default=(), metavar="NAME", help="above")
+    add("--layer", type=int, default=-1, help="of knn, linear and rankme of --probe")
 
 
 def run(**options: Any) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 
 from ..models import SAIMViT
 from ..models.baselines.register_vit import RegisterViT
 from ..models.baselines.rotary_vit import RotaryViT
+from ..utils.config_file import read_config_file
 from ..weights import CheckpointError
 from ..weights.arch import infer_arch, registers_in
 from ..weights.encoder_file import EncoderFile, read_encoder_file
@@ -57,10 +57,10 @@ def build_encoder(
     Raises:
         FileNotFoundError: If there is no such file.
         CheckpointError: If the checkpoint is not of an encoder, or does not fit.
-        ValueError: If the config has no ``SAIMViT``.
+        ValueError: If the config does not load, or has no ``SAIMViT``.
     """
     if config:  # a wrong one is told before a large file is read
-        settings: Mapping[str, Any] = Config.fromfile(config)
+        settings: Mapping[str, Any] = read_config_file(config)
         options = _options_from_config(settings, config)
         file = read_encoder_file(checkpoint)
     else:

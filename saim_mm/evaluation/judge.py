@@ -46,7 +46,8 @@ class Judgement:
 
     Attributes:
         figures: Accuracies in percent and what they are of, as JSON can hold it.
-        confusion: Images (C, C) by class, rows, and by what they were taken for.
+        confusion: Images (C, C) by class, rows, and by what they were taken for; zeros
+            of named probes, which tell figures only.
         classes: The names of the C classes.
     """
 
@@ -76,6 +77,7 @@ def frozen_features(
     workers: int = 4,
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    check: Callable[[int], None] | None = None,
 ) -> FrozenFeatures:
     """Runs the encoder of a checkpoint over folders of classes.
 
@@ -84,7 +86,8 @@ def frozen_features(
     chooses images in them as for :func:`split_class_folders`. ``batch_size`` images are
     loaded by ``workers`` processes and read at a time on ``device``, by default a GPU
     if there is one, where the features stay. ``progress`` is called after each batch
-    with how many images are done, and of how many.
+    with how many images are done, and of how many; ``check`` before any is read, with
+    how many there are to learn from.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
@@ -97,6 +100,8 @@ def frozen_features(
         checkpoint, data, val_share, config, num_heads, pool, -1, images_per_class,
         val_images_per_class, crop_ratio, device,
     )  # fmt: skip
+    if check is not None:
+        check(len(opened.train))
     view = opened.extractor.view
     train, val = (
         views[view]

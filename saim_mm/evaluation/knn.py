@@ -16,6 +16,21 @@ from .features import Features
 _MAX_SIMILARITIES = 2**26
 
 
+def check_votes(number: int, k: int, temperature: float) -> None:
+    """Refuses options that are out of range for a bank of so many images.
+
+    Raises:
+        ValueError: If one is.
+    """
+    if not 1 <= k <= number:
+        raise ValueError(
+            f"k={k} must be at least 1 and at most {number}, the images to choose "
+            "neighbours from; lower k or give more images."
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature} must be positive, such as 0.07.")
+
+
 @torch.no_grad()
 def knn_scores(
     queries: Tensor,
@@ -41,13 +56,7 @@ def knn_scores(
     Raises:
         ValueError: If there are fewer than k neighbours, or an option is out of range.
     """
-    if not 1 <= k <= len(bank):
-        raise ValueError(
-            f"k={k} must be at least 1 and at most {len(bank)}, the images to choose "
-            "neighbours from; lower k or give more images."
-        )
-    if temperature <= 0:
-        raise ValueError(f"temperature={temperature} must be positive, such as 0.07.")
+    check_votes(len(bank), k, temperature)
     keys = F.normalize(bank.vectors, dim=1)
     chunk = max(1, _MAX_SIMILARITIES // len(bank))
     votes = queries.new_zeros(len(queries), num_classes)

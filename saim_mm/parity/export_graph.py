@@ -28,6 +28,8 @@ INPUT, OUTPUT = "images", "features"
 #: Under this name a file of torch.export has the facts, as JSON.
 FACTS = "saim_mm.json"
 _BYTES_IN_ONNX = 2**31  # of a file of protobuf
+#: The first that the exporter has scaled_dot_product_attention for.
+_FIRST_OPSET = 14
 
 
 class EncoderGraph(nn.Module):
@@ -192,6 +194,11 @@ def write_onnx(
     """
     import onnx
 
+    if opset < _FIRST_OPSET:
+        raise ValueError(
+            f"The encoder cannot be exported by ONNX with opset={opset}: give at least "
+            f"{_FIRST_OPSET}, the first for all that a ViT does; 17 is the default."
+        )
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
     if size >= _BYTES_IN_ONNX:
         raise ValueError(

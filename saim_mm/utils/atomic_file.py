@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,29 @@ def write_atomically(
     finally:
         part.unlink(missing_ok=True)
     _flush_folder(path.parent)
+
+
+def check_place(path: Path) -> None:
+    """Stops before any work what could not be written after it.
+
+    Args:
+        path: Where a file belongs; missing folders are made.
+
+    Raises:
+        OSError: If it is a folder, or nothing can be written there; of the class that
+            the system's own error has.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise type(error)(
+            f"{path}: cannot be written ({error.strerror}); name a place where you may "
+            "write."
+        ) from None
 
 
 def write_json(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -23,10 +25,22 @@ def one_line_errors(main: Main) -> Callable[..., int]:
         try:
             return main(argv)
         except (ValueError, OSError, ImportError) as error:
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {_said(error)}\n")
             return 1
 
     return wrapped
+
+
+def _said(error: Exception) -> str:
+    """What an error says; of the system's own, which file it is about comes first."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
+
+
+def said_again() -> str:
+    """The command line of this process."""
+    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
 
 
 def default_device() -> str:

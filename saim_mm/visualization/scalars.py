@@ -18,6 +18,10 @@ from .run_files import read_start, readable, run_files
 
 #: What tells when a line was logged, and no more.
 _COUNTERS = frozenset({"step", "iter", "epoch"})
+#: What MMEngine also logs of a validation, by the names of training and, where hooks
+#: count epochs, by another count.
+_TIMES = frozenset({"time", "data_time"})
+_OF_TRAINING = frozenset({"iter", "lr", "loss"})
 _MAX_BYTES = 64 * 2**20
 _MAX_LINE = 2**20
 MAX_NAMES = 10_000
@@ -120,7 +124,10 @@ def _parse(
             if line.strip() and line is not last:
                 left_out["line without a step"] += 1
             continue
+        trains = _OF_TRAINING & record.keys()
         for name, value in record.items():
+            if name in _TIMES and not trains:
+                continue
             if name not in _COUNTERS and isinstance(value, float):
                 yield name, step, value
             elif name not in _COUNTERS:

@@ -171,7 +171,9 @@ def encoder_to_hf(state: Mapping[str, Tensor]) -> Conversion:
     if count_layers(state, "layers.") and "ln1.weight" not in state:
         raise CheckpointError(
             "The encoder has no final norm 'ln1' and ViTModel always applies one; "
-            "export the encoder with saim_to_encoder.py --final-norm."
+            "give the checkpoint of the run (iter_N.pth or epoch_N.pth), whose decoder "
+            "has one, or what 'saim-mm convert CHECKPOINT encoder.pth --final-norm' "
+            "writes."
         )
     rows = _encoder_rows(HUGGING_FACE, count_layers(state, "layers."), True)
     return to_theirs(rows, state, keymap.ENCODER)

@@ -213,8 +213,15 @@ def explain(path: str | Path, error: str, intact: bool = False) -> str:
             f"[{refused[1]!r}]) before, or set custom_hooks=[dict(type="
             f"'SafeLoaderHook', allow=[{refused[1]!r}])] in the config."
         )
+    if re.search(r"not in a subdirectory|locating file data\.pkl", error):
+        return (
+            f"{path}: is no checkpoint but a ZIP archive that torch.save did not "
+            "write, such as .npz or .pt2; give a file of weights (.pth, .safetensors)."
+        )
     told = re.search(r"(?:WeightsUnpickler error:\s*)(\S.*)", error)
     reason = told[1] if told else (error.strip().splitlines() or ["it ends early"])[0]
+    if reason.isdecimal():  # a byte, as the name of an instruction that is missing
+        reason = "it does not begin as one"
     if intact or reason.startswith("Can only"):  # a list of a class of its own, say
         return (
             f"{path}: refused, as torch restores no such file without running code "

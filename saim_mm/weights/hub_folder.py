@@ -25,6 +25,10 @@ def find_weights(path: Path) -> Path:
     for name in _WEIGHTS:
         if (path / name).is_file():
             return path / name
+    if (path / "encoder.pth").is_file():
+        raise FileNotFoundError(
+            f"{path}: is the folder of a run; give its {path / 'encoder.pth'}."
+        )
     raise FileNotFoundError(
         f"{path}: this folder has no weights, {' or '.join(_WEIGHTS)}; give a "
         "checkpoint file, or a folder of save_pretrained (in one piece)."

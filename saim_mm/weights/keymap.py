@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -96,10 +96,16 @@ def account(
         hint = f" {describe(source)}" if sign_of(source)[0] != what else ""
         raise CheckpointError(
             f"The checkpoint is not {what}.{hint} "
-            f"Missing keys ({len(missing)}): {missing}; "
-            f"unexpected keys ({len(rest)}): {rest}."
+            f"Missing keys ({len(missing)}): {_shown(missing)}; "
+            f"unexpected keys ({len(rest)}): {_shown(rest)}."
         )
     return dropped
+
+
+def _shown(keys: Sequence[str]) -> str:
+    """A line of them, of which the rest looks the same."""
+    more = len(keys) - _SHOWN
+    return f"{list(keys[:_SHOWN])}{f' and {more} more' if more > 0 else ''}"
 
 
 def count_layers(state: Iterable[str], prefix: str) -> int:
@@ -119,7 +125,10 @@ NEPA = "a release of NEPA"
 DINO = "a pretraining checkpoint of DINO's authors"
 PRETRAINING = "a SAIM pretraining checkpoint of ours"
 ENCODER = "a bare encoder"
+#: Keys that an error names.
+_SHOWN = 8
 _CONVERTS = "tools/model_converters/{} converts it"
+_BARE = "it needs no prefix, and is --source encoder to 'saim-mm convert'"
 _VERB = "'saim-mm convert FILE encoder.pth --source {}' converts it"
 # Sign in the keys, what it means, what to do. The first that matches counts.
 _SIGNS = (
@@ -152,7 +161,7 @@ _SIGNS = (
         "its encoder has the prefix 'backbone.', and "
         "tools/model_converters/saim_to_encoder.py takes it out",
     ),
-    (r"layers\.\d+\.ln1\.", ENCODER, "it needs no prefix"),
+    (r"layers\.\d+\.ln1\.", ENCODER, _BARE),
 )
 
 

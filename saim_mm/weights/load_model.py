@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
+from ..utils.config_file import read_config_file
 from ..utils.quiet_log import quiet_log
 from . import read_state_dict
 from .whole_model import check_complete, forget_pretrained
@@ -60,7 +61,7 @@ def load_model(
         CheckpointError: If the checkpoint is not one of this model, key by key.
         ValueError: If the config has no model.
     """
-    cfg = Config.fromfile(config)
+    cfg = read_config_file(config)
     if not cfg.get("model"):
         raise ValueError(f"{config}: has no model; give a config of pretraining.")
     model = build_model(cfg)

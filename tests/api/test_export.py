@@ -208,6 +208,33 @@ def test_hugging_face_by_its_card(tmp_path: Path, monkeypatch) -> None:
     torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-5)
 
 
+def test_hugging_face_prepares_images_as_we_do(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("safetensors")
+    model = tiny_saim(image_size=(64, 64), patch_size=PATCH, embed_dims=64, num_heads=1)
+    source, folder = tmp_path / "saim.pth", tmp_path / "vit"
+    write_state_dict(source, model.state_dict(), meta=dict(cfg=normalisation()))
+    saim_mm.export(source, folder, format="hf")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    image = photo(90, 120)
+    encoder, again = saim_mm.load_encoder(source), saim_mm.load_encoder(folder)
+    expected = encoder.transform([image, image.convert("L")])
+    given = processor([image, image.convert("L")], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(again.transform(image), expected[:1])
+
+
+def test_hugging_face_does_not_know_bgr(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("safetensors")
+    model = tiny_saim(image_size=SIZE, patch_size=PATCH, embed_dims=64, num_heads=1)
+    source, folder = tmp_path / "saim.pth", tmp_path / "vit"
+    cfg = normalisation(to_rgb=False)
+    write_state_dict(source, model.state_dict(), meta=dict(cfg=cfg))
+    saim_mm.export(source, folder, format="hf")
+    assert not (folder / "preprocessor_config.json").exists()
+
+
 @pytest.mark.parametrize("smoothing", [dict(kernel_size=5, sigma=0.7), None])
 def test_official_by_its_card(smoothing: Any, tmp_path: Path, monkeypatch) -> None:
     model = tiny_saim(

@@ -104,6 +104,40 @@ def test_wrong_inputs(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_share_is_split_off(
+    encoder: Path,
+    classes: Path,
+    tmp_path: Path,
+    untrained: None,  # noqa: F811
+) -> None:
+    out = tmp_path / "out"
+    for share in (0.25, 0.25):  # once more, the run goes on
+        with pytest.raises(Written):
+            finetune(encoder, classes / "train", out, val_share=share, **TINY)
+    lists = [
+        (out / f"{part}.txt").read_text().splitlines() for part in ("train", "val")
+    ]
+    assert [len(lines) for lines in lists] == [18, 6]
+    assert not set(lists[0]) & set(lists[1])
+    with pytest.raises(ValueError, match=r"val_share=0.5 \(was 0.25\)"):
+        finetune(encoder, classes / "train", out, val_share=0.5, **TINY)
+    with pytest.raises(ValueError, match="has val/ already"):
+        finetune(encoder, classes, tmp_path / "other", val_share=0.5, **TINY)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_one_line(
+    workers: int, encoder: Path, classes: Path, tmp_path: Path
+) -> None:
+    for path in (classes / "train" / "red").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError) as raised:
+        finetune(encoder, classes, tmp_path / "out", epochs=1, workers=workers)
+    told = str(raised.value)
+    assert told.startswith(f"'{classes}/train/red/") and "\n" not in told
+    assert "Mend this image and say the same again" in told
+
+
 def test_what_is_no_encoder(encoder: Path, classes: Path, tmp_path: Path) -> None:
     state = read_state_dict(encoder)
     del state["backbone.layers.2.ln1.weight"]

@@ -53,6 +53,26 @@ def test_the_figures_are_the_tools(verb: str, data: Path, tmp_path: Path) -> Non
         assert judgement.figures == expected
 
 
+def test_named_probes_are_the_tools(data: Path, tmp_path: Path, capsys) -> None:
+    encoder, out = tmp_path / "epoch_1.pth", tmp_path / "result.json"
+    files = [str(encoder), str(data), "--workers", "0", "--device", "cpu"]
+    named = ["--probe", "linear", "rankme", "--layer", "1"]
+    assert run_tool("analysis_tools.probe", *files, *named, "--out", out) == 0
+    expected = json.loads(out.read_text())
+    judgement = api.probe(
+        encoder, data, probes=["linear", "rankme"], layer=1, workers=0, device="cpu"
+    )
+    for figures in (judgement.figures, expected):
+        figures.pop("seconds_for_features")
+    assert judgement.figures == expected and judgement.mistakes() == []
+    capsys.readouterr()
+    assert main(["probe", *files, *named]) == 0
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("accuracy/linear_layer1", "rankme_layer1"):
+        (row,) = (cells for cells in told if name in cells)
+        assert float(row[3]) == pytest.approx(expected[name], rel=1e-3)
+
+
 @pytest.mark.parametrize("verb", FUNCTIONS)
 def test_confusion(verb: str, data: Path, tmp_path: Path) -> None:
     """Colours tell the classes apart, but for two images of the wrong colour."""
@@ -135,11 +155,25 @@ def test_wrong_inputs(verb: str, change, message, data: Path, tmp_path: Path) ->
         ("knn", dict(temperature=0), "temperature=0"),
         ("probe", dict(epochs=0), "epochs=0 must be positive"),
         ("probe", dict(base_lr=-1), "base_lr=-1"),
+        ("probe", dict(layer=1), "layer=1 is of named probes; name them"),
+        ("probe", dict(probes=["svm"]), "probe 'svm' is unknown; choose of"),
+        ("probe", dict(probes=["knn"], epochs=3), "leave epochs,"),
+        ("probe", dict(probes=["knn"], out="a.png"), "draw nothing"),
+        ("probe", dict(probes=["linear"], layer=9), "layer=9 is out of range"),
+        ("probe", dict(probes=["attentive"], layer=1), "one vector per image"),
     ],
 )
 def test_options_of_a_verb(verb, options, message, data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         FUNCTIONS[verb](tmp_path / "epoch_1.pth", data, workers=0, **options)
+
+
+def test_votes_are_checked_before_any_image_is_read(data, tmp_path) -> None:
+    (data / "train/red/0.png").write_text("<html>")  # would be the first error
+    encoder = tmp_path / "epoch_1.pth"
+    for options, told in ((dict(k=(1, 19)), "k=19"), (dict(temperature=0), "temper")):
+        with pytest.raises(ValueError, match=told):
+            api.knn(encoder, data, workers=0, **options)
 
 
 def _made(path: Path) -> Path:
@@ -151,6 +185,7 @@ def _made(path: Path) -> Path:
 def test_a_broken_image_is_one_line(verb: str, data, tmp_path, capsys) -> None:
     (data / "val/red/1.png").write_text("<html>")
     encoder = str(tmp_path / "epoch_1.pth")
-    assert main([verb, encoder, str(data), "--workers", "1"]) == 1
+    options = ["--k", "1"] if verb == "knn" else []
+    assert main([verb, encoder, str(data), "--workers", "1", *options]) == 1
     (line,) = (x for x in capsys.readouterr().err.splitlines() if "error: " in x)
     assert "red/1.png" in line and line.endswith("mend or remove this image")

@@ -182,6 +182,10 @@ def test_folders_that_teach_nothing(case: str, message: str, tmp_path: Path) -> 
         (dict(epochs=0), "epochs=0 must be at least 1"),
         (dict(batch_size=-1), "batch_size=-1 must be at least 1"),
         (dict(workers=-2), "workers=-2 must be at least 0"),
+        (dict(seed=-1), "seed=-1 must be at least 0"),
+        (dict(cfg_options=["amp"]), r"cfg_options=\['amp'\]: write KEY=VALUE"),
+        (dict(cfg_options=["model.amp=3"]), "first training step fails.* 'amp'"),
+        (dict(cfg_options=["optim_wrapper.optimizer.lr=a"]), "first training step"),
         (dict(model="resnet50"), "model='resnet50': there are vit-nano"),
         (dict(device="cuda"), "0 CUDA devices"),
         (dict(with_decoder=True), "with_decoder=True is about init"),
@@ -193,6 +197,30 @@ def test_wrong_options(
     with pytest.raises(ValueError, match=message):
         pretrain(photos, tmp_path / "out", **{**TINY, **options})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_config_that_makes_no_run(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    wrong = ["train_dataloader.dataset.depth=3"]
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"pretrain.py makes no run: .*'depth'"):
+            pretrain(photos, out, **TINY, cfg_options=wrong)
+    config = out / "pretrain.py"
+    config.write_text(f"{config.read_text()}\nepochs = = 3\n")
+    with pytest.raises(ValueError, match="does not load as a config.*SyntaxError"):
+        pretrain(photos, out, **TINY)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_broken_images(workers: int, photos: Path, tmp_path: Path) -> None:
+    for path in list(photos.glob("*/*.png"))[:8]:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError) as raised:
+        pretrain(photos, tmp_path / "out", **{**TINY, "workers": workers})
+    told = str(raised.value)
+    assert " of 10 images are broken" in told and "\n" not in told
+    assert told.split()[0].isdigit()
+    assert f"max_broken_share in {tmp_path / 'out' / 'pretrain.py'}" in told
 
 
 def test_folders_of_others(photos: Path, tmp_path: Path) -> None:

@@ -26,6 +26,22 @@ def write_start(work_dir: Path, start: str, records: list[dict]) -> Path:
     return vis_data
 
 
+def test_the_times_of_validations_are_not_those_of_training(tmp_path: Path) -> None:
+    """Fine-tuning counts iterations in training and epochs in validation."""
+    records = [
+        dict(lr=1e-3, loss=2.0, time=0.5, data_time=0.1, epoch=1, iter=4, step=4),
+        {"accuracy/top1": 20.0, "time": 0.1, "data_time": 0.0, "step": 1},
+        dict(lr=1e-3, loss=1.0, time=0.6, data_time=0.1, epoch=2, iter=8, step=8),
+        {"accuracy/top1": 30.0, "time": 0.1, "data_time": 0.0, "step": 2},
+    ]
+    write_start(tmp_path, "20250101_000000", records)
+    scalars = read_scalars(tmp_path)
+    for name in ("time", "data_time"):
+        assert scalars[name].steps.tolist() == [4, 8]
+    assert scalars["time"].values.tolist() == [0.5, 0.6]
+    assert scalars["accuracy/top1"].steps.tolist() == [1, 2]
+
+
 def test_scalars_of_a_resumed_run(tmp_path: Path) -> None:
     write_start(
         tmp_path,
