@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..utils.sample_index import SampleIndex
+from .channel_preprocessor import ChannelDataPreprocessor
 from .check_labels import CheckLabels
 from .exact_sampler import ExactSampler
 from .image_files import IMAGE_SUFFIXES, list_images
@@ -17,6 +18,7 @@ from .unlabeled_images import TooManyBrokenImages, UnlabeledImages
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "ChannelDataPreprocessor",
     "CheckLabels",
     "BrokenImageError",
     "ExactSampler",

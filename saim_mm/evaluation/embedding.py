@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..datasets import BrokenImageError, LoadImage, UnlabeledImages
-from ..datasets.fixed_view import fixed_view
+from ..datasets import BrokenImageError, UnlabeledImages
+from ..datasets.fixed_view import loaded_view
+from ..datasets.image_files import suffixes_of
 from .features import FeatureExtractor
 
 
@@ -53,12 +54,17 @@ def join(parts: Sequence[Rows]) -> Rows:
 
 
 def find_images(
-    folder: str, size: tuple[int, int], crop_ratio: float, max_broken_share: float
+    folder: str,
+    size: tuple[int, int],
+    crop_ratio: float,
+    max_broken_share: float,
+    channels: int | None = None,
 ) -> UnlabeledImages:
-    """All images below a folder, as an encoder looks at them."""
+    """All images below a folder, as an encoder of such channels looks at them."""
     return UnlabeledImages(
         folder,
-        pipeline=[LoadImage(), *fixed_view(size, crop_ratio)],
+        pipeline=loaded_view(size, crop_ratio, channels),
+        extensions=suffixes_of(channels),
         max_broken_share=max_broken_share,
         test_mode=True,
     )
@@ -108,7 +114,7 @@ def _features(extractor: FeatureExtractor, pixels: list[Tensor]) -> np.ndarray:
 
 
 class _View(NamedTuple):
-    """An image, or why it does not load; ``pixels`` (C, H, W) are uint8 in BGR."""
+    """An image, or why it does not load; ``pixels`` are (C, H, W)."""
 
     pixels: Tensor
     size: tuple[int, int]
