@@ -6,6 +6,7 @@
   classifier     steps of fine-tuning, beside mmpretrain's ViT
   detector       steps of a detector, beside variants
   start-up       what importing the package takes
+  exported       an encoder beside its exported graphs
 
 Each tells its options with --help.
 """
@@ -22,7 +23,10 @@ from mmengine.logging import MMLogger
 
 from saim_mm.utils.atomic_file import write_json
 
-NAMES = ("pretrain", "loader", "data-parallel", "classifier", "detector", "start-up")
+NAMES = (
+    *("pretrain", "loader", "data-parallel", "classifier", "detector"),
+    *("start-up", "exported"),
+)
 
 
 def main(arguments: Sequence[str]) -> int:

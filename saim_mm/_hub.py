@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.utils import get_installed_path
 from mmpretrain.apis.model import ModelHub
 
 PACKAGE = "saim_mm"
@@ -54,8 +55,9 @@ def shipped_config(name: str) -> str:
         name: Below ``configs``, such as ``saim/saim_debug.py``.
 
     Returns:
-        ``saim_mm::NAME``, or its path in sources that were never installed.
+        ``saim_mm::NAME``, or its path in sources that were never installed, or where
+        MMEngine does not find them (0.10.7 and an editable install).
     """
-    if (MIM / "configs").is_dir():
+    if (MIM / "configs").is_dir() and Path(get_installed_path(PACKAGE)).is_dir():
         return f"{PACKAGE}::{name}"
     return str(MIM.parents[1] / "configs" / name)

@@ -63,6 +63,8 @@ OLD_NUMPY = Part(
     "numpy", "0", "2", "pip install 'numpy<2' 'opencv-python-headless<4.12'"
 )
 FIRST_TORCH_WITH_NUMPY_2 = (2, 3, 0)
+#: torch.export with sizes that are multiples of a patch, saved and loaded.
+FIRST_TORCH_WITH_DERIVED_DIMS = (2, 5, 0)
 
 #: Import name -> names of its distributions, the OneDL line first.
 LINES = {

@@ -24,6 +24,7 @@ REQUIRED = {
     "report": ["RUN"],
     "convert": ["SRC", "DST"],
     "adapt": ["CONFIG", "--encoder", "FILE"],
+    "export": ["ENCODER", "-o", "FILE"],
     "embed": ["ENCODER", "FOLDER", "-o", "FILE"],
     "knn": ["ENCODER", "FOLDER"],
     "probe": ["ENCODER", "FOLDER"],

@@ -22,7 +22,7 @@ from mmengine.registry import (
 from mmpretrain import FeatureExtractor, get_model, list_models
 from mmpretrain.apis.model import ModelHub
 
-from saim_mm import launch
+from saim_mm import _hub, launch
 from saim_mm._hub import add_when_asked
 from saim_mm.models import SAIM
 
@@ -114,7 +114,9 @@ def test_what_inherits_from_the_package_is_built(
     if cfg.default_scope != "mmpretrain":
         pytest.importorskip("mmcv.ops", reason="mmcv has no compiled ops")
         pytest.importorskip(cfg.default_scope)
-    assert cfg.work_dir == "of the child" and cfg.model._scope_ == "saim_mm"
+    assert cfg.work_dir == "of the child"
+    own = cfg.default_scope == "mmpretrain"  # the others' models name their scope
+    assert cfg.model._scope_ == ("saim_mm" if own else cfg.default_scope)
     assert cfg.vis_backends and cfg.visualizer._scope_ == "saim_mm"
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         with torch.device("meta"):
@@ -139,8 +141,26 @@ def test_names_that_two_projects_have_are_those_of_the_scope_around() -> None:
             assert type(found).__module__.startswith(f"{scope}.")
 
 
-def test_mmengine_builds_a_model(package: Path) -> None:
-    assert isinstance(hub.get_model("saim_mm::saim/saim_debug.py"), SAIM)
-    name = "saim_mm::saim/benchmarks/vit-b_linear_90e_in1k.py"
+@pytest.mark.parametrize("name", CHILDREN)
+def test_mmengine_builds_a_model(package: Path, name: str) -> None:
+    if name.startswith(("coco", "ade20k")):
+        pytest.importorskip("mmcv.ops", reason="mmcv has no compiled ops")
+        pytest.importorskip("mmdet" if name.startswith("coco") else "mmseg")
     with torch.device("meta"):
-        assert type(hub.get_model(name)).__name__ == "ImageClassifier"
+        model = hub.get_model(f"saim_mm::{name}")
+    assert type(model).__name__ == CHILDREN[name]
+    assert type(model.backbone).__module__.startswith("saim_mm.")
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_child_names_its_parent_so_that_it_is_found(
+    found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MMEngine 0.10.7 looks in ``site-packages``, where an editable install is not."""
+    (tmp_path / "saim_mm" / ".mim" / "configs").mkdir(parents=True)
+    monkeypatch.setattr(_hub, "MIM", tmp_path / "saim_mm" / ".mim")
+    place = tmp_path / "saim_mm" if found else tmp_path / "site-packages" / "saim_mm"
+    monkeypatch.setattr(_hub, "get_installed_path", lambda name: str(place))
+    base = _hub.shipped_config("saim/saim_debug.py")
+    path = str(tmp_path / "configs" / "saim" / "saim_debug.py")
+    assert base == ("saim_mm::saim/saim_debug.py" if found else path)

@@ -20,8 +20,8 @@ from .models import judged_encoder_config
 from .scale import Scale
 from .training import build, copy_encoder, finetune, pretrain
 
-#: Images of a forward pass that needs no gradients.
-_CHUNK = 1000
+#: Images of a forward pass that needs no gradients; more leave a CPU's cache.
+_CHUNK = 100
 
 
 def judge(
@@ -121,7 +121,7 @@ def frozen_figures(
     )
     views = views_of(probes, extractor.num_layers)
     learnt, asked = (
-        extractor.view_tensors(images.pixels, images.labels, views)
+        extractor.view_tensors(images.pixels, images.labels, views, _CHUNK)
         for images in (train, judged)
     )
     found = run_probes(probes, learnt, asked, extractor.num_layers)

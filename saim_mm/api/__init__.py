@@ -4,6 +4,7 @@ from .adapt import adapt
 from .convert import convert
 from .doctor import doctor
 from .embed import embed
+from .export import export
 from .finetune import finetune
 from .knn import knn
 from .load_encoder import load_encoder
@@ -16,6 +17,7 @@ __all__ = [
     "convert",
     "doctor",
     "embed",
+    "export",
     "finetune",
     "knn",
     "load_encoder",

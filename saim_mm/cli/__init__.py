@@ -23,6 +23,7 @@ VERBS = (
     "knn",
     "probe",
     "finetune",
+    "export",
 )
 EXIT_CODES = """\
 exit codes:

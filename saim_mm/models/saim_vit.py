@@ -274,7 +274,7 @@ class SAIMViT(VisionTransformer):
         x, grid = self.patch_embed(x)
         extra = self._extra_tokens()
         if extra is not None:
-            x = torch.cat([extra.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([extra.expand(x.shape[0], -1, -1), x], dim=1)
         positions = resize_pos_embed(
             self.pos_embed,
             self.patch_resolution,

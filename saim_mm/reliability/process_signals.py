@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from typing import ClassVar
 
 #: Seconds within which a signal counts as the same one: a process group and torchrun
 #: may each hand it on.
@@ -30,9 +31,17 @@ class SecondSigterm:
 
     Python's handlers wait until the main thread comes back from C code; the byte that
     each signal leaves in a pipe is read here, in a thread. To be made in the main one.
+
+    A process has one such pipe: a new watch takes the place of one that a training
+    which ended in an error left behind.
     """
 
+    _current: ClassVar[SecondSigterm | None] = None
+
     def __init__(self) -> None:
+        if SecondSigterm._current is not None:
+            SecondSigterm._current.close()
+        SecondSigterm._current = self
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -40,15 +49,17 @@ class SecondSigterm:
         threading.Thread(target=self._watch, name="second SIGTERM", daemon=True).start()
 
     def close(self) -> None:
-        """Ceases to watch."""
-        self._leave()
-        os.close(self._writer)
-        self._writer = -1
+        """Ceases to watch, if it has not yet."""
+        if self._writer >= 0:
+            self._leave()
+            os.close(self._writer)
+            self._writer = -1
 
     def _leave(self) -> None:
         """Takes this process off the pipe: a child's signals are not its parent's."""
         current = signal.set_wakeup_fd(-1)
-        signal.set_wakeup_fd(self._before if current == self._writer else current)
+        is_own = current == self._writer >= 0
+        signal.set_wakeup_fd(self._before if is_own else current)
 
     def _watch(self) -> None:
         first = None

@@ -12,7 +12,7 @@ import torch
 from class_folders import COLOURS, write_class_folders
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
-from test_pretrain import ROOT, Written, environment, untrained  # noqa: F401
+from test_pretrain_folder import ROOT, Written, environment, untrained  # noqa: F401
 from tiny import tiny_saim
 
 from saim_mm.api import finetune

@@ -183,11 +183,13 @@ def test_signals_of_a_child_are_not_its_parents(tmp_path: Path) -> None:
     class Forks(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
             if runner.iter in (0, 100):
+                ready, tell = os.pipe()
                 pid = os.fork()
                 if not pid:
                     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-                    time.sleep(20)
-                time.sleep(0.2)
+                    os.write(tell, b"r")
+                    time.sleep(60)
+                os.read(ready, 1)
                 os.kill(pid, signal.SIGTERM)
                 assert os.waitpid(pid, 0)[1] == 0
                 time.sleep(2)
@@ -197,7 +199,7 @@ def test_signals_of_a_child_are_not_its_parents(tmp_path: Path) -> None:
         runner.register_hook(Forks())
         runner.train()
 
-    assert Child(run_and_fork).join() == 0
+    assert Child(run_and_fork).join(timeout=120) == 0
 
 
 def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:

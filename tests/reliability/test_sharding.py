@@ -147,6 +147,7 @@ def test_what_modules_say_of_themselves_stays() -> None:
     assert whole["model"].keys() == state.keys() and whole["lr"] == [1.0]
 
 
+@needs_fully_shard
 def test_checkpoints_are_whole_and_plain(runs: dict[bool, Figures]) -> None:
     ours, theirs = (
         torch.load(runs[sharded]["folder"] / "iter_8.pth", weights_only=True)

@@ -30,6 +30,10 @@ def mmcv(tool, monkeypatch, tmp_path):
         folder.mkdir(parents=True)
         (folder / "METADATA").write_text("Name: onedl-mmcv\nVersion: 2.3.6\n")
         (folder / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+        for file in files:  # later metadata libraries leave out what is not there
+            path = folder.parent / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         if url:
             (folder / "direct_url.json").write_text(json.dumps({"url": url}))
 

@@ -233,10 +233,15 @@ def test_what_a_sound_file_may_not_hold_is_named(
 def test_sound_files_of_other_formats_are_not_called_truncated(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     torch.save({"w": torch.ones(2)}, path, pickle_protocol=4)
-    with pytest.raises(CheckpointError, match=r"refused, as torch.*uninstall_safe"):
-        checkpoint.read_checkpoint(path)
+    if hasattr(torch.serialization, "add_safe_globals"):
+        with pytest.raises(CheckpointError, match=r"refused, as torch.*uninstall_safe"):
+            checkpoint.read_checkpoint(path)
+    else:  # before 2.4 torch reads it
+        assert checkpoint.read_checkpoint(path)["w"].tolist() == [1, 1]
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
-    with pytest.raises(CheckpointError, match=r"refused, as torch.*TorchScript"):
+    with pytest.raises(
+        CheckpointError, match=r"as torch.*TorchScript|ScriptModule, not"
+    ):
         checkpoint.read_checkpoint(path)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(CheckpointError, match="truncated"):

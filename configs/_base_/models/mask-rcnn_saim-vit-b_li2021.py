@@ -9,6 +9,7 @@ __head_norm = dict(type="SyncBNOrBN", stats_mode="N")
 
 model = dict(
     type="MaskRCNN",
+    _scope_="mmdet",  # mmengine.hub.get_model reads no default_scope
     data_preprocessor=dict(
         type="DetDataPreprocessor",
         mean=[123.675, 116.28, 103.53],

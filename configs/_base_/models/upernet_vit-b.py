@@ -3,6 +3,7 @@ __norm = dict(type="SyncBNOrBN")
 
 model = dict(
     type="EncoderDecoder",
+    _scope_="mmseg",  # mmengine.hub.get_model reads no default_scope
     data_preprocessor=dict(
         type="SegDataPreProcessor",
         mean=[123.675, 116.28, 103.53],

@@ -29,7 +29,9 @@ class Windows:
     @property
     def _counts(self) -> tuple[int, int]:
         """Windows down and across."""
-        return -(-self.grid[0] // self.size), -(-self.grid[1] // self.size)
+        # Of positive numbers, as ONNX rounds a quotient of integers towards zero.
+        rows, columns = (side + self.size - 1 for side in self.grid)
+        return rows // self.size, columns // self.size
 
     def split(self, x: Tensor) -> Tensor:
         """(B, rows * columns, D) -> (B * W, s * s, D)."""
