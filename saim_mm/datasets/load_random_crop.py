@@ -48,8 +48,9 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     It sets ``img`` ((h, w, 3) uint8, BGR, or (h, w, C) float32; channel by channel in
     memory, so that ``PackInputs`` has nothing to copy), ``img_shape``, ``ori_shape``,
-    ``flip`` and ``flip_direction``. JPEGs are decoded by simplejpeg if it is installed, and by
-    OpenCV, as all other files, if not.
+    ``flip`` and ``flip_direction``. JPEGs are decoded by simplejpeg if it is installed
+    and ``channels`` are not given; all other files by OpenCV or, with ``channels``, as
+    :class:`LoadImage` does.
 
     Args:
         scale: Side, or (width, height), of the result.

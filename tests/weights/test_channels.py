@@ -103,7 +103,9 @@ def test_a_config_asks_for_it(colours: Path) -> None:
     model = MODELS.build(options)
     model.init_weights()
     wanted = encoder(3).state_dict()[KERNEL].sum(1, keepdim=True) / 13
-    torch.testing.assert_close(model.state_dict()[KERNEL], wanted.expand(-1, 13, -1, -1))
+    torch.testing.assert_close(
+        model.state_dict()[KERNEL], wanted.expand(-1, 13, -1, -1)
+    )
 
 
 def test_so_does_an_encoder_in_a_detector(colours: Path) -> None:
