@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from ..datasets import TooManyBrokenImages, UnlabeledImages
-from ..datasets.channel_preprocessor import channels_of
 from ..evaluation.embedding import embed_images, find_images
 from ..evaluation.embedding_file import check_output, write_embedding
 from ..evaluation.embedding_parts import Parts
@@ -94,14 +93,8 @@ def embed(
     _check(out, folder, batch_size, workers)
     encoder = opened(encoder, config, num_heads, device)
     extractor = encoder.extractor(pool, layer)
-    size = encoder.image_size
-    images = find_images(
-        str(folder),
-        size,
-        crop_ratio,
-        max_broken_share,
-        channels_of(encoder.preprocessor),
-    )
+    view = (encoder.image_size, crop_ratio, max_broken_share, encoder.loaded_channels)
+    images = find_images(str(folder), *view)
     names = _names(images)
     about = dict(
         **encoder.identity(),

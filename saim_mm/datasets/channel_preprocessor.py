@@ -92,6 +92,11 @@ class ChannelDataPreprocessor(SelfSupDataPreprocessor):
         return super().forward(data, training)
 
 
+def are_colours(channels: int, preprocessor: BaseDataPreprocessor) -> bool:
+    """Whether images of so many channels are photographs, in RGB or BGR of 8 bits."""
+    return channels == 3 and channels_of(preprocessor) is None
+
+
 def channels_of(preprocessor: BaseDataPreprocessor) -> int | None:
     """Number of channels that a loader must be told of; none for photographs."""
     return getattr(preprocessor, "channels", None)

@@ -158,7 +158,13 @@ def _build_preprocessor(
         "data_preprocessor"
     )
     if str((given or {}).get("type")).endswith("ChannelDataPreprocessor"):
-        return ChannelDataPreprocessor(given["mean"], given["std"], given.get("shown"))
+        found = ChannelDataPreprocessor(given["mean"], given["std"], given.get("shown"))
+        if found.channels != channels:
+            raise CheckpointError(
+                f"{path}: an encoder of {channels} channels, and its config normalises "
+                f"{found.channels}; give the config that it was trained with."
+            )
+        return found
     if channels != 3 and not given:
         raise CheckpointError(
             f"{path}: an encoder of {channels} channels, and nothing says how its "

@@ -15,7 +15,6 @@ from mmpretrain.evaluation import ConfusionMatrix
 from torch import Tensor
 
 from ..datasets import BrokenImageError
-from ..datasets.channel_preprocessor import channels_of
 from ..datasets.class_folders import ClassImages, split_class_folders
 from ..utils.command_line import default_device
 from .features import FeatureExtractor, Features, Pool, View, Views
@@ -186,10 +185,8 @@ def _open(
         backbone, preprocessor, pool, backbone.final_norm, layer=layer
     )
     limits = (images_per_class, val_images_per_class)
-    channels = channels_of(encoder.preprocessor)
-    sets = split_class_folders(
-        data, encoder.image_size, val_share, *limits, crop_ratio, channels
-    )
+    view = (crop_ratio, encoder.loaded_channels)
+    sets = split_class_folders(data, encoder.image_size, val_share, *limits, *view)
     if len(sets[0].classes) < 2:
         raise ValueError(f"{data}: has one class; there is nothing to tell it from.")
     return _Opened(encoder.source, extractor, *sets)
