@@ -117,8 +117,8 @@ def _begin(run: OwnRun, checkpoint: Path, images: Path, machine: Machine) -> lis
     size = _size(vit, checkpoint)
     if not are_colours(vit.patch_embed.projection.in_channels, preprocessor):
         raise ValueError(
-            f"{checkpoint}: an encoder of images that are no photographs, whose colours "
-            "this recipe changes; judge it by knn or probe, or write a config."
+            f"{checkpoint}: an encoder of images that are no photographs, and this "
+            "recipe changes colours; judge it by knn or probe, or write a config."
         )
     assert size.image_size is not None
     train, val = split_class_folders(images, vit.img_size)

@@ -57,8 +57,7 @@ def build_encoder(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If the checkpoint is not of an encoder, or does not fit, or
-            nothing says how images of other channels than colours are normalised.
+        CheckpointError: If the checkpoint is not of an encoder, or does not fit.
         ValueError: If the config has no ``SAIMViT``.
     """
     if config:  # a wrong one is told before a large file is read
@@ -165,11 +164,6 @@ def _build_preprocessor(
                 f"{found.channels}; give the config that it was trained with."
             )
         return found
-    if channels != 3 and not given:
-        raise CheckpointError(
-            f"{path}: an encoder of {channels} channels, and nothing says how its "
-            "images were normalised; give the config that it was trained with."
-        )
     given = given or _IMAGENET
     return SelfSupDataPreprocessor(
         mean=given.get("mean"),
