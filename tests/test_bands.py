@@ -58,10 +58,10 @@ def test_saim_learns_what_is_below_the_haze(tmp_path: Path) -> None:
     cfg = small_run(data / "train")
     before = untrained(cfg, tmp_path / "before")
     _, losses = train(cfg, tmp_path / "run")
-    assert losses[0] > 0.9 and np.mean(losses[-10:]) < 0.3
+    assert losses[0] > 1 and np.mean(losses[-10:]) < 0.3
     after = tmp_path / "run" / f"iter_{STEPS}.pth"
     first, last = (
         api.knn(encoder, data, k=(10,), workers=0, device="cpu").figures["accuracy_k10"]
         for encoder in (before, after)
     )
-    assert last > 75 and last > first + 30
+    assert first < 65 and last > 85

@@ -26,7 +26,7 @@ _READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-_INSTALL = "pip install tifffile imagecodecs, which read it"
+_INSTALL = "pip install 'saim_mm[bands]', or tifffile and imagecodecs"
 #: Pages of a TIFF beside those of the channels: overviews and masks.
 _OTHER_PAGES = 64
 _IS_REDUCED, _IS_MASK = 1, 4

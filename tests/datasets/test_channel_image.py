@@ -86,7 +86,7 @@ def test_without_imagecodecs_nothing_is_inflated(
     content = _chunky(SCENE, compression="zlib")
     name = "saim_mm.datasets.channel_image.find_spec"
     monkeypatch.setattr(name, lambda _: None)
-    with pytest.raises(BrokenImageError, match="pip install tifffile imagecodecs"):
+    with pytest.raises(BrokenImageError, match="saim_mm\\[bands\\]"):
         load(content, tmp_path)
     np.testing.assert_array_equal(load(_chunky(SCENE), tmp_path), SCENE)
 

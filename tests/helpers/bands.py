@@ -29,14 +29,14 @@ def hazy(kind: int, seed: int, size: int = 32, haze: float = 4000) -> np.ndarray
     """An image (H, W, 13) uint16 of stripes of one material, below haze.
 
     The kind of the material tells its spectrum, of which a stripe has more or less. The
-    haze, up to its number in strength and the same in all bands, hides it: 50 times as
-    strong as the spectrum, it is what images differ by.
+    haze, the same in all bands and up to 30 times as strong as the spectrum, hides it:
+    haze is what images differ by.
     """
     smooth = np.cumsum(np.random.default_rng(10**6 + kind).normal(size=BANDS))
     spectrum = (smooth - smooth.mean()) / smooth.std()
     rng = np.random.default_rng(seed)
     share = _stripes(rng, size) + 0.5
-    values = 5000 + 80 * share[..., None] * spectrum + rng.uniform(-haze, haze)
+    values = 5000 + 120 * share[..., None] * spectrum + rng.uniform(-haze, haze)
     return (values + rng.normal(scale=20, size=values.shape)).astype(np.uint16)
 
 
