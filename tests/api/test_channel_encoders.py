@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,12 @@ from mmpretrain.registry import MODELS
 from tiny import randomise, tiny_backbone, tiny_saim
 
 import saim_mm
+from saim_mm import api
 from saim_mm._stack import FIRST_TORCH_WITH_DERIVED_DIMS, parse
 from saim_mm.parity import convert_files
 from saim_mm.weights import CheckpointError, write_state_dict
 
+RESNET = "mmpretrain::resnet/resnet18_8xb32_in1k.py"
 MEAN, STD = 5000.0, 100.0
 OLD_TORCH = parse(torch.__version__) < FIRST_TORCH_WITH_DERIVED_DIMS
 
@@ -227,8 +228,9 @@ def test_channels_that_no_loader_gives(cfg: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [3, 13])
-def test_finetune_is_for_photographs(channels: int, tmp_path: Path) -> None:
+def test_recipes_for_photographs_refuse(channels: int, tmp_path: Path) -> None:
     data = write_kinds(tmp_path / "data")
     with pytest.raises(ValueError, match="judge it by knn or probe"):
         saim_mm.finetune(write_encoder(tmp_path, channels), data, tmp_path / "out")
-    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    with pytest.raises(ValueError, match="with MultiLevelViT as its backbone"):
+        api.adapt(RESNET, write_encoder(tmp_path, channels))
