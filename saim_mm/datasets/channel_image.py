@@ -30,6 +30,9 @@ _INSTALL = "pip install 'saim_mm[bands]', or tifffile and imagecodecs"
 #: Pages of a TIFF beside those of the channels: overviews and masks.
 _OTHER_PAGES = 64
 _IS_REDUCED, _IS_MASK = 1, 4
+#: Compression: none; Deflate and Zstandard, old and new. Damaged LZW takes the
+#: process down: in imagecodecs 2025.3.30 and 2026.3.6 by a segmentation fault.
+_CODECS = (1, 8, 32946, 34926, 50000)
 
 
 def decode_channels(
@@ -152,6 +155,13 @@ def _check_page(page: Any, content: bytes, limit: int) -> None:
     ends = map(int.__add__, page.dataoffsets, page.databytecounts)
     if max(ends, default=0) > len(content):
         raise ValueError("truncated: pixels beyond the end of the file")
+    if page.compression not in _CODECS or page.bitspersample not in (8, 16, 32, 64):
+        kind = getattr(page.compression, "name", page.compression)
+        raise ValueError(
+            f"values of {page.bitspersample} bits, compression {kind}; only 8, 16, 32 "
+            "and 64 bits are read, and no compression, Deflate or Zstandard; convert "
+            "it (gdal_translate -co COMPRESS=DEFLATE)"
+        )
     if page.compression > 1 and find_spec("imagecodecs") is None:
         # tifffile itself would inflate a few bytes to whatever they ask for.
         raise ValueError(f"compressed: {_INSTALL}")
