@@ -313,15 +313,16 @@ def _check_data(cfg: Any, step_size: int, samples: int) -> Findings:
 
 def _check_left_out(dataset: Any) -> Findings:
     """What lies in the folders that a dataset searches, and is no image to it."""
-    from saim_mm.datasets import PackedImages
+    from saim_mm.datasets import HuggingFaceImages, PackedImages, WebDatasetImages
     from saim_mm.datasets.image_files import describe_left_out, list_images
     from saim_mm.reliability.inner_datasets import with_inner_datasets
 
     for part in with_inner_datasets(dataset):
         extensions = getattr(part, "extensions", None)
         folder = getattr(part, "img_prefix", "")
-        is_pack = isinstance(part, PackedImages)
-        if is_pack or not extensions or part.ann_file or not os.path.isdir(folder):
+        if isinstance(part, (HuggingFaceImages, PackedImages, WebDatasetImages)):
+            continue
+        if not extensions or part.ann_file or not os.path.isdir(folder):
             continue
         others = list_images(folder, tuple(extensions))[1]
         if others:

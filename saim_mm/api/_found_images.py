@@ -1,4 +1,4 @@
-"""What lies in a folder of images, as far as the rule of the verbs needs it."""
+"""What lies in a folder of data, as far as the rule of the verbs needs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
+from ..datasets import UnlabeledImages
+from ..datasets.data_kinds import kind_of_data
 from ..datasets.load_image import LoadImage
 from ..datasets.small_photos import NoPhotosError, find_photos
 from ._rule import LEAST
@@ -15,23 +18,44 @@ from ._rule import LEAST
 _SAMPLE = 64
 
 
-def count_images(folder: str | Path) -> tuple[int, int]:
-    """Counts the images of a folder, nested or flat, and opens some.
+class Found(NamedTuple):
+    """What lies in a folder.
 
-    Returns:
-        Their number, and the median of their shorter sides in pixels.
+    Attributes:
+        kind: Name of the dataset that reads it.
+        number: Number of images.
+        side: Median of their shorter sides, in pixels.
+    """
+
+    kind: str
+    number: int
+    side: int
+
+
+def count_images(folder: str | Path) -> Found:
+    """Counts the images of a folder, a pack, shards or a dataset, and opens some.
 
     Raises:
         NoPhotosError: If there is no such folder, or too few images that load.
+        ValueError: If it is of a kind that cannot be used as it is.
+        ImportError: If a library is missing.
     """
-    paths, total = find_photos(folder, _SAMPLE)
+    kind = kind_of_data(folder)
+    paths: Sequence[str | Path]
+    if kind is UnlabeledImages:
+        paths, total = find_photos(folder, _SAMPLE)
+    else:
+        images = kind(str(folder))
+        total = len(images)
+        chosen = random.Random(0).sample(range(total), min(_SAMPLE, total))
+        paths = [images.get_data_info(index)["img_path"] for index in chosen]
     side = typical_side(paths)
     if total < LEAST:
         raise NoPhotosError(
             f"{str(folder)!r} holds {total} images; give at least {LEAST}, and some "
             "thousands to learn what holds for others"
         )
-    return total, side
+    return Found(kind.__name__, total, side)
 
 
 def typical_side(paths: Sequence[str | Path]) -> int:

@@ -60,7 +60,9 @@ def embed(
 
     Args:
         encoder: From :func:`load_encoder`, or what that loads.
-        folder: Images, flat or nested.
+        folder: Images, flat or nested; or a pack, shards of WebDataset, or a Hugging
+            Face dataset on disk, whose names are ``SHARD.tar#PLACE/NAME`` and
+            ``ROW/COLUMN``, in their order.
         out: The file: ``.npz`` with ``features`` (N, D) float32, ``names`` (N,),
             relative to the folder, ``sizes`` (N, 2), rows and columns of the images as
             they lie there, and ``about``, JSON of what the features are of; or
@@ -129,9 +131,11 @@ def _check(out: Path, folder: Path, batch_size: int, workers: int) -> None:
 
 
 def _names(images: UnlabeledImages) -> list[str]:
-    folder = os.path.join(images.img_prefix, "")
+    """What follows the folder in the path of each image."""
+    start = len(images.img_prefix.rstrip("/")) + 1
     paths = (images.get_data_info(n)["img_path"] for n in range(len(images)))
-    return [path.removeprefix(folder) for path in paths]
+    # Those in tar files and of rows begin with the name of a backend.
+    return [(path.partition("://")[2] or path)[start:] for path in paths]
 
 
 def _check_share(

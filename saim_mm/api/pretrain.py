@@ -19,7 +19,7 @@ from ..weights import (
 from ..weights.load_model import build_model
 from ..weights.whole_model import check_complete
 from ._child import Block, arch_of, child_text
-from ._found_images import count_images
+from ._found_images import Found, count_images
 from ._machine import Machine, this_machine
 from ._own_run import OwnRun, check_at_least, default_folder, with_options
 from ._pretrain_config import BASE, MODELS, pretrain_blocks, size_of
@@ -69,7 +69,8 @@ def pretrain(
     ``docs/pretrain_your_images.md``.
 
     Args:
-        folder: Images, nested or flat, without labels.
+        folder: Images, nested or flat, without labels; or a pack, shards of
+            WebDataset, or a Hugging Face dataset on disk.
         out: Where everything goes; by default ``work_dirs/pretrain-of-FOLDER``.
         model: ``vit-nano``, ``vit-tiny``, ``vit-s``, ``vit-b``, ``vit-l`` or
             ``vit-h``; by default ``vit-s``, or what ``init`` holds.
@@ -90,6 +91,7 @@ def pretrain(
     Raises:
         ValueError: For images, options, weights or a folder that cannot be used.
         OSError: If something cannot be read or written.
+        ImportError: If the folder needs a library that is missing.
         SystemExit: With code 75, if a signal (Ctrl-C) ended the run and it was saved.
     """
     check_at_least(1, epochs=epochs, batch_size=batch_size)
@@ -141,12 +143,12 @@ def _begin(
     machine: Machine,
 ) -> list[str]:
     """Chooses how to train and writes the config; returns what was chosen."""
-    number, side = count_images(images)
+    found = count_images(images)
     size = _size(model, start)
     asked = run.asked
     plan = plan_pretraining(
-        number,
-        side,
+        found.number,
+        found.side,
         size,
         machine,
         "random" if start is None else "whole model" if start.decoder else "encoder",
@@ -159,6 +161,8 @@ def _begin(
     def blocks_of(steps: Steps, interval: int = 1) -> Block:
         fitted = replace(plan, steps=steps)
         blocks = pretrain_blocks(fitted, arch, images, start, asked["seed"], interval)
+        if found.kind != "UnlabeledImages":
+            blocks["train_dataloader"]["dataset"]["type"] = found.kind
         return with_options(blocks, asked["cfg_options"])
 
     base = shipped_config(BASE)
@@ -173,7 +177,7 @@ def _begin(
     steps, seconds = fit_to_memory(config_of, plan.steps, pixels, machine.device)
     interval = saving_interval(seconds, plan.updates * steps.accumulation)
     run.write_config(base, blocks_of(steps, interval))
-    return _describe(replace(plan, steps=steps), number, side, machine, seconds)
+    return _describe(replace(plan, steps=steps), found, machine, seconds)
 
 
 def _size(model: str | None, start: StartWeights | None) -> EncoderSize:
@@ -197,17 +201,18 @@ def _size(model: str | None, start: StartWeights | None) -> EncoderSize:
 
 
 def _describe(
-    plan: PretrainPlan, number: int, side: int, machine: Machine, seconds: float
+    plan: PretrainPlan, found: Found, machine: Machine, seconds: float
 ) -> list[str]:
     """What was chosen and why, a line each."""
     steps = plan.steps
     recipe = "little data" if plan.little else "the paper"
     smoothing = "smoothed targets" if plan.smoothing else "no smoothing"
+    source = "" if found.kind == "UnlabeledImages" else f", read by {found.kind}"
     minutes = seconds * steps.accumulation * plan.updates / 60
     return [
-        f"{number} images, typically {side} pixels: the recipe of {recipe}, decoder of "
-        f"{plan.decoder} layers, {smoothing}, crops from {plan.crop_from:.0%} of the "
-        "area.",
+        f"{found.number} images{source}, typically {found.side} pixels: the recipe of "
+        f"{recipe}, decoder of {plan.decoder} layers, {smoothing}, crops from "
+        f"{plan.crop_from:.0%} of the area.",
         f"{plan.image_size} pixels in patches of {plan.patch_size}; {plan.epochs:g} "
         f"epochs, {plan.updates} steps of {steps.batch} images ({steps.at_once} at "
         f"once), rate {plan.lr:g} after {plan.warm_up} steps of warm-up.",

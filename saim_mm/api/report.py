@@ -48,8 +48,9 @@ def report(
 
     Raises:
         FileNotFoundError: If there is no such work dir.
-        ValueError: If nothing was logged there; if images are given and the run has no
-            config or no checkpoint, or is ``live``; if the interval is not positive.
+        ValueError: If it holds neither a log nor a logged loss; if images are given and
+            the run has no config or no checkpoint, or is ``live``; if the interval is
+            not positive.
     """
     folders = _work_dirs(work_dir)
     if live:

@@ -20,7 +20,7 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of :func:`saim_mm.api.pretrain`."""
     add = parser.add_argument
-    add("folder", help="images, nested or flat")
+    add("folder", help="images, nested or flat; a pack, shards, a dataset on disk")
     add("--model", help="vit-nano, -tiny, -s, -b, -l or -h (default: vit-s)")
     add("--init", metavar="FILE", help="SAIM weights to go on from")
     add(

@@ -6,6 +6,7 @@ from ..utils.sample_index import SampleIndex
 from .channel_preprocessor import ChannelDataPreprocessor
 from .check_labels import CheckLabels
 from .exact_sampler import ExactSampler
+from .hugging_face_images import HuggingFaceImages
 from .image_files import IMAGE_SUFFIXES, list_images
 from .image_net_part import ImageNetPart
 from .load_image import BrokenImageError, LoadImage
@@ -15,6 +16,7 @@ from .seed_sample import SeedSample
 from .stack_samples import stack_samples
 from .synthetic_images import SyntheticImages, without_files
 from .unlabeled_images import TooManyBrokenImages, UnlabeledImages
+from .webdataset_images import WebDatasetImages
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -22,6 +24,7 @@ __all__ = [
     "CheckLabels",
     "BrokenImageError",
     "ExactSampler",
+    "HuggingFaceImages",
     "ImageNetPart",
     "LoadImage",
     "LoadRandomResizedCrop",
@@ -31,6 +34,7 @@ __all__ = [
     "SyntheticImages",
     "TooManyBrokenImages",
     "UnlabeledImages",
+    "WebDatasetImages",
     "list_images",
     "stack_samples",
     "without_files",

@@ -20,7 +20,7 @@ from .load_image import MAX_BYTES
 
 #: Tar files that a process keeps open; of all files, 1024 is the usual limit.
 MAX_OPEN = 256
-_PATH = re.compile(r"tar://(.*?\.tar)#(\d+)\+(\d+)/", re.DOTALL)
+_PATH = re.compile(r"tar://(.*?\.tar)#(\d+)\+(\d+)/", re.DOTALL | re.IGNORECASE)
 
 
 def tar_path(tar: Path | str, offset: int, size: int, name: str) -> str:

@@ -134,7 +134,7 @@ def write_tar(
         Where each of them lies.
     """
     members = []
-    with _open_tar(file, "w:") as tar:
+    with open_tar(file, "w:") as tar:
         for name in names:
             check_name(name)
             content = read(name)
@@ -157,7 +157,7 @@ def verify_tar(path: Path, members: list[Member]) -> None:
     """
     position = 0
     try:
-        with open_regular(path) as file, _open_tar(file, "r:") as tar:
+        with open_regular(path) as file, open_tar(file, "r:") as tar:
             for info in tar:
                 wanted = members[position] if position < len(members) else None
                 found = Member(info.name, info.offset_data, info.size, "")
@@ -211,7 +211,8 @@ def read_index(shard: Path) -> list[Member]:
     return members
 
 
-def _open_tar(file: BinaryIO, mode: Literal["r:", "w:"]) -> tarfile.TarFile:
+def open_tar(file: BinaryIO, mode: Literal["r:", "w:"]) -> tarfile.TarFile:
+    """Opens an uncompressed tar file whose names may be any bytes."""
     # The names of files need not be UTF-8.
     names: Any = dict(encoding="utf-8", errors="surrogateescape")
     return tarfile.open(fileobj=file, mode=mode, format=tarfile.GNU_FORMAT, **names)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..datasets import BrokenImageError, UnlabeledImages
+from ..datasets.data_kinds import kind_of_data
 from ..datasets.fixed_view import loaded_view
 from ..datasets.image_files import suffixes_of
 from .features import FeatureExtractor
@@ -61,7 +62,7 @@ def find_images(
     channels: int | None = None,
 ) -> UnlabeledImages:
     """All images below a folder, as an encoder of such channels looks at them."""
-    return UnlabeledImages(
+    return kind_of_data(folder)(
         folder,
         pipeline=loaded_view(size, crop_ratio, channels),
         extensions=suffixes_of(channels),

@@ -9,8 +9,8 @@ from mmengine.dataset import default_collate
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from ..datasets import UnlabeledImages
 from ..datasets.channel_preprocessor import channels_of
+from ..datasets.data_kinds import kind_of_data
 from ..datasets.fixed_view import loaded_view
 from ..datasets.image_files import suffixes_of
 
@@ -24,7 +24,7 @@ def read_images(
     """Reads images, cut to the centre; the same ones every time.
 
     Args:
-        folder: Holds images, nested or flat.
+        folder: Holds images, nested or flat, or whatever :func:`kind_of_data` knows.
         size: Rows and columns of the result, in pixels.
         preprocessor: What normalises them.
         number: At most so many, evenly spread over the sorted names; by default all.
@@ -39,7 +39,7 @@ def read_images(
     if number is not None and number < 1:
         raise ValueError(f"number={number} of images must be at least 1.")
     channels = channels_of(preprocessor)
-    dataset = UnlabeledImages(
+    dataset = kind_of_data(folder)(
         str(folder),
         pipeline=loaded_view(size, 1, channels),
         extensions=suffixes_of(channels),

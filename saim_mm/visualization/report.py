@@ -48,11 +48,12 @@ def write_report(
             logged last are shown without being given.
 
     Raises:
-        ValueError: If no loss was logged in one of them.
+        ValueError: If one of them holds neither a log nor a logged loss.
     """
     runs = read_runs(work_dirs)
     for run in runs:
-        read_loss_curve(run.folder, run.scalars)  # or there is nothing to report
+        if run.written is None:
+            read_loss_curve(run.folder, run.scalars)  # says what is missing
     write_page(runs, path, pictures)
 
 
@@ -145,7 +146,7 @@ def _curves(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
     }
     parts = [page.heading("Curves"), page.legend(labels)]
     if all(curve is _NO_CURVE for curve in curves.values()):
-        return [*parts, page.paragraph("No loss was logged yet.")]
+        return [*parts, page.paragraph("No loss was logged.")]
     # As small as a phone: text keeps its share of a picture's width.
     picture = draw_loss_curves(curves, size=(5.6, 3.8))
     parts.append(page.image(picture, "loss and learning rate", "large"))

@@ -7,13 +7,14 @@ file is refused. Each reader has its list; what a user trusts is added to all of
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from . import old_torch
+from .sized_bytes import sized_bytearrays
 
 #: Stand-ins, each with the full name it has in a pickle.
 Allowed = Sequence[tuple[Any, str]]
@@ -84,12 +85,16 @@ def with_trusted(allowed: Allowed) -> Allowed:
     return (*((kind, name) for name, kind in _trusted.items()), *rest)
 
 
-def allowing(allowed: Allowed) -> AbstractContextManager[Any]:
+@contextmanager
+def allowing(allowed: Allowed) -> Iterator[None]:
     """Lets torch read past some names with ``weights_only=True``."""
     safe_globals = getattr(torch.serialization, "safe_globals", None)
     if safe_globals is None:
-        return old_torch.allowing(allowed)
-    return safe_globals(list(allowed))
+        with old_torch.allowing(allowed):
+            yield
+    else:
+        with safe_globals(list(allowed)), sized_bytearrays():
+            yield
 
 
 def _full_name(kind: Any) -> str:

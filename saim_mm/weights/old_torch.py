@@ -15,24 +15,37 @@ from typing import Any, ClassVar
 
 import torch
 
+from .sized_bytes import bytearray_of
+
 #: What torch came to allow later: plain values, as pickle of Python 2 spells them.
 _ALLOWED_SINCE = {
     "_codecs.encode": codecs.encode,  # a bytes
-    "builtins.bytearray": bytearray,
+    "builtins.bytearray": bytearray_of,
     "builtins.complex": complex,
     "builtins.set": set,
     "collections.Counter": Counter,
 }
 
+_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
-class ListedUnpickler(pickle.Unpickler):
+
+class ListedUnpickler(_Unpickler):
     """Python's reader, which here looks nothing up: a name is on the list, or refused.
+
+    It is the one written in Python, as torch's is: that in C makes room for as many
+    remembered objects as a number in the file says.
 
     Attributes:
         allowed: Full names, and what each stands for.
     """
 
     allowed: ClassVar[Mapping[str, Any]] = {}
+    #: Without the instruction that makes room for bytes before they are read.
+    dispatch: ClassVar[Mapping[int, Any]] = {
+        code: read
+        for code, read in _Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name."""

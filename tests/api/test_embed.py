@@ -17,6 +17,7 @@ import torch
 from class_folders import write_checkpoint
 from mmpretrain.registry import MODELS
 from PIL import Image
+from sources import write_as
 from tiny import tiny_backbone
 
 from saim_mm import api
@@ -85,6 +86,29 @@ def test_a_row_is_the_features_of_its_image(options, encoder, folder, tmp_path) 
     assert about["layer"] == options.get("layer", 3)
     assert (about["images"], about["rows"], about["broken"]) == (7, 7, {})
     assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.parametrize("kind", ["WebDatasetImages", "HuggingFaceImages"])
+def test_shards_and_datasets(
+    kind: str, encoder: FrozenEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The features of the folder, and names that stay if the data is moved."""
+    flat = write_images(tmp_path / "flat", ["0.png", "1.png", "2.png"])
+    data = write_as(kind, flat, tmp_path / "data")
+    monkeypatch.chdir(data)
+    found = []
+    for number, folder in enumerate((flat, data, ".")):
+        api.embed(encoder, folder, tmp_path / f"{number}.npz", workers=0)
+        found.append(np.load(tmp_path / f"{number}.npz"))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other["features"], found[0]["features"])
+        np.testing.assert_array_equal(other["sizes"], found[0]["sizes"])
+        names = other["names"].tolist()
+        if kind == "HuggingFaceImages":
+            assert names == ["0/image", "1/image", "2/image"]
+        else:
+            assert [name.split("/")[1] for name in names] == found[0]["names"].tolist()
+            assert {name.split("#")[0] for name in names} == {"00000.tar"}
 
 
 def test_parquet_holds_the_same(encoder, folder, tmp_path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from sources import write_as
 from tiny import tiny_saim
 
 from saim_mm.api import _trial_steps, pretrain
@@ -42,6 +43,14 @@ def write_photos(folder: Path, number: int = 10) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), rng.integers(0, 256, (32, 40, 3), dtype=np.uint8))
     return folder
+
+
+def flat_photos(folder: Path) -> Path:
+    flat = folder / "flat"
+    flat.mkdir()
+    for path in write_photos(folder / "nested").rglob("*.png"):
+        path.rename(flat / path.name)
+    return flat
 
 
 class Written(Exception):
@@ -76,6 +85,24 @@ def test_the_config_is_short_and_says_it_all(
     assert cfg.randomness.seed == 3
     assert cfg.default_hooks.preemption.type == "PreemptionHook"
     assert 1 <= cfg.default_hooks.checkpoint.interval <= 25
+
+
+@pytest.mark.parametrize("kind", ["WebDatasetImages", "HuggingFaceImages"])
+def test_shards_and_datasets_are_recognised(
+    kind: str, tmp_path: Path, untrained: None
+) -> None:
+    """By the rule for the folder of their images."""
+    flat = flat_photos(tmp_path)
+    data = write_as(kind, flat, tmp_path / "data")
+    folder = written(flat, tmp_path / "out")
+    cfg = written(data, tmp_path / "other")
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.type == kind and dataset.data_root == str(data)
+    dataset.type, dataset.data_root = "UnlabeledImages", str(flat)
+    for each in (cfg, folder):
+        each.default_hooks.checkpoint.pop("interval")  # by the clock
+        each.asked.pop("folder")
+    assert cfg.to_dict() == folder.to_dict()
 
 
 def test_options_go_into_the_config(
@@ -410,3 +437,28 @@ def losses(out: Path) -> list[float]:
 
     (log,) = out.glob("*/vis_data/scalars.json")
     return [json.loads(line)["loss"] for line in log.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_run_too_short_to_log_a_loss_has_its_files(
+    photos: Path, tmp_path: Path
+) -> None:
+    lines = ["train_cfg.max_iters=3", "default_hooks.logger.interval=50"]
+    done = pretrain(photos, tmp_path / "run", **TINY, cfg_options=lines)
+    assert done.encoder.is_file() and "No loss was logged." in done.report.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["WebDatasetImages", "HuggingFaceImages"])
+def test_shards_and_datasets_end_with_the_weights_of_the_folder(
+    kind: str, tmp_path: Path
+) -> None:
+    flat = flat_photos(tmp_path)
+    data = write_as(kind, flat, tmp_path / "data")
+    options = dict(**TINY, cfg_options=["train_cfg.max_iters=10"])
+    ends = [
+        read_state_dict(pretrain(folder, tmp_path / name, **options).encoder)
+        for name, folder in (("of_folder", flat), ("of_data", data))
+    ]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])

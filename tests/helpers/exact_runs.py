@@ -169,6 +169,7 @@ def run_config(
     ranks: int = 1,
     points: Sequence[str] = (),
     model: dict[str, Any] | None = None,
+    kind: str = "UnlabeledImages",
 ) -> Config:
     """A run of a tiny SAIM.
 
@@ -184,6 +185,7 @@ def run_config(
         ranks: Number of processes.
         points: Checkpoints to write, as for :class:`SaveAt`.
         model: By default a SAIM with drop path.
+        kind: Dataset that reads the images.
     """
     by_epoch = loop == "ExactEpochLoop"
     crop = dict(
@@ -218,7 +220,7 @@ def run_config(
                 sampler=dict(type="ExactSampler", round_up=False),
                 collate_fn=dict(type="default_collate"),
                 dataset=dict(
-                    type="UnlabeledImages",
+                    type=kind,
                     data_root=images,
                     pipeline=[
                         dict(type="CountedLoadImage"),

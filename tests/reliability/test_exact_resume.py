@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from exact_runs import (
     train,
 )
 from mmengine.config import Config
+from sources import write_as
 from tiny import tiny_config
 
 #: 26 images in batches of 4: 6 iterations per epoch. With 4 iterations per step, steps
@@ -256,6 +258,43 @@ def test_elastic_run_sees_the_same(images: str, tmp_path: Path) -> None:
         assert ours["pixels"] == theirs["pixels"]
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
     assert whole[-1]["loss"] < whole[0]["loss"] - 0.01
+
+
+# --- where it lies ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one_broken(images: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(images, tmp_path_factory.mktemp("some") / "broken"))
+    (folder / "011.png").write_bytes(b"<html>")
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["WebDatasetImages", "HuggingFaceImages"])
+def test_other_sources_are_the_folder(
+    kind: str, workers: int, ranks: int, one_broken: Path, tmp_path: Path
+) -> None:
+    """Whole and resumed in mid-epoch, losses too; with an image that is broken."""
+    root = str(write_as(kind, one_broken, tmp_path / "data"))
+    options = dict(workers=workers, ranks=ranks, length=2, kind=kind)
+    arguments = (root, str(tmp_path), ["iter_9"], options)
+    results = on_ranks(ranks, tmp_path / "ranks", run_and_resume, *arguments)
+    folder = run_config(str(one_broken), tmp_path / "folder", length=2)
+    expected = train(folder)["rows"]
+    for rank, (whole, resumed) in enumerate(results):
+        if rank:
+            resumed["iter_9"]["state"]["losses"] = whole["state"]["losses"]
+        assert_equal_runs(whole, resumed["iter_9"])
+    if ranks == 1:
+        assert results[0][0]["rows"] == expected
+        broken = json.loads((tmp_path / "whole" / "broken_images.json").read_text())
+        assert [entry["index"] for entry in broken] == [11]
+    expected = joined([expected])
+    seen = joined([whole["rows"] for whole, _ in results])
+    assert [row["samples"] for row in seen] == [row["samples"] for row in expected]
+    assert [row["pixels"] for row in seen] == [row["pixels"] for row in expected]
 
 
 # --- in other projects --------------------------------------------------------------

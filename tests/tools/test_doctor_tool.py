@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from sources import write_as
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "doctor.py"
@@ -87,6 +88,22 @@ def test_a_folder_with_broken_images(broken: int, tmp_path: Path, capsys) -> Non
     else:
         assert "all 8 samples that were tried load" in out
         assert out.endswith("Ready.\n")
+
+
+def test_shards_have_nothing_left_out(tmp_path: Path, capsys) -> None:
+    photos(tmp_path, 0)
+    shards = write_as("WebDatasetImages", tmp_path, tmp_path.with_name("shards"))
+    (shards / "sizes.json").touch()
+    arguments = [
+        str(ROOT / "configs/saim/saim_vit-b_300e_in1k.py"),
+        "--work-dir", str(tmp_path), "--samples", "8", "--cfg-options",
+        "train_dataloader.dataset.type=WebDatasetImages",
+        f"train_dataloader.dataset.data_root={shards}",
+        "train_dataloader.dataset.data_prefix=", "train_dataloader.batch_size=8",
+    ]  # fmt: skip
+    assert runpy.run_path(str(TOOL))["main"](arguments) == 0
+    out = capsys.readouterr().out
+    assert "all 8 samples that were tried load" in out and "left out" not in out
 
 
 def test_wrong_numbers_are_refused(capsys) -> None:

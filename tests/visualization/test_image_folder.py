@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmpretrain.models import SelfSupDataPreprocessor
 from PIL import Image
+from sources import write_as
 
 from saim_mm.visualization import read_images
 
@@ -24,6 +25,8 @@ def test_reads_evenly_spread_images_cut_to_the_centre(tmp_path: Path) -> None:
     red = images[:, 0, 4, 4] * 2 + 1
     assert red.tolist() == [0, 20, 40]
     assert torch.equal(read_images(tmp_path, (8, 8), preprocessor)[::2], images)
+    shards = write_as("WebDatasetImages", tmp_path, tmp_path.with_name("shards"))
+    assert torch.equal(read_images(shards, (8, 8), preprocessor, 3), images)
     with pytest.raises(ValueError, match="number=0"):
         read_images(tmp_path, (8, 8), preprocessor, 0)
     with pytest.raises(FileNotFoundError):
