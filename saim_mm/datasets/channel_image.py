@@ -19,8 +19,6 @@ import numpy as np
 from .image_header import MAX_PIXELS, TIFF, not_an_image
 
 NPY = b"\x93NUMPY"
-#: An image may have so many values for each pixel that it may have: as RGB does.
-_VALUES_PER_PIXEL = 3
 #: By version of .npy; the third is for records, whose names are not Latin.
 _READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -43,7 +41,7 @@ def decode_channels(
     Args:
         content: What a file holds.
         channels: Number of channels C that it must have.
-        max_pixels: An image may have three values for each of so many pixels.
+        max_pixels: An image may have so many values.
 
     Returns:
         (H, W, C) float32, channels in the order of the file. Whole numbers of more than
@@ -53,14 +51,13 @@ def decode_channels(
         ValueError: If it is damaged, too large, of another number of channels or of
             values that are no numbers; the message is one line.
     """
-    limit = _VALUES_PER_PIXEL * max_pixels
     if content.startswith(NPY):
         values = _read_npy(content)
     elif content.startswith(TIFF):
-        values = _read_tiff(content, channels, limit)
+        values = _read_tiff(content, channels, max_pixels)
     else:
         values = _read_other(content, channels)
-    return as_channels(values, channels, limit)
+    return as_channels(values, channels, max_pixels)
 
 
 def as_channels(
