@@ -44,7 +44,7 @@ setup: venv  ## Set up .venv for pretraining (mmcv without compiled ops)
 	@echo '-e .[onedl,speed]' | $(INSTALL)
 
 setup-test: venv  ## Set up .venv for tests, detection and segmentation (compiles mmcv once)
-	@echo '-e .[onedl,speed,downstream,demo,convert,export,parquet,huggingface,test,dev,docs,build]' | $(INSTALL)
+	@echo '-e .[onedl,speed,downstream,demo,convert,export,parquet,huggingface,bands,test,dev,docs,build]' | $(INSTALL)
 	@$(PY) tools/build_mmcv.py
 
 demo: venv  ## Pretrain a small SAIM on sample photographs, or on DATA=FOLDER
@@ -86,8 +86,8 @@ docs: venv  ## Build the documentation as a site in build/site
 pins: venv  ## Choose the tested versions again (PINS_ARGS="--upgrade-package torch")
 	UV_INDEX= UV_FIND_LINKS= $(UV) pip compile pyproject.toml requirements/opencv.txt \
 	    --extra onedl --extra speed --extra downstream --extra demo --extra convert \
-	    --extra export --extra parquet --extra huggingface --extra test --extra dev --extra docs \
-	    --extra build \
+	    --extra export --extra parquet --extra huggingface --extra bands --extra test \
+	    --extra dev --extra docs --extra build \
 	    --python-version 3.10 --no-annotate --custom-compile-command "make pins" \
 	    --quiet --output-file $(PINS) $(PINS_ARGS)
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from ..datasets.channel_preprocessor import are_colours
 from ..evaluation.frozen_encoder import FrozenEncoder
 from ..parity.export_certificate import ExportCertificate, certify_export, other_sizes
 from ..parity.export_graph import (
@@ -33,7 +34,8 @@ def graph_facts(
     size = f"{rows}, {columns}"
     if dynamic_size:
         size = f"{high} h, {wide} w), h and w at least 2, best ({rows}, {columns}"
-    values = "RGB in [0, 1]" if channels == 3 else "values as stored in training"
+    colours = are_colours(channels, encoder.preprocessor)
+    values = "RGB in [0, 1]" if colours else "values as stored in training"
     shape = "rows of patches, columns)" if pool == "map" else ""
     width = encoder.embed_dims
     return dict(

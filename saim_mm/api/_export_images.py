@@ -10,7 +10,9 @@ import torch
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 from torch import Tensor
 
-from ..datasets.image_files import list_images
+from ..datasets import ChannelDataPreprocessor
+from ..datasets.channel_preprocessor import are_colours
+from ..datasets.image_files import list_images, suffixes_of
 from ..datasets.sample_photos import sample_photos
 from ..evaluation.frozen_encoder import FrozenEncoder
 from ..evaluation.image_transform import ImageTransform
@@ -28,7 +30,7 @@ def export_images(
     Args:
         encoder: What they are normalised for.
         folder: Holds images. By default sample photographs of scikit-image and
-            scikit-learn or, without these or with other channels than RGB, noise.
+            scikit-learn or, without these or with other channels than colours, noise.
         sizes: Rows and columns, in pixels.
 
     Returns:
@@ -37,26 +39,31 @@ def export_images(
 
     Raises:
         OSError: If the folder cannot be read.
-        ValueError: If it holds no image, or none that loads.
+        ValueError: If it holds no image, or one that does not load.
     """
     channels = encoder.backbone.patch_embed.projection.in_channels
-    if channels != 3 and folder is None:
+    colours = are_colours(channels, encoder.preprocessor)
+    if not colours and folder is None:
         noise = {size: _noise(encoder, channels, size) for size in sizes}
         return noise, f"{IMAGES} of noise, as the encoder has {channels} channels"
-    images, described = _find(folder)
+    images, described = _find(folder, suffixes_of(encoder.loaded_channels))
     plain = SelfSupDataPreprocessor(mean=None, std=None, to_rgb=True)
+    if not colours:
+        plain = ChannelDataPreprocessor([0] * channels, [1] * channels)
     pairs = {}
     for size in sizes:
         given = ImageTransform(size, plain, crop_ratio=1)(images).float()
         normalised = ImageTransform(size, encoder.preprocessor, crop_ratio=1)(images)
-        pairs[size] = (given / 255 if channels == 3 else given, normalised)
+        pairs[size] = (given / 255 if colours else given, normalised)
     return pairs, described
 
 
-def _find(folder: str | Path | None) -> tuple[list[Any], str]:
+def _find(
+    folder: str | Path | None, suffixes: tuple[str, ...]
+) -> tuple[list[Any], str]:
     """Some images and a description of them."""
     if folder is not None:
-        names, _ = list_images(str(folder))
+        names, _ = list_images(str(folder), suffixes)
         if not names:
             raise ValueError(f"images={folder}: the folder holds no image.")
         chosen = _spread([str(Path(folder) / name) for name in names])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..datasets.channel_preprocessor import are_colours
 from ..evaluation.frozen_encoder import FrozenEncoder
 from ..models import SAIMViT
 from ..parity import convert_files
@@ -26,8 +27,10 @@ def weights_facts(encoder: FrozenEncoder) -> dict[str, str]:
     """What the model card says of an input that no file normalises."""
     channels = encoder.backbone.patch_embed.projection.in_channels
     rows, columns = encoder.image_size
-    colours = encoder.preprocessor._channel_conversion
-    order = ("RGB" if colours else "BGR") if channels == 3 else "as stored in training"
+    order, units = "as stored in training", "as stored"
+    if are_colours(channels, encoder.preprocessor):
+        order = "RGB" if encoder.preprocessor._channel_conversion else "BGR"
+        units = "0 to 255"
     mean, std = (
         [round(v, 4) for v in getattr(encoder.preprocessor, name).flatten().tolist()]
         if hasattr(encoder.preprocessor, name)
@@ -37,7 +40,7 @@ def weights_facts(encoder: FrozenEncoder) -> dict[str, str]:
     return dict(
         input=f"float32 (B, {channels}, {rows}, {columns}), {order}, normalised",
         normalisation=f"**not included**: subtract {mean}, divide by {std}, in the "
-        f"units of the images ({'0 to 255' if channels == 3 else 'as stored'})",
+        f"units of the images ({units})",
         output=f"float32 (B, tokens, {encoder.embed_dims}), the class token first",
     )
 

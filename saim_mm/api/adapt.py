@@ -12,6 +12,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DefaultScope
 from mmengine.utils import is_installed
 
+from ..datasets.channel_preprocessor import channels_of
 from ..evaluation.encoders import build_encoder
 from ..utils.atomic_file import check_place, write_atomically
 from ..utils.command_line import default_device
@@ -86,6 +87,11 @@ def adapt(
     if output is not None:
         check_place(output)
     loaded = build_encoder(encoder, num_heads=num_heads)
+    if channels_of(loaded.preprocessor) is not None:
+        raise ValueError(
+            f"{encoder}: an encoder of images that are no photographs, and this config "
+            "loads photographs; write one with MultiLevelViT as its backbone."
+        )
     cfg = read_config_file(path)
     backbone = _old_backbone(cfg, config)
     channels = loaded.backbone.patch_embed.projection.in_channels

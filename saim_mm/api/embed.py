@@ -96,8 +96,8 @@ def embed(
     _check(out, folder, batch_size, workers)
     encoder = opened(encoder, config, num_heads, device)
     extractor = encoder.extractor(pool, layer)
-    size = encoder.image_size
-    images = find_images(str(folder), size, crop_ratio, max_broken_share)
+    view = (encoder.image_size, crop_ratio, max_broken_share, encoder.loaded_channels)
+    images = find_images(str(folder), *view)
     names = _names(images)
     about = dict(
         **encoder.identity(),

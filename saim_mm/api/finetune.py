@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from .._hub import shipped_config
+from ..datasets.channel_preprocessor import are_colours
 from ..datasets.class_folders import ClassImages, split_class_folders
 from ..evaluation.encoders import build_encoder
 from ..models import SAIMViT
@@ -115,8 +116,13 @@ def finetune(
 
 def _begin(run: OwnRun, checkpoint: Path, images: Path, machine: Machine) -> list[str]:
     """Chooses how to train and writes the config; returns what was chosen."""
-    vit = build_encoder(checkpoint).backbone
+    vit, preprocessor = build_encoder(checkpoint)
     size = _size(vit, checkpoint)
+    if not are_colours(vit.patch_embed.projection.in_channels, preprocessor):
+        raise ValueError(
+            f"{checkpoint}: an encoder of images that are no photographs, and this "
+            "recipe changes colours; judge it by knn or probe, or write a config."
+        )
     assert size.image_size is not None
     train, val = split_class_folders(images, vit.img_size, run.asked["val_share"])
     if len(train.classes) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..utils.sample_index import SampleIndex
+from .channel_preprocessor import ChannelDataPreprocessor
 from .check_labels import CheckLabels
 from .exact_sampler import ExactSampler
 from .hugging_face_images import HuggingFaceImages
@@ -19,6 +20,7 @@ from .webdataset_images import WebDatasetImages
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "ChannelDataPreprocessor",
     "CheckLabels",
     "BrokenImageError",
     "ExactSampler",

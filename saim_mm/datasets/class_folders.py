@@ -16,9 +16,8 @@ from typing import Any
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
-from .fixed_view import fixed_view
-from .image_files import list_images, warn_of_left_out
-from .load_image import LoadImage
+from .fixed_view import loaded_view
+from .image_files import IMAGE_SUFFIXES, list_images, suffixes_of, warn_of_left_out
 
 TRAIN_FOLDER = "train"
 VAL_FOLDERS = ("val", "test")
@@ -30,8 +29,8 @@ ClassPaths = Mapping[str, list[str]]
 class ClassImages(Dataset):
     """Images with labels, resized and cropped as for testing; always the same.
 
-    Items are as of mmpretrain's ``PackInputs``: ``inputs``, a (C, H, W) uint8 tensor in
-    BGR, and ``data_samples`` with ``gt_label``.
+    Items are as of mmpretrain's ``PackInputs``: ``inputs``, a (C, H, W) tensor, uint8
+    in BGR or float32, and ``data_samples`` with ``gt_label``.
 
     Args:
         images: Class -> the paths of its images.
@@ -39,6 +38,7 @@ class ClassImages(Dataset):
         size: Rows and columns after the crop, in pixels.
         crop_ratio: Share of the resized image's short edge that the crop keeps; 224 of
             256, the usual one for ImageNet, by default. 1 crops nothing of a square.
+        channels: As for :class:`LoadImage`.
 
     Raises:
         ValueError: If the ratio is not in (0, 1].
@@ -50,11 +50,13 @@ class ClassImages(Dataset):
         classes: list[str],
         size: tuple[int, int],
         crop_ratio: float = 224 / 256,
+        channels: int | None = None,
     ) -> None:
+        self.channels = channels
         self.classes = tuple(classes)
         index = {name: label for label, name in enumerate(classes)}
         self.samples = [(path, index[name]) for name in images for path in images[name]]
-        self._transform = Compose([LoadImage(), *fixed_view(size, crop_ratio)])
+        self._transform = Compose(loaded_view(size, crop_ratio, channels))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -71,6 +73,7 @@ def split_class_folders(
     images_per_class: int | None = None,
     val_images_per_class: int | None = None,
     crop_ratio: float = 224 / 256,
+    channels: int | None = None,
 ) -> tuple[ClassImages, ClassImages]:
     """Finds the labelled images to learn from and those to be judged on.
 
@@ -85,6 +88,7 @@ def split_class_folders(
         images_per_class: Use at most so many images of each class to learn from.
         val_images_per_class: Use at most so many images of each class to judge.
         crop_ratio: As for :class:`ClassImages`.
+        channels: As for :class:`LoadImage`; ``.npy`` files are images then.
 
     Raises:
         FileNotFoundError: If folders are missing; the message says which.
@@ -103,7 +107,11 @@ def split_class_folders(
                 f"{name}={limit} must be at least 1; leave it out to use every image"
             )
     root = Path(root).expanduser()
-    train, val = _read(root) if val_share is None else _split(root, val_share)
+    suffixes = suffixes_of(channels)
+    if val_share is None:
+        train, val = _read(root, suffixes)
+    else:
+        train, val = _split(root, val_share, suffixes)
     unknown = sorted(set(val) - set(train))
     if unknown:
         raise ValueError(
@@ -111,13 +119,14 @@ def split_class_folders(
             f"but have no folder in {root / TRAIN_FOLDER}; give both the same folders."
         )
     classes = sorted(train)
+    view = (classes, size, crop_ratio, channels)
     return (
-        ClassImages(_limit(train, images_per_class), classes, size, crop_ratio),
-        ClassImages(_limit(val, val_images_per_class), classes, size, crop_ratio),
+        ClassImages(_limit(train, images_per_class), *view),
+        ClassImages(_limit(val, val_images_per_class), *view),
     )
 
 
-def _read(root: Path) -> tuple[ClassPaths, ClassPaths]:
+def _read(root: Path, suffixes: tuple[str, ...]) -> tuple[ClassPaths, ClassPaths]:
     """The images of ``train`` and of the first of ``VAL_FOLDERS`` that is there."""
     val = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
     if val is None or not (root / TRAIN_FOLDER).is_dir():
@@ -126,10 +135,13 @@ def _read(root: Path) -> tuple[ClassPaths, ClassPaths]:
             f"{' or '.join(VAL_FOLDERS)}/<class>/, and found {_subfolders(root)}; give "
             "the folder above them, or a val_share (--val-share 0.2) to split one."
         )
-    return list_class_folders(root / TRAIN_FOLDER), list_class_folders(val)
+    train = list_class_folders(root / TRAIN_FOLDER, suffixes)
+    return train, list_class_folders(val, suffixes)
 
 
-def _split(root: Path, val_share: float) -> tuple[ClassPaths, ClassPaths]:
+def _split(
+    root: Path, val_share: float, suffixes: tuple[str, ...]
+) -> tuple[ClassPaths, ClassPaths]:
     """Splits one set of class folders."""
     both = [name for name in VAL_FOLDERS if (root / name).is_dir()]
     if both:
@@ -140,7 +152,7 @@ def _split(root: Path, val_share: float) -> tuple[ClassPaths, ClassPaths]:
     folder = root / TRAIN_FOLDER if (root / TRAIN_FOLDER).is_dir() else root
     train: dict[str, list[str]] = {}
     val: dict[str, list[str]] = {}
-    for name, paths in list_class_folders(folder).items():
+    for name, paths in list_class_folders(folder, suffixes).items():
         if len(paths) < 2:
             raise ValueError(
                 f"{folder / name} has one image; at least two are needed to split some "
@@ -153,11 +165,14 @@ def _split(root: Path, val_share: float) -> tuple[ClassPaths, ClassPaths]:
     return train, val
 
 
-def list_class_folders(folder: Path) -> ClassPaths:
+def list_class_folders(
+    folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> ClassPaths:
     """Class -> the paths of its images, nested or flat; both sorted.
 
     Args:
         folder: Has ``<class>/``; hidden folders and other files do not count.
+        suffixes: Suffixes that make a file an image, in lower case.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -165,7 +180,7 @@ def list_class_folders(folder: Path) -> ClassPaths:
     """
     found, left_out = {}, Counter[str]()
     for name in _subfolders(folder):
-        paths, others = list_images(str(folder / name))
+        paths, others = list_images(str(folder / name), suffixes)
         found[name] = [str(folder / name / path) for path in paths]
         left_out += others
     empty = [name for name, paths in found.items() if not paths]

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from mmcv.transforms import CenterCrop
 from mmpretrain.datasets.transforms import PackInputs, ResizeEdge
+
+from .load_image import LoadImage
+from .load_random_crop import resize_bicubic
 
 
 def fixed_view(
@@ -29,7 +33,29 @@ def fixed_view(
         )
     edge = round(max(size) / crop_ratio)
     return [
-        ResizeEdge(edge, "short", "pillow", interpolation="bicubic"),
+        _ResizeEdge(edge, "short", "pillow", interpolation="bicubic"),
         CenterCrop(crop_size=(size[1], size[0])),  # (width, height)
         PackInputs(),
     ]
+
+
+def loaded_view(
+    size: tuple[int, int], crop_ratio: float = 224 / 256, channels: int | None = None
+) -> list[Callable[..., Any]]:
+    """:func:`fixed_view` with the loader; ``channels`` as for :class:`LoadImage`."""
+    return [LoadImage(channels=channels), *fixed_view(size, crop_ratio)]
+
+
+class _ResizeEdge(ResizeEdge):
+    """Resizes what Pillow cannot, with a filter that is that of Pillow."""
+
+    def _resize_img(self, results: dict[str, Any]) -> None:
+        image = results["img"]
+        if image.dtype == np.uint8:
+            super()._resize_img(results)
+            return
+        width, height = results["scale"]
+        resized = resize_bicubic(image, (height, width)).permute(1, 2, 0).numpy()
+        results["img"] = resized
+        results["img_shape"] = resized.shape[:2]
+        results["scale_factor"] = (width / image.shape[1], height / image.shape[0])

@@ -19,6 +19,11 @@ IMAGE_SUFFIXES = (
 _WARNING = logging.WARNING
 
 
+def suffixes_of(channels: int | None) -> tuple[str, ...]:
+    """Suffixes of images; of given channels, as for ``LoadImage``, or photographs."""
+    return IMAGE_SUFFIXES if channels is None else (*IMAGE_SUFFIXES, ".npy")
+
+
 def list_images(
     folder: str, extensions: tuple[str, ...] = IMAGE_SUFFIXES
 ) -> tuple[list[str], Counter[str]]:

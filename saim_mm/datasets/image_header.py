@@ -24,7 +24,7 @@ _SCAN, _END = 0xDA, 0xD9
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: Tags of TIFF.
 _WIDTH, _HEIGHT, _BITS, _CHANNELS, _KIND = 256, 257, 258, 277, 339
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
@@ -66,7 +66,7 @@ def _size_and_scans(content: bytes) -> tuple[int, int, int]:
         width, height = struct.unpack_from(">II", content, 16)
         return height, width, 1
     try:
-        if content.startswith(_TIFF):
+        if content.startswith(TIFF):
             tags = _tiff_tags(content)
             height = max(tags[_HEIGHT], tags.get(_TILE_HEIGHT, 0))
             return height, max(tags[_WIDTH], tags.get(_TILE_WIDTH, 0)), 1
@@ -132,7 +132,7 @@ def not_an_image(content: bytes) -> str:
 
 def odd_tiff(content: bytes) -> str:
     """Says what a file is if it is a TIFF of measurements; else nothing."""
-    if not content.startswith(_TIFF):
+    if not content.startswith(TIFF):
         return ""
     try:
         tags = _tiff_tags(content)
@@ -145,8 +145,8 @@ def odd_tiff(content: bytes) -> str:
         return ""
     return (
         f"a TIFF of {channels} channels of {kind} {bits}-bit values, and no image of 1 "
-        "to 4 channels of 8 or 16 bits; convert it, or read it with LoadImageFromFile("
-        "imdecode_backend='tifffile', color_type='unchanged') and scale it yourself"
+        "to 4 channels of 8 or 16 bits; convert it, or have the values as they are by "
+        f"channels={channels} of the transform that loads it"
     )
 
 

@@ -17,6 +17,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from PIL import Image
 
 from ..registry import register
+from .channel_image import NPY, decode_channels
 from .image_files import read_regular
 from .image_header import MAX_PIXELS, check_cost, jpeg_header, not_an_image, odd_tiff
 
@@ -83,10 +84,17 @@ class LoadImage(LoadImageFromFile):
         bit_depth: Bits of the values of 16-bit files, of which the upper 8 are taken;
             10, 12 or 14 for cameras and scanners that leave the others zero. Without,
             it is 16 where a value reaches 2**14, and other such files are broken.
+        channels: Number C of channels of images that are no photographs of 8 bits.
+            ``img`` is then (H, W, C) float32: the values that the file has, its
+            channels in their order (but three as BGR, as everywhere in OpenMMLab).
+            TIFF of any type and ``.npy`` are images too; what has another number of
+            channels, or values that are not finite, is broken. By default colours of 8
+            bits.
 
     Raises:
-        ValueError: If ``max_pixels`` is not in [1, 2**30], OpenCV's own limit, or
-            ``bit_depth`` not in [8, 16].
+        ValueError: If ``max_pixels`` is not in [1, 2**30], OpenCV's own limit,
+            ``bit_depth`` not in [8, 16], ``channels`` not positive, or given with an
+            option that makes 8 bits or other colours of what is read.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class LoadImage(LoadImageFromFile):
         backend_args: dict[str, Any] | None = None,
         max_pixels: int = MAX_PIXELS,
         bit_depth: int | None = None,
+        channels: int | None = None,
     ) -> None:
         if not 1 <= max_pixels <= 2**30:
             raise ValueError(
@@ -108,8 +117,20 @@ class LoadImage(LoadImageFromFile):
                 f"bit_depth={bit_depth!r} must be from 8 to 16, such as 12, or None "
                 "to take 16 where the values need so many"
             )
+        if channels is not None and channels < 1:
+            raise ValueError(
+                f"channels={channels!r} must be at least 1, such as 13, or None for "
+                "colours of 8 bits"
+            )
+        eight_bits = (color_type, imdecode_backend, bit_depth)
+        if channels is not None and eight_bits != ("color", "cv2", None):
+            raise ValueError(
+                f"channels={channels} takes values as they are; leave out color_type, "
+                "imdecode_backend and bit_depth, which are for photographs"
+            )
         self.max_pixels = max_pixels
         self.bit_depth = bit_depth
+        self.channels = channels
         super().__init__(
             to_float32, color_type, imdecode_backend, backend_args=backend_args
         )
@@ -148,7 +169,10 @@ class LoadImage(LoadImageFromFile):
         try:
             if not content:
                 raise ValueError("empty file")
-            check_cost(content, self.max_pixels)
+            # The header of .npy, which only channels asks for, cannot promise more than
+            # the file holds.
+            if self.channels is None or not content.startswith(NPY):
+                check_cost(content, self.max_pixels)
             if _lacks_jpeg_end(content):
                 raise ValueError(
                     f"truncated JPEG: no end marker in {len(content)} bytes"
@@ -158,7 +182,9 @@ class LoadImage(LoadImageFromFile):
         return content
 
     def decode(self, content: bytes, path: str) -> np.ndarray:
-        """Returns the image, (H, W, C) uint8, that a file's content stands for.
+        """Returns the image, (H, W, C), that a file's content stands for.
+
+        It is uint8, or float32 where ``channels`` are given.
 
         Args:
             content: What :meth:`read` gave, or is known to be harmless.
@@ -167,6 +193,8 @@ class LoadImage(LoadImageFromFile):
         Raises:
             BrokenImageError: If it is truncated, no image, or what is white is unknown.
         """
+        if self.channels is not None:
+            return self._decode_channels(content, path, self.channels)
         if self.imdecode_backend != "cv2" or self.color_type == "unchanged":
             if self.imdecode_backend == "pillow" and self.color_type != "unchanged":
                 _check_mode(content, path)
@@ -189,6 +217,13 @@ class LoadImage(LoadImageFromFile):
         if bits in (None, 16):  # OpenCV's own, which knows every kind of TIFF
             return self._decode(content, path, flag)
         return (image >> (bits - 8)).astype(np.uint8)
+
+    def _decode_channels(self, content: bytes, path: str, channels: int) -> np.ndarray:
+        try:
+            image = decode_channels(content, channels, self.max_pixels)
+        except ValueError as error:
+            raise BrokenImageError(path, str(error)) from error
+        return np.ascontiguousarray(image[..., ::-1]) if channels == 3 else image
 
     def _decode(self, content: bytes, path: str, flag: int | str) -> np.ndarray:
         try:

@@ -46,10 +46,11 @@ class LoadRandomResizedCrop(RandomResizedCrop):
     ``reduce`` times the pixels that are needed along both sides is decoded at a half, a
     quarter or an eighth of its size.
 
-    It sets ``img`` ((h, w, 3) uint8, BGR; channel by channel in memory, so that
-    ``PackInputs`` has nothing to copy), ``img_shape``, ``ori_shape``, ``flip`` and
-    ``flip_direction``. JPEGs are decoded by simplejpeg if it is installed, and by
-    OpenCV, as all other files, if not.
+    It sets ``img`` ((h, w, 3) uint8, BGR, or (h, w, C) float32; channel by channel in
+    memory, so that ``PackInputs`` has nothing to copy), ``img_shape``, ``ori_shape``,
+    ``flip`` and ``flip_direction``. JPEGs are decoded by simplejpeg if it is installed
+    and ``channels`` are not given; all other files by OpenCV or, with ``channels``, as
+    :class:`LoadImage` does.
 
     Args:
         scale: Side, or (width, height), of the result.
@@ -62,6 +63,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         backend_args: Options of the mmengine file backend.
         max_pixels: As for :class:`LoadImage`; so is ``bit_depth``.
         bit_depth: Bits of the values of 16-bit files.
+        channels: Number of channels C, as for :class:`LoadImage`.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -78,6 +80,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         backend_args: dict[str, Any] | None = None,
         max_pixels: int = MAX_PIXELS,
         bit_depth: int | None = None,
+        channels: int | None = None,
     ) -> None:
         super().__init__(
             scale,
@@ -97,7 +100,10 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         self.flip_prob = flip_prob
         self.reduce = reduce
         self.file = LoadImage(
-            backend_args=backend_args, max_pixels=max_pixels, bit_depth=bit_depth
+            backend_args=backend_args,
+            max_pixels=max_pixels,
+            bit_depth=bit_depth,
+            channels=channels,
         )
         if simplejpeg is None:
             print_log(
@@ -133,7 +139,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         return results
 
     def _load_crop(self, content: bytes, path: str) -> tuple[tuple[int, int], Tensor]:
-        """Returns (H, W) of the image and a resized crop of it, (3, h, w) uint8.
+        """Returns (H, W) of the image and a resized crop of it, (C, h, w).
 
         A broken image draws nothing: its stand-in must not depend on whether the
         breakage was known before.
@@ -147,7 +153,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         its fraction cannot be decoded         if it is broken
         =====================================  =================  ==================
         """
-        size = jpeg_size(content)
+        size = jpeg_size(content) if self.file.channels is None else None
         if size is None or self._reduction((0, 0, *size)) == 1:
             image = self._decode(content, size, path)
             return image.shape[:2], self._resize(image, self._draw_box(image.shape[:2]))
@@ -174,7 +180,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
     def _decode(
         self, content: bytes, size: tuple[int, int] | None, path: str
     ) -> np.ndarray:
-        """Decodes a whole image, (H, W, 3) uint8; ``size`` is that of a sound JPEG."""
+        """Decodes a whole image, (H, W, C); ``size`` is that of a sound JPEG."""
         if size is not None:
             with suppress(ValueError):  # not quite in order: OpenCV decides
                 return decode_jpeg(content, size, 1)
@@ -191,12 +197,10 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         return next((r for r in _REDUCTIONS if r <= spare), 1)
 
     def _resize(self, image: np.ndarray, box: tuple[int, int, int, int]) -> Tensor:
-        """Resizes a box of (H, W, 3) uint8 to the scale, as Pillow's bicubic does."""
+        """Resizes a box of (H, W, C) to the scale, as Pillow's bicubic does."""
         top, left, height, width = box
         crop = image[top : top + height, left : left + width]
-        pixels = torch.from_numpy(crop).permute(2, 0, 1)[None]
-        size = self.scale[::-1]
-        return F.interpolate(pixels, size=size, mode="bicubic", antialias=True)[0]
+        return resize_bicubic(crop, self.scale[::-1])
 
     def _resize_fraction(self, image: np.ndarray, box: list[float]) -> Tensor:
         """Resizes a box that begins and ends between pixels; torch has no such box."""
@@ -209,6 +213,12 @@ class LoadRandomResizedCrop(RandomResizedCrop):
     def __repr__(self) -> str:
         own = f", flip_prob={self.flip_prob}, reduce={self.reduce})"
         return super().__repr__()[:-1] + own
+
+
+def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Resizes (H, W, C) uint8 or float32 to (C, h, w), antialiased."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True)[0]
 
 
 @contextmanager

@@ -22,7 +22,8 @@ def without_files(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         kind = options.pop("type")
         if kind == "LoadRandomResizedCrop":
             flip = options.pop("flip_prob", 0.0)
-            options.pop("reduce", None)
+            for name in ("reduce", "channels"):
+                options.pop(name, None)
             crop = dict(backend="pillow", interpolation="bicubic", **options)
             kept += [
                 dict(type="RandomResizedCrop", **crop),

@@ -167,6 +167,7 @@ def _draw_features(model: SAIM, images: Tensor) -> np.ndarray:
         feature_maps,
         feature_sheet,
         mean_by_place,
+        original_title,
         to_rgb,
     )
 
@@ -175,4 +176,5 @@ def _draw_features(model: SAIM, images: Tensor) -> np.ndarray:
         positions = mean_by_place(model.backbone, [images], layers)
         note = "The mean of the images at each place is subtracted."
     maps = feature_maps(model.backbone, images, layers, positions)
-    return feature_sheet(to_rgb(images, model.data_preprocessor), maps, note)
+    given = model.data_preprocessor
+    return feature_sheet(to_rgb(images, given), maps, note, original_title(given))

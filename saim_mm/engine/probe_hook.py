@@ -13,6 +13,7 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
 from ..datasets import BrokenImageError
+from ..datasets.channel_preprocessor import channels_of
 from ..datasets.class_folders import ClassImages, split_class_folders
 from ..evaluation import Features, Views, build_probes, run_probes, views_of
 from ..evaluation.probes import Figures, curves_of
@@ -37,7 +38,9 @@ class _BlankIfBroken(Dataset):
         try:
             return self.images[idx]
         except (BrokenImageError, OSError):
-            blank = torch.zeros(3, *self.size, dtype=torch.uint8)
+            channels = self.images.channels
+            dtype = torch.uint8 if channels is None else torch.float32
+            blank = torch.zeros(channels or 3, *self.size, dtype=dtype)
             return dict(inputs=blank, data_samples=DataSample().set_gt_label(-1))
 
 
@@ -114,7 +117,10 @@ class ProbeHook(FeatureHook):
         """Finds the images, so that a wrong folder ends the run at its start."""
         self._extractor = extractor_of(runner, final_norm=self.final_norm)
         size = tuple(self._extractor.backbone.img_size)
-        self._bank, self._queries = split_class_folders(size=size, **self._data)
+        channels = channels_of(self._extractor.preprocessor)
+        self._bank, self._queries = split_class_folders(
+            size=size, channels=channels, **self._data
+        )
         for probe in self.probes:
             if probe.least > len(self._bank):
                 raise ValueError(

@@ -104,5 +104,6 @@ def _count(model: SAIM | DINOPretraining, crops: list[int]) -> int:
             model.teacher_moves = True  # nothing is trained
             model.loss([torch.zeros(1, 3, side, side) for side in crops])
         else:
-            model.loss(torch.zeros(1, 3, *tuple(model.backbone.img_size)))
+            channels = model.backbone.patch_embed.projection.in_channels
+            model.loss(torch.zeros(1, channels, *model.backbone.img_size))
     return counter.get_total_flops()

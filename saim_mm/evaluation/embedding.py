@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..datasets import BrokenImageError, LoadImage, UnlabeledImages
+from ..datasets import BrokenImageError, UnlabeledImages
 from ..datasets.data_kinds import kind_of_data
-from ..datasets.fixed_view import fixed_view
+from ..datasets.fixed_view import loaded_view
+from ..datasets.image_files import suffixes_of
 from .features import FeatureExtractor
 
 
@@ -54,12 +55,17 @@ def join(parts: Sequence[Rows]) -> Rows:
 
 
 def find_images(
-    folder: str, size: tuple[int, int], crop_ratio: float, max_broken_share: float
+    folder: str,
+    size: tuple[int, int],
+    crop_ratio: float,
+    max_broken_share: float,
+    channels: int | None = None,
 ) -> UnlabeledImages:
-    """All images below a folder, as an encoder looks at them."""
+    """All images below a folder, as an encoder of such channels looks at them."""
     return kind_of_data(folder)(
         folder,
-        pipeline=[LoadImage(), *fixed_view(size, crop_ratio)],
+        pipeline=loaded_view(size, crop_ratio, channels),
+        extensions=suffixes_of(channels),
         max_broken_share=max_broken_share,
         test_mode=True,
     )
@@ -109,7 +115,7 @@ def _features(extractor: FeatureExtractor, pixels: list[Tensor]) -> np.ndarray:
 
 
 class _View(NamedTuple):
-    """An image, or why it does not load; ``pixels`` (C, H, W) are uint8 in BGR."""
+    """An image, or why it does not load; ``pixels`` are (C, H, W)."""
 
     pixels: Tensor
     size: tuple[int, int]

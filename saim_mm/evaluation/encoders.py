@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 
+from ..datasets.channel_preprocessor import ChannelDataPreprocessor
 from ..models import SAIMViT
 from ..models.baselines.register_vit import RegisterViT
 from ..models.baselines.rotary_vit import RotaryViT
@@ -26,7 +27,7 @@ _TOLD_BY_CONFIG = ("visible", "interpolate_mode")
 
 
 class Encoder(NamedTuple):
-    """A frozen encoder and what normalises its images (BGR, 0 to 255)."""
+    """A frozen encoder and what normalises its images (BGR, or given channels)."""
 
     backbone: SAIMViT
     preprocessor: BaseDataPreprocessor
@@ -72,7 +73,8 @@ def build_encoder(
     backbone = options.pop("type")(**{**options, **fixed})
     load_encoder_state(backbone, file.state, checkpoint, file.prefix)
     backbone.eval()
-    return Encoder(backbone, _build_preprocessor(settings))
+    channels = backbone.patch_embed.projection.in_channels
+    return Encoder(backbone, _build_preprocessor(settings, channels, checkpoint))
 
 
 def _options_from_config(
@@ -148,10 +150,20 @@ def _heads_in(backbone: Mapping[str, Any]) -> int | None:
     return arch["num_heads"] if arch else None
 
 
-def _build_preprocessor(settings: Mapping[str, Any]) -> BaseDataPreprocessor:
+def _build_preprocessor(
+    settings: Mapping[str, Any], channels: int, path: str | Path
+) -> BaseDataPreprocessor:
     given = settings.get("data_preprocessor") or settings.get("model", {}).get(
         "data_preprocessor"
     )
+    if str((given or {}).get("type")).endswith("ChannelDataPreprocessor"):
+        found = ChannelDataPreprocessor(given["mean"], given["std"], given.get("shown"))
+        if found.channels != channels:
+            raise CheckpointError(
+                f"{path}: an encoder of {channels} channels, and its config normalises "
+                f"{found.channels}; give the config that it was trained with."
+            )
+        return found
     given = given or _IMAGENET
     return SelfSupDataPreprocessor(
         mean=given.get("mean"),

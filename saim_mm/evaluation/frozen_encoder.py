@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..datasets.channel_preprocessor import channels_of
 from .encoders import build_encoder
 from .features import FeatureExtractor, Pool, patches_of
 from .image_transform import ImageTransform
@@ -25,7 +26,7 @@ class FrozenEncoder(nn.Module):
     Attributes:
         source: The file.
         backbone: A :class:`SAIMViT`; with a final norm if the file has one.
-        preprocessor: Normalises images (BGR, 0 to 255).
+        preprocessor: Normalises images (BGR, 0 to 255, or given channels).
         transform: Makes a batch of files, Pillow's images, arrays or tensors; see
             :class:`ImageTransform`.
 
@@ -73,6 +74,23 @@ class FrozenEncoder(nn.Module):
         """Rows and columns of the images that ``transform`` makes, in pixels."""
         rows, columns = self.backbone.img_size
         return rows, columns
+
+    @property
+    def loaded_channels(self) -> int | None:
+        """``channels`` of the transform that loads images; ``None`` for photographs.
+
+        Raises:
+            ValueError: If nothing says how images of its channels are read.
+        """
+        needed = self.backbone.patch_embed.projection.in_channels
+        known = channels_of(self.preprocessor)
+        if known is None and needed != 3:
+            raise ValueError(
+                f"{self.source}: an encoder of {needed} channels, and its config does "
+                "not say how such images are read; give a config whose "
+                "data_preprocessor is a ChannelDataPreprocessor."
+            )
+        return known
 
     def extractor(self, pool: Pool = "avg", layer: int = -1) -> FeatureExtractor:
         """What reads whole data sets; after the final norm, if there is one.

@@ -13,11 +13,14 @@ from mmengine.model import BaseDataPreprocessor
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..datasets.channel_image import as_channels
+from ..datasets.channel_preprocessor import channels_of
 from ..datasets.fixed_view import fixed_view
 from ..datasets.load_image import LoadImage
 
 #: A file, an image of Pillow, (H, W, 3) uint8, or a tensor (3, H, W), uint8 or float in
-#: [0, 1]. Arrays and tensors are RGB.
+#: [0, 1]. Arrays and tensors are RGB. For an encoder of given channels they are
+#: (H, W, C) and (C, H, W), of the values that a file would have.
 AnyImage: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -37,14 +40,15 @@ class ImageTransform:
         crop_ratio: float = 224 / 256,
     ) -> None:
         self.preprocessor = preprocessor
-        self._load = LoadImage()
+        self._channels = channels_of(preprocessor)
+        self._load = LoadImage(channels=self._channels)
         self._view = Compose(fixed_view(size, crop_ratio))
 
     def __call__(self, images: AnyImage | Iterable[AnyImage]) -> Tensor:
         """Makes a batch of an image, or of several in a list or a 4-D array.
 
         Returns:
-            Float32 (B, 3, rows, columns), for ``features``.
+            Float32 (B, C, rows, columns), for ``features``.
 
         Raises:
             BrokenImageError: If a file is no image; a ``ValueError``.
@@ -62,22 +66,41 @@ class ImageTransform:
         return self.preprocessor(default_collate(batch), False)["inputs"]
 
     def _read(self, image: AnyImage) -> dict[str, Any]:
-        """As :class:`LoadImage`: ``img`` is (H, W, 3) uint8 in BGR."""
+        """As :class:`LoadImage`: ``img`` is (H, W, 3) uint8 in BGR, or float32."""
         if isinstance(image, (str, Path)):
             return self._load(dict(img_path=str(image)))
-        if isinstance(image, Image.Image):
-            array = _from_pillow(image)
-        elif isinstance(image, Tensor):
-            array = _from_tensor(image)
+        if self._channels is not None:
+            array = _with_channels(image, self._channels)
         else:
-            array = np.asarray(image)
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-            raise ValueError(
-                f"An image of shape {array.shape} and type {array.dtype}; give uint8 "
-                "RGB, arrays as (H, W, 3) and tensors as (3, H, W), or Pillow's images."
-            )
+            array = _rgb(image)
+        if array.shape[2] == 3:  # as any loader of OpenMMLab
+            array = array[..., ::-1].copy()
         shape = array.shape[:2]
-        return dict(img=array[..., ::-1].copy(), img_shape=shape, ori_shape=shape)
+        return dict(img=array, img_shape=shape, ori_shape=shape)
+
+
+def _with_channels(image: AnyImage, channels: int) -> np.ndarray:
+    """(H, W, C) float32, the values as they are."""
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().numpy()
+        image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+    return as_channels(np.asarray(image), channels)
+
+
+def _rgb(image: AnyImage) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    if isinstance(image, Image.Image):
+        array = _from_pillow(image)
+    elif isinstance(image, Tensor):
+        array = _from_tensor(image)
+    else:
+        array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ValueError(
+            f"An image of shape {array.shape} and type {array.dtype}; give uint8 "
+            "RGB, arrays as (H, W, 3) and tensors as (3, H, W), or Pillow's images."
+        )
+    return array
 
 
 def _from_pillow(image: Image.Image) -> np.ndarray:

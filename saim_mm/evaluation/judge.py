@@ -190,7 +190,8 @@ def _open(
         backbone, preprocessor, pool, backbone.final_norm, layer=layer
     )
     limits = (images_per_class, val_images_per_class)
-    sets = split_class_folders(data, encoder.image_size, val_share, *limits, crop_ratio)
+    view = (crop_ratio, encoder.loaded_channels)
+    sets = split_class_folders(data, encoder.image_size, val_share, *limits, *view)
     if len(sets[0].classes) < 2:
         raise ValueError(f"{data}: has one class; there is nothing to tell it from.")
     return _Opened(encoder.source, extractor, *sets)

@@ -90,12 +90,13 @@ def metadata(config: str | Path) -> dict[str, Any]:
     cfg = Config.fromfile(config)
     model = build_on_meta(cfg)
     size = _image_size(cfg, model.backbone)
+    channels = cfg.model.backbone.get("in_channels", 3)
     known = {
         "Training Data": _training_data(Path(config).stem),
         **_schedule(cfg),
         "Image Size": size[0],
         "Parameters": sum(p.numel() for p in model.parameters()),
-        "FLOPs": _encoder_flops(model.backbone, size),
+        "FLOPs": _encoder_flops(model.backbone, channels, size),
     }
     if isinstance(model, SAIM):
         known["Pretraining FLOPs"] = saim_flops(model).forward // 2
@@ -132,8 +133,8 @@ def _image_size(cfg: Config, backbone: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _encoder_flops(backbone: nn.Module, size: tuple[int, int]) -> int:
-    image = torch.empty(1, 3, *size, device="meta")
+def _encoder_flops(backbone: nn.Module, channels: int, size: tuple[int, int]) -> int:
+    image = torch.empty(1, channels, *size, device="meta")
     # Those that mask see the whole image, as they do after pretraining.
     unmasked = {"mask": None} if "mask" in _arguments(backbone) else {}
     backbone.eval()  # returns nothing where mmpretrain overrides train()

@@ -166,7 +166,8 @@ class SAIMViT(VisionTransformer):
         super().init_weights()
         self.init_cfg = config
         self._init_from_scratch()
-        options = {k: pretrained[k] for k in ("prefix", "grid") if k in pretrained}
+        names = ("prefix", "grid", "channels")
+        options = {k: pretrained[k] for k in names if k in pretrained}
         load_encoder(self, pretrained["checkpoint"], **options)
 
     def _prepare_pos_embed(

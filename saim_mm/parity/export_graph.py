@@ -18,6 +18,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from .._stack import FIRST_TORCH_WITH_DERIVED_DIMS, parse
+from ..datasets.channel_preprocessor import are_colours
 from ..models import SAIMViT
 
 GraphPool = Literal["avg", "cls", "map"]
@@ -67,8 +68,8 @@ class EncoderGraph(nn.Module):
             )
         self.backbone, self.pool, self.dynamic_size = backbone, pool, dynamic_size
         channels = backbone.patch_embed.projection.in_channels
-        #: Channels are colours; other images come as they were stored in training.
-        self.colours = channels == 3
+        #: Other images come as they were stored in training.
+        self.colours = are_colours(channels, preprocessor)
         self.flip = self.colours and not preprocessor._channel_conversion
         scale = 255.0 if self.colours else 1.0
         for name in ("mean", "std"):

@@ -34,7 +34,13 @@ from .loss_curve import LossCurve, draw_loss_curve, read_loss_curve
 from .mae import MAEReconstruction, reconstruct_with_mae
 from .order_masks import order_sheet
 from .position_error import draw_position_error, patch_errors, position_errors
-from .reconstruction import denormalise, reconstruction_sheet, step_maps, to_rgb
+from .reconstruction import (
+    denormalise,
+    original_title,
+    reconstruction_sheet,
+    step_maps,
+    to_rgb,
+)
 from .report import write_report
 from .scalars import draw_scalar, draw_scalars, read_scalars
 
@@ -68,6 +74,7 @@ __all__ = [
     "load_model",
     "mean_by_place",
     "order_sheet",
+    "original_title",
     "patch_errors",
     "pca_colours",
     "position_errors",

@@ -85,7 +85,10 @@ def patch_at(point: tuple[float, float], grid: tuple[int, int]) -> int:
 
 
 def attention_sheet(
-    originals: np.ndarray, maps: Mapping[str, np.ndarray], points: Points
+    originals: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    points: Points,
+    title: str = "original",
 ) -> Picture:
     """A row per image: the original with its points, then a map per point and model.
 
@@ -94,6 +97,7 @@ def attention_sheet(
         maps: By the title of a model, its :func:`attention_maps`. The models may have
             patches of different sizes.
         points: The reference points.
+        title: That of the originals.
 
     Returns:
         The picture; each map has a colour scale of its own, from zero to its largest
@@ -105,7 +109,7 @@ def attention_sheet(
         num_columns * (CELL + 0.06), count * (CELL * height / width + 0.06) + 0.95
     )
     cells = figure.subplots(count, num_columns, squeeze=False)
-    cells[0, 0].set_title("original", fontsize=9)
+    cells[0, 0].set_title(title, fontsize=9)
     extent = (0, width, height, 0)
     for row, image in zip(cells, originals, strict=True):
         show(row[0], image)
@@ -118,9 +122,9 @@ def attention_sheet(
                 cell.plot(x * width, y * height, "o", ms=8, mfc="none", mec=colour,
                           mew=2)  # fmt: skip
     for number in range(len(points)):
-        for offset, (title, values) in enumerate(maps.items()):
+        for offset, (name, values) in enumerate(maps.items()):
             column = cells[:, 1 + number * len(maps) + offset]
-            heading = f"point {number + 1}\n{title}" if len(points) > 1 else title
+            heading = f"point {number + 1}\n{name}" if len(points) > 1 else name
             column[0].set_title(heading, fontsize=9)
             for cell, value in zip(column, values[:, number], strict=True):
                 show(cell, value, extent=extent, cmap="inferno", vmin=0)

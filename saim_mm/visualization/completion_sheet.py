@@ -38,6 +38,7 @@ def completion_sheet(
     known: list[int],
     note: str,
     columns: int = 6,
+    title: str = "original",
 ) -> Picture:
     """A row per image: the original, what is kept, and the way to the whole image.
 
@@ -47,6 +48,7 @@ def completion_sheet(
         known: Number of known patches in each frame.
         note: What the reader must know, below the pictures.
         columns: At most so many frames, evenly spread, first and last included.
+        title: That of the originals.
     """
     chosen = np.unique(
         np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
@@ -58,11 +60,11 @@ def completion_sheet(
     )
     cells = figure.subplots(count, num_columns, squeeze=False)
     pictures = [originals, *(frames[i] for i in chosen)]
-    titles = ["original", f"kept\n({known[0]} of {known[-1]} patches)"]
+    titles = [title, f"kept\n({known[0]} of {known[-1]} patches)"]
     titles += [f"{known[i]} patches" for i in chosen[1:]]
     titles[-1] = "completed"
-    for column, title, images in zip(cells.T, titles, pictures, strict=True):
-        column[0].set_title(title, fontsize=9)
+    for column, name, images in zip(cells.T, titles, pictures, strict=True):
+        column[0].set_title(name, fontsize=9)
         for cell, image in zip(column, images, strict=True):
             show(cell, image)
     figure.supxlabel(note, fontsize=8, color="0.35")

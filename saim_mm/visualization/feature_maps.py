@@ -95,7 +95,10 @@ def pca_colours(patches: Tensor, positions: Tensor | None = None) -> np.ndarray:
 
 
 def feature_sheet(
-    originals: np.ndarray, maps: Mapping[str, np.ndarray], note: str = ""
+    originals: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    note: str = "",
+    title: str = "original",
 ) -> Picture:
     """A row per image: the original, then its maps.
 
@@ -104,6 +107,7 @@ def feature_sheet(
         maps: By title, colours (B, rows, columns, 3) or one value for each patch
             (B, rows, columns), such as its attention.
         note: What to say below besides what the colours are.
+        title: That of the originals.
     """
     count, height, width = originals.shape[:3]
     columns = 1 + len(maps)
@@ -112,8 +116,8 @@ def feature_sheet(
     )
     cells = figure.subplots(count, columns, squeeze=False)
     extent = (0, width, height, 0)  # a map as large as the pictures
-    for column, (title, images) in enumerate({"original": originals, **maps}.items()):
-        cells[0, column].set_title(title, fontsize=9)
+    for column, (name, images) in enumerate({title: originals, **maps}.items()):
+        cells[0, column].set_title(name, fontsize=9)
         for cell, image in zip(cells[:, column], images, strict=True):
             show(cell, image, extent=extent, cmap="inferno", interpolation="nearest")
     text = (

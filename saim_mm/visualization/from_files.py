@@ -33,7 +33,7 @@ from .figure import HIDDEN, Picture, save_gif, save_png, stack
 from .image_folder import read_images
 from .mae import reconstruct_with_mae
 from .position_error import draw_position_error, position_errors
-from .reconstruction import reconstruction_sheet, to_rgb
+from .reconstruction import original_title, reconstruction_sheet, to_rgb
 from .run_files import read_start, run_files
 
 #: Config and checkpoint of one model.
@@ -141,7 +141,8 @@ def draw_attention(
     for title, model in models.items():
         images = images_for(model, folder, number)
         maps[title] = attention_maps(model.backbone, images, points)
-    return attention_sheet(to_rgb(images, model.data_preprocessor), maps, points)
+    given = model.data_preprocessor
+    return attention_sheet(to_rgb(images, given), maps, points, original_title(given))
 
 
 def draw_feature_maps(
@@ -175,7 +176,8 @@ def draw_feature_maps(
     if not backbone.rotary:
         attention = attention_maps(backbone, images, [(0.5, 0.5)])[:, 0]
         maps = {"attention of the centre\n(last layer)": attention, **maps}
-    return feature_sheet(to_rgb(images, model.data_preprocessor), maps, note)
+    given = model.data_preprocessor
+    return feature_sheet(to_rgb(images, given), maps, note, original_title(given))
 
 
 def draw_completion(
@@ -216,7 +218,8 @@ def draw_completion(
     shares = [step.known[0].float().mean().item() for step in completion]
     known = [round(share * kept.numel()) for share in shares]
     note = _describe(size >= hidden, model.head.norm_pix, statistics)
-    save_png(completion_sheet(originals, frames, known, note), path)
+    title = original_title(model.data_preprocessor)
+    save_png(completion_sheet(originals, frames, known, note, title=title), path)
 
 
 def _describe(one_pass: bool, norm_pix: bool, statistics: Statistics) -> str:

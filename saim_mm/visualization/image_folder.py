@@ -9,9 +9,10 @@ from mmengine.dataset import default_collate
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from ..datasets import LoadImage
+from ..datasets.channel_preprocessor import channels_of
 from ..datasets.data_kinds import kind_of_data
-from ..datasets.fixed_view import fixed_view
+from ..datasets.fixed_view import loaded_view
+from ..datasets.image_files import suffixes_of
 
 
 def read_images(
@@ -37,8 +38,12 @@ def read_images(
     """
     if number is not None and number < 1:
         raise ValueError(f"number={number} of images must be at least 1.")
-    view = fixed_view(size, crop_ratio=1)
-    dataset = kind_of_data(folder)(str(folder), pipeline=[LoadImage(), *view])
+    channels = channels_of(preprocessor)
+    dataset = kind_of_data(folder)(
+        str(folder),
+        pipeline=loaded_view(size, 1, channels),
+        extensions=suffixes_of(channels),
+    )
     rows = len(dataset) if number is None else min(number, len(dataset))
     chosen = np.linspace(0, len(dataset) - 1, rows).round().astype(int)
     batch = default_collate([dataset[i] for i in chosen.tolist()])

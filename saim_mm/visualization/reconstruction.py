@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from ..datasets import ChannelDataPreprocessor
 from ..models import SAIM, OrderSampler, SAIMHead
 from ..models.saim_head import patch_statistics, patchify, unpatchify
 from ..utils.model_state import evaluation_mode
@@ -66,12 +67,15 @@ def to_rgb(images: Tensor, preprocessor: BaseDataPreprocessor) -> np.ndarray:
         images: Images as the model reads them (B, C, H, W). One or two channels give a
             grey picture of the first, more than three a picture of the first three.
         preprocessor: What normalised them. One that does not swap the channels leaves
-            three of them as mm's loaders give them, BGR.
+            three of them as mm's loaders give them, BGR. A
+            :class:`ChannelDataPreprocessor` says itself which channels it shows.
 
     Returns:
         (B, H, W, 3), uint8, RGB.
     """
     images = images.float()
+    if isinstance(preprocessor, ChannelDataPreprocessor):
+        return _false_colours(images[:, list(preprocessor.shown)])
     if getattr(preprocessor, "_enable_normalize", False):
         images = images * preprocessor.std + preprocessor.mean
     channels = images.shape[1]
@@ -80,6 +84,22 @@ def to_rgb(images: Tensor, preprocessor: BaseDataPreprocessor) -> np.ndarray:
     images = images[:, :3] if channels >= 3 else images[:, :1].expand(-1, 3, -1, -1)
     pixels = images.round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _false_colours(images: Tensor) -> np.ndarray:
+    """Normalised channels (B, 1 or 3, H, W), from -2 to 2, as (B, H, W, 3) uint8."""
+    pixels = ((images + 2) * (255 / 4)).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).cpu().numpy()
+
+
+def original_title(preprocessor: BaseDataPreprocessor) -> str:
+    """The title of originals in a picture, which says what their colours are not."""
+    if not isinstance(preprocessor, ChannelDataPreprocessor):
+        return "original"
+    shown = ", ".join(map(str, preprocessor.shown))
+    if len(preprocessor.shown) == 1:
+        return f"original\n(channel {shown} in grey)"
+    return f"original (false colours:\nchannels {shown})"
 
 
 def step_maps(order: Tensor, family: OrderSampler, grid: tuple[int, int]) -> np.ndarray:
@@ -114,13 +134,14 @@ def reconstruction_sheet(
         order = model.order_sampler.draw(len(images), images.device)
     with evaluation_mode(model):
         prediction = model.predict_patches(images, order)
+    original = original_title(model.data_preprocessor)
     pictures = {
-        "original": images,
+        original: images,
         "smoothed original\n(the target)": smoothed(images, model.head),
         "SAIM's prediction": denormalise(prediction, images, model.head),
     }
     shown = {t: to_rgb(i, model.data_preprocessor) for t, i in pictures.items()}
-    shown = {"original": shown.pop("original"), **(baselines or {}), **shown}
+    shown = {original: shown.pop(original), **(baselines or {}), **shown}
     steps = step_maps(
         order, model.order_sampler, tuple(model.backbone.patch_resolution)
     )

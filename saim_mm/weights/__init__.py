@@ -11,6 +11,7 @@
   functions on state dicts, by the tables in :mod:`layouts`; :mod:`keymap` applies a
   table and accounts for every key.
 * :mod:`position` knows the grid of an encoder's positions and fits them to another.
+* :mod:`channels` fits a patch embedding to another number of image channels.
 * :mod:`loading` puts an encoder into a task model, :mod:`whole_model` a checkpoint into
   a model, completely or not at all.
 """

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
+from .channels import ChannelFit, check_fit, fit_channels
 from .files import CheckpointError, StateDict, read_state_dict
 from .keymap import describe
 from .position import Grid, fit_position_embedding, noted_grid
@@ -28,6 +29,7 @@ BESIDE_ENCODER = r"neck\.|data_preprocessor\.|\w*head\.|momentum_encoder\.|stude
 _OTHER_MODEL = "or another option than the checkpoint"
 _MISSING = f"is missing; the model may have more layers, a class token {_OTHER_MODEL}"
 _UNUSED = f"has no place in the model; the model may have fewer layers {_OTHER_MODEL}"
+_KERNEL = "patch_embed.projection.weight"
 _SHOWN = 8
 
 
@@ -66,6 +68,7 @@ def load_encoder(
     path: str | Path,
     prefix: str | None = None,
     grid: Grid | None = None,
+    channels: ChannelFit | None = None,
 ) -> LoadReport:
     """Loads an encoder into a ViT, reports it to the log, or stops.
 
@@ -81,6 +84,10 @@ def load_encoder(
         prefix: What precedes the encoder's keys; by default found.
         grid: Rows and columns of the patches that the file was trained with; by default
             what the file or its values say, or a square.
+        channels: What becomes of the patch embedding of a checkpoint for images of
+            another number of channels: ``repeat``, ``mean`` or ``random``, see
+            :func:`saim_mm.weights.channels.fit_channels`. By default such a checkpoint
+            is refused.
 
     Returns:
         What was loaded.
@@ -89,8 +96,11 @@ def load_encoder(
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file, its layout, the prefix, the keys or the shapes
             are wrong.
+        ValueError: If ``channels`` is unknown.
     """
-    return load_encoder_state(module, read_state_dict(path), path, prefix, grid)
+    check_fit(channels)
+    state = read_state_dict(path)
+    return load_encoder_state(module, state, path, prefix, grid, channels)
 
 
 def load_encoder_state(
@@ -99,6 +109,7 @@ def load_encoder_state(
     path: str | Path,
     prefix: str | None = None,
     grid: Grid | None = None,
+    channels: ChannelFit | None = None,
 ) -> LoadReport:
     """As :func:`load_encoder`, of what was read from ``path``."""
     prefix = _resolve_prefix(state, prefix, path)
@@ -115,6 +126,8 @@ def load_encoder_state(
     _refuse(path, _MISSING, missing, MAY_BE_MISSING)
     _refuse(path, _UNUSED, unused, MAY_BE_UNUSED)
     _refuse(path, "is not part of an encoder", beside, BESIDE_ENCODER)
+    if channels is not None:
+        notes += _fit_channels(encoder, own, channels)
     _check_shapes(encoder, own, path)
     known = noted_grid(getattr(state, "_metadata", None), prefix)
     notes += _fit_positions(module, encoder, path, grid, known)
@@ -172,6 +185,19 @@ def _take_decoder_norm(
     return ("The final norm 'ln1' starts from the decoder's 'neck.norm'",)
 
 
+def _fit_channels(
+    encoder: StateDict, own: Mapping[str, Tensor], fit: ChannelFit
+) -> tuple[str, ...]:
+    """Fits the patch embedding; what else is of another shape is refused after it."""
+    kernel, initial = encoder[_KERNEL], own[_KERNEL]
+    others_fit = kernel[:, :1].shape == initial[:, :1].shape
+    if kernel.shape == initial.shape or not others_fit:
+        return ()
+    encoder[_KERNEL] = fit_channels(kernel, initial, fit)
+    before, after = kernel.shape[1], initial.shape[1]
+    return (f"Patch embedding of {before} channels fitted to {after} by {fit!r}",)
+
+
 def _refuse(path: str | Path, reason: str, keys: Collection[str], allowed: str) -> None:
     """Stops at keys that one side has alone, but for those that are allowed to it."""
     if keys := not_allowed(keys, allowed):
@@ -189,7 +215,8 @@ def _check_shapes(
                 f"{path}: {key!r} has shape {tuple(tensor.shape)} and the model's "
                 f"{tuple(own[key].shape)}; the checkpoint has {_sizes(encoder)}, the "
                 f"model {_sizes(own)}. Set the backbone's arch and patch_size, or use "
-                "the checkpoint that fits."
+                "the checkpoint that fits; for other image channels, init_cfg.channels "
+                "says how ('repeat', 'mean' or 'random')."
             )
 
 
@@ -220,7 +247,7 @@ def _fit_positions(
 
 
 def _sizes(encoder: Mapping[str, Tensor]) -> str:
-    width, channels, *patch = encoder["patch_embed.projection.weight"].shape
+    width, channels, *patch = encoder[_KERNEL].shape
     return f"width {width}, patch size {tuple(patch)} and {channels} image channels"
 
 

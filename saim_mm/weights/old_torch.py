@@ -26,7 +26,7 @@ _ALLOWED_SINCE = {
     "collections.Counter": Counter,
 }
 
-_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_Unpickler: Any = pickle._Unpickler
 
 
 class ListedUnpickler(_Unpickler):

@@ -11,7 +11,7 @@ import torch
 from .errors import CheckpointError
 
 
-def bytearray_of(content: str | bytes = b"", encoding: str | None = None) -> bytearray:
+def bytearray_of(content: Any = b"", *encoding: str) -> bytearray:
     """What a pickle means by ``bytearray``.
 
     The type itself takes a number, too, and makes that many zeros of it.
@@ -21,7 +21,7 @@ def bytearray_of(content: str | bytes = b"", encoding: str | None = None) -> byt
     """
     if not isinstance(content, (str, bytes)):
         raise CheckpointError(f"asks for a bytearray of {content!r}")
-    return bytearray(content, encoding) if encoding else bytearray(content)
+    return bytearray(content, *encoding)
 
 
 @contextmanager
