@@ -9,9 +9,14 @@ import importlib.util
 import sys
 from types import ModuleType
 
+#: What needs neither torch nor anything else, whose import takes seconds.
+_ASKS = {"-h", "--help", "--version"}
+
 
 def main() -> int:
     """Runs the command line of this process; returns the exit code."""
+    if _ASKS & set(sys.argv[1:]):
+        return load_alone("cli").main()
     try:
         cli = importlib.import_module("saim_mm.cli")
     except KeyboardInterrupt:  # while all that it needs is imported

@@ -171,3 +171,12 @@ def test_it_starts_where_nothing_is_installed(verb: str, code: int) -> None:
     else:
         assert done.stderr.startswith("error: saim_mm needs torch>=")
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("asked", [["--help"], ["--version"], ["pretrain", "-h"]])
+def test_help_needs_nothing_that_is_installed(asked: list[str]) -> None:
+    """Nor the seconds that the import of torch and mmpretrain takes."""
+    start = [sys.executable, "-S", "-E", "saim_mm_start.py", *asked]
+    done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith((f"{__version__}\n", "usage: saim-mm"))
