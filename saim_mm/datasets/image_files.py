@@ -96,6 +96,8 @@ def _suffix(name: str) -> str:
 
 def describe_left_out(others: Counter[str]) -> str:
     """Says in one line what is left out: number and suffix of the most frequent."""
+    if not others:
+        return "nothing else lies there"
     ordered = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))
     kinds = [f"{number} {suffix}" for suffix, number in ordered[:6]]
     more = ", ..." if len(ordered) > 6 else ""

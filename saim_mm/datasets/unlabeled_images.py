@@ -322,7 +322,7 @@ class UnlabeledImages(BaseDataset):
             raise ValueError(
                 f"no image in {self.img_prefix!r}; {describe_left_out(others)}. Images "
                 f"end in one of {', '.join(self.extensions)}: put some there, or set "
-                "extensions"
+                "the dataset's extensions"
             )
         warn_of_left_out(self.img_prefix, len(names), others)
         return names

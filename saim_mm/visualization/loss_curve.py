@@ -86,14 +86,14 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
         return (sums[stop] - sums[start]) / (counts[stop] - counts[start])
 
 
-def draw_loss_curve(curve: LossCurve, title: str = "Pretraining loss") -> Picture:
+def draw_loss_curve(curve: LossCurve, title: str = "Training loss") -> Picture:
     """Loss above, as logged and smoothed, and the learning rate below."""
     return draw_loss_curves({"": curve}, title)
 
 
 def draw_loss_curves(
     curves: Mapping[str, LossCurve],
-    title: str = "Pretraining loss",
+    title: str = "Training loss",
     size: tuple[float, float] = (7, 4.5),
 ) -> Picture:
     """Loss and learning rate of several runs in one plot.
