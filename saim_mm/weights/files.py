@@ -220,7 +220,8 @@ def explain(path: str | Path, error: str, intact: bool = False) -> str:
         )
     told = re.search(r"(?:WeightsUnpickler error:\s*)(\S.*)", error)
     reason = told[1] if told else (error.strip().splitlines() or ["it ends early"])[0]
-    if reason.isdecimal():  # a byte, as the name of an instruction that is missing
+    # A byte that is no instruction, or the instruction that the first letter is.
+    if reason.isdecimal() or reason.startswith("Memo value not found"):
         reason = "it does not begin as one"
     if intact or reason.startswith("Can only"):  # a list of a class of its own, say
         return (
