@@ -284,6 +284,16 @@ def test_bombs_are_not_inflated(tmp_path: Path) -> None:
             load(content, tmp_path, max_pixels=24 * 20 * 13 - 1)
 
 
+def test_what_would_be_inflated_is_known_before(tmp_path: Path) -> None:
+    """A tile may be far larger than its image, and is inflated as a whole."""
+    pytest.importorskip("imagecodecs")
+    tile = dict(tile=(256, 256), compression="zlib")
+    content = _chunky(SCENE, **tile)
+    load(content, tmp_path, max_pixels=256 * 256 * 13)
+    with pytest.raises(BrokenImageError, match=r"in parts of \(256, 256, 13\), more"):
+        load(content, tmp_path, max_pixels=256 * 256 * 13 - 1)
+
+
 def test_broken_ones_are_replaced_and_counted(tmp_path: Path) -> None:
     broken = list(BROKEN.values())
     for i in range(20):

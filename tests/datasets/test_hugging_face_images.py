@@ -14,8 +14,7 @@ import mmengine.fileio as fileio
 import numpy as np
 import pytest
 from image_files import LOAD, encoded, folder_with_broken, photo, width
-from sources import as_rows
-from torch.utils.data import DataLoader
+from sources import as_rows, check_same_samples
 
 from saim_mm.datasets import (
     HuggingFaceImages,
@@ -24,7 +23,6 @@ from saim_mm.datasets import (
 )
 from saim_mm.datasets import arrow_rows as arrow_rows_module
 from saim_mm.datasets.arrow_rows import open_rows, row_path
-from saim_mm.utils.sample_index import SampleIndex
 
 # By version: without the library, our tests' own folder goes by this name.
 datasets = pytest.importorskip("datasets", minversion="3")
@@ -58,21 +56,8 @@ def test_same_samples_as_the_folder(
     loader: dict[str, Any], workers: int, tmp_path: Path
 ) -> None:
     folder = folder_with_broken(tmp_path / "images", 7, {2})
-    as_rows(folder, tmp_path / "rows")
-    served = []
-    for root, kind in (("images", UnlabeledImages), ("rows", HuggingFaceImages)):
-        dataset = kind(str(tmp_path / root), pipeline=[loader], max_broken_share=0.2)
-        indices = [SampleIndex(i, seed=3, epoch=1) for i in range(len(dataset))]
-        loaded = DataLoader(
-            dataset, sampler=indices, batch_size=None, num_workers=workers,
-            collate_fn=dict, multiprocessing_context="fork" if workers else None,
-        )  # fmt: skip
-        served.append([(int(s["sample_idx"]), s["img"]) for s in loaded])
-        assert dataset.broken_indices() == [2]
-    assert len(served[0]) == 7
-    for (index, image), (other, same) in zip(*served, strict=True):
-        assert index == other
-        np.testing.assert_array_equal(image, same)
+    data = as_rows(folder, tmp_path / "rows")
+    check_same_samples(folder, data, HuggingFaceImages, loader, workers)
 
 
 def test_bytes_are_those_that_were_saved(tmp_path: Path) -> None:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.fileio as fileio
-import numpy as np
 import pytest
 from image_files import LOAD, encoded, folder_with_broken, photo, width, write
-from sources import as_shards, write_shard
-from torch.utils.data import DataLoader
+from sources import as_shards, check_same_samples, write_shard
 
 from saim_mm.datasets import (
     BrokenImageError,
@@ -23,7 +21,6 @@ from saim_mm.datasets import (
     WebDatasetImages,
 )
 from saim_mm.datasets.shard_samples import shard_samples
-from saim_mm.utils.sample_index import SampleIndex
 
 JPEG = encoded()
 CROP = dict(type="LoadRandomResizedCrop", scale=16, flip_prob=0.5)
@@ -75,21 +72,8 @@ def test_same_samples_as_the_folder(
     loader: dict[str, Any], workers: int, tmp_path: Path
 ) -> None:
     folder = folder_with_broken(tmp_path / "images", 7, {2})
-    as_shards(folder, tmp_path / "shards" / "nested", per_shard=3)
-    served = []
-    for root, kind in (("images", UnlabeledImages), ("shards", WebDatasetImages)):
-        dataset = kind(str(tmp_path / root), pipeline=[loader], max_broken_share=0.2)
-        indices = [SampleIndex(i, seed=3, epoch=1) for i in range(len(dataset))]
-        loaded = DataLoader(
-            dataset, sampler=indices, batch_size=None, num_workers=workers,
-            collate_fn=dict, multiprocessing_context="fork" if workers else None,
-        )  # fmt: skip
-        served.append([(int(s["sample_idx"]), s["img"]) for s in loaded])
-        assert dataset.broken_indices() == [2]
-    assert len(served[0]) == 7
-    for (index, image), (other, same) in zip(*served, strict=True):
-        assert index == other
-        np.testing.assert_array_equal(image, same)
+    data = as_shards(folder, tmp_path / "shards" / "nested", per_shard=3).parent
+    check_same_samples(folder, data, WebDatasetImages, loader, workers)
 
 
 def test_list_of_shards(tmp_path: Path) -> None:

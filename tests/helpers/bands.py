@@ -67,12 +67,7 @@ def write_scenes(folder: Path, number: int, first: int = 0, size: int = 40) -> P
     """Writes scenes, in turn as TIFF and as .npy."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(first, first + number):
-        values = scene(seed, size)
-        if seed % 2:
-            (folder / f"{seed:04d}.npy").write_bytes(npy_of(values))
-        else:
-            content = tiff_of(values, planarconfig="contig")
-            (folder / f"{seed:04d}.tif").write_bytes(content)
+        _write_in_turn(folder, seed, scene(seed, size))
     return folder
 
 
@@ -90,9 +85,14 @@ def write_kinds(
             place.mkdir(parents=True)
             for i in range(number):
                 values = hazy(kind, first + kinds * i + kind, haze=haze)
-                if i % 2:
-                    (place / f"{i:03d}.npy").write_bytes(npy_of(values))
-                else:
-                    content = tiff_of(values, planarconfig="contig")
-                    (place / f"{i:03d}.tif").write_bytes(content)
+                _write_in_turn(place, i, values)
     return root
+
+
+def _write_in_turn(folder: Path, number: int, values: np.ndarray) -> None:
+    """Writes an image, of an odd number as .npy."""
+    if number % 2:
+        (folder / f"{number:04d}.npy").write_bytes(npy_of(values))
+    else:
+        content = tiff_of(values, planarconfig="contig")
+        (folder / f"{number:04d}.tif").write_bytes(content)

@@ -6,8 +6,14 @@ import io
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from torch.utils.data import DataLoader
+
+from saim_mm.datasets import UnlabeledImages
+from saim_mm.utils.sample_index import SampleIndex
 
 
 def write_shard(path: Path, files: Mapping[str, bytes], mode: str = "w:") -> Path:
@@ -52,3 +58,23 @@ def write_as(kind: str, images: Path, folder: Path) -> Path:
     return {"WebDatasetImages": as_shards, "HuggingFaceImages": as_rows}[kind](
         images, folder
     )
+
+
+def check_same_samples(
+    images: Path, data: Path, kind: type, loader: dict[str, Any], workers: int
+) -> None:
+    """Serves seven images of a folder, the third broken, and the same as other data."""
+    served = []
+    for root, reads in ((images, UnlabeledImages), (data, kind)):
+        dataset = reads(str(root), pipeline=[loader], max_broken_share=0.2)
+        indices = [SampleIndex(i, seed=3, epoch=1) for i in range(len(dataset))]
+        loaded = DataLoader(
+            dataset, sampler=indices, batch_size=None, num_workers=workers,
+            collate_fn=dict, multiprocessing_context="fork" if workers else None,
+        )  # fmt: skip
+        served.append([(int(s["sample_idx"]), s["img"]) for s in loaded])
+        assert dataset.broken_indices() == [2]
+    assert len(served[0]) == 7
+    for (index, image), (other, same) in zip(*served, strict=True):
+        assert index == other
+        np.testing.assert_array_equal(image, same)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from saim_mm.utils.atomic_file import write_json
+from saim_mm.utils.atomic_file import check_place, write_json
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,15 @@ def test_what_is_no_json_leaves_the_file(tmp_path: Path) -> None:
         write_json(path, [1, object()])
     assert path.read_text() == "[1]\n"
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux")
+def test_a_folder_in_which_nothing_can_be_made() -> None:
+    """It is there, and not even root may write in it."""
+    with pytest.raises(OSError, match=r"/proc/a\.json: cannot be written"):
+        check_place(Path("/proc/a.json"))
+
+
+def test_a_place_stays_empty(tmp_path: Path) -> None:
+    check_place(tmp_path / "new" / "a.json")
+    assert not list((tmp_path / "new").iterdir())
