@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..datasets import UnlabeledImages
 from ..datasets.data_kinds import kind_of_data
@@ -32,8 +32,12 @@ class Found(NamedTuple):
     side: int
 
 
-def count_images(folder: str | Path) -> Found:
+def count_images(folder: str | Path, **options: Any) -> Found:
     """Counts the images of a folder, a pack, shards or a dataset, and opens some.
+
+    Args:
+        folder: Where they lie.
+        **options: Those of the dataset that reads what is no folder of images.
 
     Raises:
         NoPhotosError: If there is no such folder, or too few images that load.
@@ -45,7 +49,7 @@ def count_images(folder: str | Path) -> Found:
     if kind is UnlabeledImages:
         paths, total = find_photos(folder, _SAMPLE)
     else:
-        images = kind(str(folder))
+        images = kind(str(folder), **options)
         total = len(images)
         chosen = random.Random(0).sample(range(total), min(_SAMPLE, total))
         paths = [images.get_data_info(index)["img_path"] for index in chosen]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
+from .._doctor import parse_options
 from .._hub import shipped_config
 from ..utils.progress_line import ProgressLine
 from ..weights import (
@@ -29,6 +31,8 @@ from ._trial_steps import fit_to_memory, saving_interval
 from .report import report
 
 _MODEL = "vit-s"
+#: Options of a dataset that say where in the data the images are.
+_WHERE = ("ann_file", "column", "data_prefix", "extensions")
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def _begin(
     machine: Machine,
 ) -> list[str]:
     """Chooses how to train and writes the config; returns what was chosen."""
-    found = count_images(images)
+    found = count_images(images, **_told_to_dataset(run.asked["cfg_options"]))
     size = _size(model, start)
     asked = run.asked
     plan = plan_pretraining(
@@ -178,6 +182,13 @@ def _begin(
     interval = saving_interval(seconds, plan.updates * steps.accumulation)
     run.write_config(base, blocks_of(steps, interval))
     return _describe(replace(plan, steps=steps), found, machine, seconds)
+
+
+def _told_to_dataset(pairs: Sequence[str]) -> dict[str, Any]:
+    """What cfg_options say of where in the data the images are."""
+    options = parse_options(pairs)
+    keys = {name: f"train_dataloader.dataset.{name}" for name in _WHERE}
+    return {name: options[key] for name, key in keys.items() if key in options}
 
 
 def _size(model: str | None, start: StartWeights | None) -> EncoderSize:

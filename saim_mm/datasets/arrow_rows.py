@@ -84,7 +84,8 @@ class ArrowBackend(BaseStorageBackend):
         if hasattr(cell, "keys") and cell.is_valid:  # an image: its bytes and its name
             cell = cell["bytes"]
         if not cell.is_valid:
-            raise OSError("the row has no image, or only the name of one elsewhere")
+            reason = "the row has no image, or only the name of one elsewhere"
+            raise OSError(errno.ENODATA, reason, str(filepath))
         content = cell.as_buffer()
         if len(content) > MAX_BYTES:
             reason = f"{len(content)} bytes, more than {MAX_BYTES}"

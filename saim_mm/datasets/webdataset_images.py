@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
+
+from mmengine.logging import print_log
 
 from ..registry import register
 from .image_files import list_images, read_image_list
@@ -46,16 +49,21 @@ class WebDatasetImages(UnlabeledImages):
                 os.path.join(self.img_prefix, name), self.extensions
             )
         ]
-        faults = [sample for sample in samples if "fault" in sample]
+        faults = [
+            f"{sample['img_path']!r}: {sample['fault']}"
+            for sample in samples
+            if "fault" in sample
+        ]
         if len(faults) == len(samples):
-            first = (
-                faults[0] if faults else dict(img_path="", fault="they hold no sample")
-            )
             raise ValueError(
-                f"no image in the shards of {self.img_prefix!r}: {first['fault']} "
-                f"({first['img_path']!r}). Images are files with a suffix out of "
-                f"{', '.join(self.extensions)}, from the first dot on; set extensions"
+                f"no image in the shards of {self.img_prefix!r}; "
+                f"{faults[0] if faults else 'they hold no sample'}. Images are files "
+                f"with a suffix out of {', '.join(self.extensions)}, from the first "
+                "dot on; set extensions"
             )
+        if faults:  # what was lost with the rest of a shard nobody can count
+            text = f"{len(faults)} samples or ends of shards, such as {faults[0]}"
+            print_log(f"no image in {text}", "current", logging.WARNING)
         return samples
 
     def _load(self, idx: int) -> dict[str, Any]:
@@ -76,9 +84,10 @@ class WebDatasetImages(UnlabeledImages):
         compressed = [name for name in names if name.lower().endswith(COMPRESSED)]
         if compressed:
             raise ValueError(
-                f"{compressed[0]!r} in {self.img_prefix!r}, and {len(compressed) - 1} "
-                "more, is compressed: to read an image, all before it would have to be "
-                "unpacked, so that a run could neither shuffle nor go on where it was. "
+                f"{compressed[0]!r} in {self.img_prefix!r} is compressed, as are "
+                f"{len(compressed)} of {len(names)} shards: to read an image, all "
+                "before it would have to be unpacked, so that a run could neither "
+                "shuffle nor go on where it was. "
                 "Unpack them once (gunzip, bunzip2, unxz, unzstd); the images in them "
                 "are compressed already"
             )

@@ -16,7 +16,7 @@ from ..datasets import BrokenImageError
 from ..datasets.channel_preprocessor import channels_of
 from ..datasets.class_folders import ClassImages, split_class_folders
 from ..evaluation import Features, Views, build_probes, run_probes, views_of
-from ..evaluation.probes import Figures, curves_of
+from ..evaluation.probes import Figures, check_enough, curves_of
 from ..registry import register
 from .feature_hook import FeatureHook, extractor_of
 
@@ -121,13 +121,7 @@ class ProbeHook(FeatureHook):
         self._bank, self._queries = split_class_folders(
             size=size, channels=channels, **self._data
         )
-        for probe in self.probes:
-            if probe.least > len(self._bank):
-                raise ValueError(
-                    f"{type(self).__name__}: {probe} needs {probe.least} images to "
-                    f"learn from, more than the {len(self._bank)} images that there "
-                    "are; ask for less, or give more images."
-                )
+        check_enough(self.probes, len(self._bank))
         self._views = views_of(self.probes, self._extractor.num_layers)
         for images in (self._bank, self._queries):
             self._extractor.check_views(self._views, len(images))

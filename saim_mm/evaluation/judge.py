@@ -21,7 +21,7 @@ from .features import FeatureExtractor, Features, Pool, View, Views
 from .frozen_encoder import FrozenEncoder
 from .knn import knn_accuracy, knn_scores
 from .linear_probe import ProbeRecipe, linear_probe
-from .probes import named_probes, run_probes, views_of
+from .probes import check_enough, named_probes, run_probes, views_of
 
 
 class FrozenFeatures(NamedTuple):
@@ -147,6 +147,7 @@ def judge_by_probes(
         checkpoint, data, val_share, config, num_heads, pool, layer, images_per_class,
         val_images_per_class, crop_ratio, device,
     )  # fmt: skip
+    check_enough(built, len(opened.train))
     depth = opened.extractor.num_layers
     views = views_of(built, depth)
     train, val = _read(opened, views, batch_size, workers, device, progress)

@@ -253,6 +253,21 @@ KNOWN_PROBES: dict[str, dict[str, Any]] = {
 }
 
 
+def check_enough(probes: Sequence[Probe], number: int) -> None:
+    """Refuses probes that need more images to learn from than there are.
+
+    Raises:
+        ValueError: If one does.
+    """
+    for probe in probes:
+        if probe.least > number:
+            raise ValueError(
+                f"{probe} needs {probe.least} images to learn from, more than the "
+                f"{number} images that there are; ask for less, leave it out, or give "
+                "more images."
+            )
+
+
 def run_probes(
     probes: Sequence[Probe], train: Views, val: Views, num_layers: int
 ) -> Figures:

@@ -12,7 +12,7 @@ from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from mmpretrain.models.utils import to_2tuple
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..registry import register
 from ..utils.sample_keys import sample_indices
@@ -119,6 +119,7 @@ class SAIM(BaseSelfSupervisor):
         )
         _check_depth(self.neck, backbone.num_layers, order)
         _check_scopes(self.order_sampler, self.neck, self.head)
+        _check_channels(self.data_preprocessor, projection.in_channels)
         # Fixed in pretraining, trained in fine-tuning; so it is no backbone option.
         backbone.freeze_for_pretraining()
 
@@ -277,6 +278,16 @@ def _keywords_of(kind: str | type | None) -> set[str]:
         if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
             break
     return names
+
+
+def _check_channels(preprocessor: nn.Module, in_channels: int) -> None:
+    """Refuses a preprocessor that says it gives other channels than are embedded."""
+    given = getattr(preprocessor, "channels", in_channels)
+    if given != in_channels:
+        raise ValueError(
+            f"The data_preprocessor gives images of {given} channels, and the backbone "
+            f"has in_channels={in_channels}; set both alike."
+        )
 
 
 def _check_backbone(backbone: BaseModule) -> None:

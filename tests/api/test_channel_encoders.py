@@ -100,7 +100,7 @@ def test_embed_leaves_out_what_is_no_such_image(tmp_path: Path) -> None:
     with np.load(out) as file:
         names, features = file["names"].tolist(), torch.tensor(file["features"])
         about = json.loads(str(file["about"]))
-    assert names == ["000.tif", "001.npy", "002.tif", "003.npy"]
+    assert names == ["0000.tif", "0001.npy", "0002.tif", "0003.npy"]
     encoder = saim_mm.load_encoder(source)
     images = torch.cat([normalised(hazy(0, 3 * i, haze=0)) for i in range(4)])
     expected = encoder.features(images)

@@ -174,6 +174,8 @@ def test_votes_are_checked_before_any_image_is_read(data, tmp_path) -> None:
     for options, told in ((dict(k=(1, 19)), "k=19"), (dict(temperature=0), "temper")):
         with pytest.raises(ValueError, match=told):
             api.knn(encoder, data, workers=0, **options)
+    with pytest.raises(ValueError, match="needs 20 images to learn from, more than"):
+        api.probe(encoder, data, probes=["rankme", "knn"], workers=0)
 
 
 def _made(path: Path) -> Path:

@@ -105,6 +105,22 @@ def test_shards_and_datasets_are_recognised(
     assert cfg.to_dict() == folder.to_dict()
 
 
+def test_where_the_images_are_may_be_told(tmp_path: Path, untrained: None) -> None:
+    datasets = pytest.importorskip("datasets", minversion="3")
+    contents = [p.read_bytes() for p in sorted(flat_photos(tmp_path).iterdir())]
+    rows = datasets.Dataset.from_dict(dict(a=contents, b=contents))
+    for column in "ab":
+        rows = rows.cast_column(column, datasets.Image())
+    datasets.DatasetDict(train=rows).save_to_disk(str(tmp_path / "data"))
+    split = "train_dataloader.dataset.data_prefix=train"
+    with pytest.raises(ValueError, match="2 columns of type Image"):
+        written(tmp_path / "data", tmp_path / "out", cfg_options=[split])
+    both = [split, "train_dataloader.dataset.column=b"]
+    cfg = written(tmp_path / "data", tmp_path / "out", cfg_options=both)
+    dataset = cfg.train_dataloader.dataset
+    assert (dataset.data_prefix, dataset.column) == ("train", "b")
+
+
 def test_options_go_into_the_config(
     photos: Path, tmp_path: Path, untrained: None
 ) -> None:

@@ -19,6 +19,7 @@ from saim_mm.datasets import (
     TooManyBrokenImages,
     UnlabeledImages,
     WebDatasetImages,
+    webdataset_images,
 )
 from saim_mm.datasets.shard_samples import shard_samples
 
@@ -201,6 +202,23 @@ def test_bad_shards_are_one_broken_image(how: str, tmp_path: Path) -> None:
     dataset.test_mode = True
     with pytest.raises(BrokenImageError):
         dataset[broken[0]]
+
+
+def test_what_is_lost_is_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(
+        webdataset_images, "print_log", lambda text, *_, **__: logged.append(text)
+    )
+    write_shard(tmp_path / "0.tar", {"a.png": png(1), "b.txt": b"x", "c.png": png(2)})
+    WebDatasetImages(str(tmp_path))
+    (line,) = logged
+    assert line.startswith("no image in 1 samples or ends of shards") and ".txt" in line
+    shard = write_shard(tmp_path / "1.tar", {"d.png": png(1), "e.png": png(2)})
+    shard.write_bytes(shard.read_bytes()[:1500])
+    WebDatasetImages(str(tmp_path))
+    assert logged[1].startswith("no image in 2 samples or ends of shards")
 
 
 # --- what is refused ----------------------------------------------------------------

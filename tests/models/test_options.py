@@ -155,6 +155,17 @@ def test_wrong_option_fails_when_built(name: str) -> None:
     _assert_says(error, parts)
 
 
+def test_channels_of_preprocessor_and_backbone() -> None:
+    config = tiny_config()
+    values = dict(mean=[0.0] * 13, std=[1.0] * 13)
+    config["data_preprocessor"] = dict(type="ChannelDataPreprocessor", **values)
+    with pytest.raises(ValueError) as error:
+        MODELS.build(config)
+    _assert_says(error, ["images of 13 channels", "in_channels=3", "set both alike"])
+    config["backbone"]["in_channels"] = 13
+    assert MODELS.build(config).data_preprocessor.channels == 13
+
+
 def test_plain_vit_is_refused() -> None:
     config = tiny_config()
     config["backbone"]["type"] = "VisionTransformer"

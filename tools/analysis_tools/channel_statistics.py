@@ -43,9 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"# of {found.images} images; from {_list(found.low)}\n"
         f"# to {_list(found.high)}"
     )
-    if found.broken:
-        path, reason = next(iter(found.broken.items()))
-        print(f"{len(found.broken)} broken; the first is {path!r}: {reason}")
+    for path, reason in found.broken.items():
+        print(f"# broken: {path!r}: {reason}")
     return 0
 
 
