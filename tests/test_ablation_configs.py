@@ -165,8 +165,8 @@ def shrink_saim(model: dict[str, Any]) -> None:
         head.update(width=32)
     if "segment_size" in model:
         model["segment_size"] = (2, 2)
-    if "group_size" in model:
-        model["group_size"] = (1, 2)
+    if isinstance(model.get("segment_order"), dict):
+        model["segment_order"]["group_size"] = (1, 2)
     if "read" in model.get("reading", {}):
         model["reading"]["read"] = 4
     if "asked" in model.get("reading", {}):

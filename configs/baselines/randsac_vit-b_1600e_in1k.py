@@ -13,8 +13,7 @@ model = dict(
     head=dict(smoothing=None),
     order="segments",
     segment_size=(3, 3),
-    segment_order="hierarchical",
-    group_size=(2, 2),
+    segment_order=dict(type="HierarchicalSegments", group_size=(2, 2)),
 )
 __sizes = {"LoadRandomResizedCrop": {"scale": 192}, "ResizeEdge": {"scale": 219}}
 __sizes = {**__sizes, "CenterCrop": {"crop_size": 192}}

@@ -93,7 +93,7 @@ PRESETS = {
               (5e-4, 1e-3, 2e-3)),
         # The same two, by operations. MAE makes 4.8 epochs of the first CPU budget.
         Scale("cpu-equal", 64, 4, 4, 10_000, 5_000, 10_000, 64, 0, 2,
-              (1e-3, 2e-3, 4e-3, 8e-3), budgets=(3e12, 9e12)),
+              (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), budgets=(3e12, 9e12)),
         Scale("gpu-equal", 192, 12, 3, 45_000, 5_000, 10_000, 512, 0, 20,
               (5e-4, 1e-3, 2e-3, 4e-3), budgets=(1e15, 4e15)),
         # Seconds, for the tests.

@@ -4,8 +4,9 @@ from .baselines.aim import AIMHead, AIMNeck, PrefixReading
 from .baselines.crossmae import CrossMAENeck
 from .baselines.dino import DINOPretraining
 from .baselines.dino_head import DINOHead, DINOProjector
+from .baselines.layer_mix import LayerMixNeck
 from .baselines.nepa import NEPA, EmbeddingHead
-from .baselines.randsac import RandSACNeck
+from .baselines.randsac import HierarchicalSegments, RandSACNeck
 from .baselines.register_vit import RegisterViT
 from .baselines.rotary_vit import RotaryViT
 from .baselines.simmim_vit import SimMIMViT
@@ -37,6 +38,8 @@ __all__ = [
     "EmbeddingHead",
     "FixedReading",
     "FourLayerPyramid",
+    "HierarchicalSegments",
+    "LayerMixNeck",
     "LayerwiseClsHead",
     "MultiLevelViT",
     "OrderSampler",

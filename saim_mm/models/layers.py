@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .dense.windows import Windows
+from .plan import Mask
 
 #: Cosine and sine of the angles of the queries, and of the keys.
 Turns: TypeAlias = "tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]"
@@ -112,7 +113,7 @@ class AttentionBlock(BaseModule):
             q, k = turn(q, *turns[0]), turn(k, *turns[1])
         if attn_bias is not None:
             attn_mask = attn_bias.to(q.dtype)
-        out = self._attend(q, k, v, attn_mask, is_causal, prefix)
+        out = self._attend(q, k, v, Mask(attn_mask, is_causal, prefix))
         if windows is not None:
             out = windows.join(out)
         # Here and not before: drop path drops an image's whole branch, not windows.
@@ -139,18 +140,10 @@ class AttentionBlock(BaseModule):
         x = x.unflatten(-1, (parts, self.attn.num_heads, self.attn.head_dims))
         return x.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        is_causal: bool,
-        prefix: int,
-    ) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         attn = self.attn
         dropout = attn.attn_drop if attn.training else 0.0
-        x = attend(q, k, v, mask, is_causal, prefix, dropout)
+        x = attend(q, k, v, *mask, dropout=dropout)
         return attn.gamma1(attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2))))
 
 

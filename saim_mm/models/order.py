@@ -18,7 +18,7 @@ from ..utils.splitmix64 import hash_keys
 from .plan import Plan, make_plan
 
 OrderKind = Literal["stochastic", "raster", "segments"]
-SegmentOrder = Literal["random", "raster", "hierarchical"]
+SegmentOrder = Literal["random", "raster"]
 
 
 class Scope(NamedTuple):
@@ -49,6 +49,16 @@ class Reading(Protocol):
         """All that can be drawn for a family of orders."""
 
 
+class SegmentSequence(Protocol):
+    """In which sequence segments come, if neither any nor row by row."""
+
+    def numbers(self, grid: tuple[int, int]) -> int:
+        """How many random numbers it takes for so many rows and columns of segments."""
+
+    def sort(self, r: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Random numbers (B, numbers) -> sequence of segments (B, segments)."""
+
+
 class OrderSampler(nn.Module):
     """A family of prediction orders over a grid of patches, and the plans they make.
 
@@ -58,8 +68,8 @@ class OrderSampler(nn.Module):
     * ``stochastic`` (the paper): every patch is its own segment, uniformly shuffled.
     * ``raster`` (iGPT, ViT-iGPT): every patch is its own segment, row by row.
     * ``segments`` (RandSAC): rectangular segments, uniformly shuffled, or row by row
-      (XTRA), or group by group, shuffled within each. The patches of a segment see each
-      other in the content stream, and are predicted from earlier segments only.
+      (XTRA), or as a part says. The patches of a segment see each other in the content
+      stream, and are predicted from earlier segments only.
 
     Args:
         kind: The member of the family.
@@ -68,9 +78,7 @@ class OrderSampler(nn.Module):
         query_share: Share of the ranks that a drawn plan asks for, in (0, 1].
         extra_tokens: E, the tokens in front of the patches.
         reading: What drawn plans read and ask; by default all is read.
-        segment_order: Sequence of the segments: ``random``, ``raster`` or
-            ``hierarchical``, rectangular groups of segments at random.
-        group_size: Rows and columns of a group, in segments; for ``hierarchical`` only.
+        segment_order: Sequence of the segments: ``random``, ``raster`` or a part.
 
     Raises:
         ValueError: If the kind is unknown, the segments do not tile the grid, the share
@@ -78,7 +86,6 @@ class OrderSampler(nn.Module):
     """
 
     patches_of_segment: Tensor  # (segments, L): raster indices of a segment's patches
-    group_of_segment: Tensor  # (segments,): its group; of the hierarchical order only
 
     def __init__(
         self,
@@ -88,8 +95,7 @@ class OrderSampler(nn.Module):
         query_share: float = 1.0,
         extra_tokens: int = 1,
         reading: Reading | None = None,
-        segment_order: SegmentOrder = "random",
-        group_size: tuple[int, int] | None = None,
+        segment_order: SegmentOrder | SegmentSequence = "random",
     ) -> None:
         super().__init__()
         if kind not in get_args(OrderKind):
@@ -107,6 +113,7 @@ class OrderSampler(nn.Module):
                 "and set the reading's own 'asked'."
             )
         segment_size = _check_segment_size(kind, grid, segment_size)
+        _check_segment_order(kind, segment_order)
         self.kind = kind
         self.segment_order = segment_order
         self.num_patches = grid[0] * grid[1]
@@ -117,14 +124,12 @@ class OrderSampler(nn.Module):
         raster = torch.arange(self.num_patches).view(grid)
         tiles = raster.unfold(0, segment_size[0], segment_size[0])
         tiles = tiles.unfold(1, segment_size[1], segment_size[1])
+        self.segment_grid = (tiles.shape[0], tiles.shape[1])
         patches = tiles.reshape(-1, self.segment_length)
         self.register_buffer("patches_of_segment", patches, persistent=False)
-
-        groups = _groups(kind, segment_order, grid, segment_size, group_size)
-        self.register_buffer("group_of_segment", groups, persistent=False)
-        self.num_groups = 0
-        if group_size is not None:
-            self.num_groups = len(groups) // (group_size[0] * group_size[1])
+        self._numbers = len(patches)  # random ones that an order takes
+        if not isinstance(segment_order, str):
+            self._numbers = segment_order.numbers(self.segment_grid)
 
         everything = range(self.num_patches)
         share = max(1, round(query_share * self.num_patches))
@@ -202,18 +207,14 @@ class OrderSampler(nn.Module):
         """
         if len(self.scopes) == 1:
             return self.scopes[0]
-        total = sum(scope.weight for scope in self.scopes)
+        tickets = [scope for scope in self.scopes for _ in range(scope.weight)]
         if indices is not None:
-            ticket = step_key(indices, Stream.SCOPE) % total
+            ticket = step_key(indices, Stream.SCOPE) % len(tickets)
         else:
             device = "cpu" if generator is None else generator.device
-            number = torch.randint(total, (), generator=generator, device=device)
+            number = torch.randint(len(tickets), (), generator=generator, device=device)
             ticket = int(number.item())
-        for scope in self.scopes:
-            ticket -= scope.weight
-            if ticket < 0:
-                break
-        return scope
+        return tickets[ticket]
 
     def draw(
         self,
@@ -236,27 +237,24 @@ class OrderSampler(nn.Module):
             Order (B, N), long.
         """
         num_segments = len(self.patches_of_segment)
-        count = num_segments + self.num_groups
         if self.kind == "raster" or self.segment_order == "raster":
             segments = torch.arange(num_segments, device=device)
             segments = segments.expand(batch_size, num_segments)
         elif keys is not None:
-            segments = self._sort_segments(hash_keys(keys, count), stable=True)
+            segments = self._sort(hash_keys(keys, self._numbers), stable=True)
         else:
             if generator is None:
                 generator = _step_generator(device)
-            r = torch.rand(batch_size, count, device=device, generator=generator)
-            segments = self._sort_segments(r)
+            shape = batch_size, self._numbers
+            r = torch.rand(shape, device=device, generator=generator)
+            segments = self._sort(r)
         return self.patches_of_segment[segments].flatten(1)
 
-    def _sort_segments(self, r: Tensor, stable: bool = False) -> Tensor:
-        """Random numbers (B, segments + groups) -> sequence of segments."""
-        if not self.num_groups:
+    def _sort(self, r: Tensor, stable: bool = False) -> Tensor:
+        """Random numbers (B, ...) -> sequence of segments."""
+        if isinstance(self.segment_order, str):
             return r.argsort(dim=1, stable=stable)
-        count = len(self.group_of_segment)
-        within = r[:, :count].argsort(dim=1, stable=True).argsort(dim=1)
-        group = r[:, count:].argsort(dim=1, stable=True).argsort(dim=1)
-        return (group[:, self.group_of_segment] * count + within).argsort(dim=1)
+        return self.segment_order.sort(r, self.segment_grid)
 
     def draw_ranks(
         self,
@@ -321,63 +319,53 @@ PatchOrder = OrderSampler
 
 
 def _check_segment_size(
-    kind: OrderKind,
-    grid: tuple[int, int],
-    segment_size: tuple[int, int] | None,
-    name: str = "segment_size",
+    kind: OrderKind, grid: tuple[int, int], segment_size: tuple[int, int] | None
 ) -> tuple[int, int]:
-    if kind != "segments":
-        if segment_size is not None:
-            raise ValueError(
-                f"segment_size={segment_size} has no meaning with order={kind!r}; "
-                "drop it or set order='segments'."
-            )
-        return (1, 1)
-    if not isinstance(segment_size, (tuple, list)) or len(segment_size) != 2:
+    if kind == "segments":
+        return check_tiles("segment_size", segment_size, grid)
+    if segment_size is not None:
         raise ValueError(
-            "order='segments' needs segment_size=(rows, columns) in patches, not "
-            f"{segment_size!r}."
+            f"segment_size={segment_size} has no meaning with order={kind!r}; "
+            "drop it or set order='segments'."
         )
-    rows, columns = segment_size
+    return (1, 1)
+
+
+def check_tiles(
+    name: str, size: tuple[int, int] | None, grid: tuple[int, int], unit: str = "patch"
+) -> tuple[int, int]:
+    """Returns the rows and columns of tiles, if they tile the grid.
+
+    Raises:
+        ValueError: If not.
+    """
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise ValueError(
+            f"order='segments' needs {name}=(rows, columns), not {size!r}."
+        )
+    rows, columns = size
     if rows < 1 or columns < 1 or grid[0] % rows or grid[1] % columns:
         raise ValueError(
-            f"{name}={tuple(segment_size)} does not tile the "
-            f"{'patch' if name == 'segment_size' else 'segment'} grid {grid}; "
+            f"{name}={tuple(size)} does not tile the {unit} grid {grid}; "
             f"rows must divide {grid[0]} and columns {grid[1]}."
         )
     return (rows, columns)
 
 
-def _groups(
-    kind: OrderKind,
-    segment_order: SegmentOrder,
-    grid: tuple[int, int],
-    segment_size: tuple[int, int],
-    group_size: tuple[int, int] | None,
-) -> Tensor:
-    """The group of each segment, (segments,); empty if the order has none."""
-    if segment_order not in get_args(SegmentOrder):
+def _check_segment_order(
+    kind: OrderKind, segment_order: SegmentOrder | SegmentSequence
+) -> None:
+    known = get_args(SegmentOrder)
+    if isinstance(segment_order, str) and segment_order not in known:
         raise ValueError(
-            f"segment_order={segment_order!r} is unknown; choose one of "
-            f"{get_args(SegmentOrder)}."
+            f"segment_order={segment_order!r} is unknown; choose one of {known}, or a "
+            "part such as dict(type='HierarchicalSegments', group_size=(2, 2))."
         )
     if segment_order != "random" and kind != "segments":
         raise ValueError(
             f"segment_order={segment_order!r} has no meaning with order={kind!r}; drop "
             "it or set order='segments'."
         )
-    if (segment_order == "hierarchical") != (group_size is not None):
-        raise ValueError(
-            f"group_size={group_size} with segment_order={segment_order!r}: a "
-            "'hierarchical' order needs group_size=(rows, columns) in segments, and "
-            "no other has one."
-        )
-    if group_size is None:
-        return torch.empty(0, dtype=torch.long)
-    segments = (grid[0] // segment_size[0], grid[1] // segment_size[1])
-    rows, columns = _check_segment_size("segments", segments, group_size, "group_size")
-    row, column = torch.meshgrid(*map(torch.arange, segments), indexing="ij")
-    return (row // rows * (segments[1] // columns) + column // columns).flatten()
 
 
 def _step_generator(device: torch.device) -> torch.Generator:

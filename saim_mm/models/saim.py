@@ -50,8 +50,7 @@ class SAIM(BaseSelfSupervisor):
         init_cfg: Initialisation config.
         reading: How much of an order is read and what is asked for, such as a
             :class:`CutReading`; by default all is read (the paper).
-        segment_order: As for :class:`OrderSampler`; for ``segments`` only.
-        group_size: As for :class:`OrderSampler`; for ``hierarchical`` only.
+        segment_order: ``random``, ``raster`` or a part; for ``segments`` only.
 
     Raises:
         ValueError: If the parts do not fit each other.
@@ -70,8 +69,7 @@ class SAIM(BaseSelfSupervisor):
         data_preprocessor: ModuleConfig | None = None,
         init_cfg: dict[str, Any] | None = None,
         reading: dict[str, Any] | None = None,
-        segment_order: SegmentOrder = "random",
-        group_size: tuple[int, int] | None = None,
+        segment_order: SegmentOrder | dict[str, Any] = "random",
     ) -> None:
         if isinstance(backbone, dict):
             backbone = MODELS.build(backbone)
@@ -114,8 +112,9 @@ class SAIM(BaseSelfSupervisor):
             query_share,
             backbone.num_extra_tokens,
             None if reading is None else MODELS.build(reading),
-            segment_order,
-            group_size,
+            MODELS.build(segment_order)
+            if isinstance(segment_order, dict)
+            else segment_order,
         )
         _check_depth(self.neck, backbone.num_layers, order)
         _check_scopes(self.order_sampler, self.neck, self.head)
@@ -323,7 +322,7 @@ def _check_depth(neck: SAIMNeck, num_layers: int, order: OrderKind) -> None:
         raise ValueError(
             f"SAIMNeck depth={depth} does not divide the encoder's {num_layers} "
             f"layers; choose one of {divisors}, or 0 for no decoder, or memory='last' "
-            "or 'mix', which any depth can read."
+            "or a LayerMixNeck, which any depth can read."
         )
     if depth == 0 and order != "raster":
         raise ValueError(

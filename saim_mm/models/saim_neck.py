@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-import torch
 from mmengine.model import BaseModule, ModuleList
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import build_norm_layer
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..registry import register
 from .layers import AttentionBlock, init_like_official
 from .plan import Plan
 from .saim_vit import Content
 
-Memory = Literal["aligned", "last", "mix"]
+Memory = Literal["aligned", "last"]
 
 
 @register("model")
@@ -43,15 +42,12 @@ class SAIMNeck(BaseModule):
         norm_cfg: Norm of the layers and of the final norm before the head.
         init_cfg: Initialisation config; by default as in the release.
         coupled: The old name of ``tied_decoder``; it goes with version 0.3.
-        num_encoder_layers: M; needed where the memory is a mix.
         memory: What each query layer reads: ``aligned``, the output of the encoder
-            layer beside it (the paper); ``last``, that of the last one; ``mix``, a
-            learnt sum of all (RandSAC, CrossMAE). Only where aligned must d divide M.
-        mix_input: Whether what goes into the first encoder layer is mixed in too.
+            layer beside it (the paper; d must divide M), or ``last``, that of the last.
 
     Raises:
-        ValueError: If the depth is negative, or 0 and tied, or both names are given,
-            or the memory is unknown or has no use.
+        ValueError: If the depth is negative, or 0 and tied or with a memory, or both
+            names are given, or the memory is unknown.
     """
 
     joint = False  # queries do not see each other
@@ -66,9 +62,7 @@ class SAIMNeck(BaseModule):
         norm_cfg: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
         coupled: bool | None = None,
-        num_encoder_layers: int = 12,
         memory: Memory = "aligned",
-        mix_input: bool = False,
     ) -> None:
         super().__init__(init_cfg)
         if tied_decoder is not None and coupled is not None:
@@ -77,18 +71,20 @@ class SAIMNeck(BaseModule):
                 "are one option, so leave coupled, its old name, out."
             )
         tied = bool(coupled if tied_decoder is None else tied_decoder)
-        if depth < 0 or (tied and depth == 0):
+        if depth < 0 or (depth == 0 and (tied or memory != "aligned")):
             raise ValueError(
-                f"SAIMNeck depth={depth} with tied_decoder={tied}; depth must be at "
-                "least 0 (no decoder), and at least 1 for a tied decoder."
+                f"SAIMNeck depth={depth} with tied_decoder={tied} and memory="
+                f"{memory!r}; depth must be at least 0, and at least 1 (depth>=1) "
+                "for a tied decoder or another memory than 'aligned'."
             )
-        _check_memory(memory, mix_input, depth)
+        if memory not in get_args(Memory):
+            raise ValueError(
+                f"SAIMNeck memory={memory!r} is unknown; choose one of "
+                f"{get_args(Memory)}, or type='LayerMixNeck'."
+            )
         norm_cfg = norm_cfg or dict(type="LN", eps=1e-6)
         self.depth = depth
-        self.memory = memory
-        self.mix: LayerMix | None = None
-        if memory == "mix":
-            self.mix = LayerMix(depth, num_encoder_layers, mix_input)
+        self.memory: str = memory
         self.tied_decoder = tied
         self.out_dims = embed_dims
         own_layers = 0 if tied else depth
@@ -107,8 +103,6 @@ class SAIMNeck(BaseModule):
         super().init_weights()
         if not self.init_cfg:
             init_like_official(self)
-            if self.mix is not None:
-                self.mix.reset_parameters()
 
     def forward(
         self, content: Content, plan: Plan, encoder_layers: ModuleList
@@ -139,56 +133,8 @@ class SAIMNeck(BaseModule):
 
     def _memories(self, content: Content, tokens: int) -> Iterator[Tensor]:
         """What each of the d layers reads, (B, S, D)."""
-        states = content.states
-        if self.mix is not None:
-            return self.mix(content, tokens)
-        stride = len(states) // self.depth
-        read = states[-1:] * self.depth
+        states = content.states[-1:] * self.depth
         if self.memory == "aligned":
-            read = states[stride - 1 :: stride]
-        return (state[:, :tokens] for state in read)
-
-
-class LayerMix(nn.Module):
-    """Sums of the encoder's layers with learnt weights, one for each query layer.
-
-    The weights start with variance 1/n for n summands (CrossMAE).
-
-    Args:
-        depth: Number of query layers d.
-        num_encoder_layers: Number of encoder layers M.
-        mix_input: Whether the input of the first one is a summand too.
-    """
-
-    def __init__(self, depth: int, num_encoder_layers: int, mix_input: bool) -> None:
-        super().__init__()
-        self.mix_input = mix_input
-        self.weight = nn.Parameter(torch.empty(depth, num_encoder_layers + mix_input))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draws the weights anew."""
-        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
-
-    def forward(self, content: Content, tokens: int) -> Iterator[Tensor]:
-        """The d sums, (B, S, D) each, of the first S tokens."""
-        maps = [content.embeddings, *content.states][not self.mix_input :]
-        stacked = torch.stack([each[:, :tokens] for each in maps])
-        return (torch.tensordot(weights, stacked, dims=1) for weights in self.weight)
-
-
-def _check_memory(memory: str, mix_input: bool, depth: int) -> None:
-    if memory not in get_args(Memory):
-        raise ValueError(
-            f"SAIMNeck memory={memory!r} is unknown; choose one of {get_args(Memory)}."
-        )
-    if memory != "aligned" and depth == 0:
-        raise ValueError(
-            f"SAIMNeck memory={memory!r} with depth=0: without query layers nobody "
-            "reads it; drop it or set depth>=1."
-        )
-    if mix_input and memory != "mix":
-        raise ValueError(
-            f"SAIMNeck mix_input=True with memory={memory!r}: nothing is mixed; set "
-            "memory='mix' or drop it."
-        )
+            stride = len(content.states) // self.depth
+            states = content.states[stride - 1 :: stride]
+        return (state[:, :tokens] for state in states)

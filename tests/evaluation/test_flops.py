@@ -49,7 +49,7 @@ OPTIONS: list[dict[str, Any]] = [
     dict(type="RegisterViT", num_registers=3),
     dict(type="RegisterViT", num_registers=2, cls_place="suffix"),
     dict(neck=dict(memory="last"), depth=3),
-    dict(neck=dict(memory="mix", mix_input=True), depth=3),
+    dict(neck=dict(type="LayerMixNeck", mix_input=True), depth=3),
     dict(reading=dict(type="FixedReading", read=2, asked=3)),
     dict(
         reading=dict(type="FixedReading", read=4, asks="after", content="all"), depth=2

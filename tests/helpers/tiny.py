@@ -57,8 +57,7 @@ def tiny_config(
     reading: dict[str, Any] | None = None,
     neck: dict[str, Any] | None = None,
     head: dict[str, Any] | None = None,
-    segment_order: str = "random",
-    group_size: Size | None = None,
+    segment_order: str | dict[str, Any] = "random",
     **backbone: Any,
 ) -> dict[str, Any]:
     """Config of a small ``SAIM``: 2 x 3 patches, 4 layers, 16 channels.
@@ -77,7 +76,6 @@ def tiny_config(
         neck: What else the config of the neck has; with ``_delete_``, all of it.
         head: What else the config of the head has; with ``_delete_``, all of it.
         segment_order: As for ``SAIM``.
-        group_size: As for ``SAIM``.
         **backbone: As for :func:`tiny_backbone`.
 
     Returns:
@@ -104,7 +102,6 @@ def tiny_config(
         query_share=query_share,
         reading=reading,
         segment_order=segment_order,
-        group_size=group_size,
     )
 
 

@@ -28,8 +28,7 @@ ORDERS: dict[str, dict[str, Any]] = {
     "groups": dict(
         order="segments",
         segment_size=(1, 2),
-        segment_order="hierarchical",
-        group_size=(1, 2),
+        segment_order=dict(type="HierarchicalSegments", group_size=(1, 2)),
     ),
 }
 READINGS: dict[str, dict[str, Any] | None] = {
@@ -46,7 +45,7 @@ NECKS: dict[str, dict[str, Any]] = {
     "aligned": dict(depth=2),
     "tied": dict(depth=2, tied_decoder=True),
     "last": dict(depth=1, neck=dict(memory="last")),
-    "mix": dict(depth=3, neck=dict(memory="mix", mix_input=True)),
+    "mix": dict(depth=3, neck=dict(type="LayerMixNeck", mix_input=True)),
     "aim": dict(neck=dict(_delete_=True, type="AIMNeck")),
     "randsac": dict(depth=2, neck=dict(type="RandSACNeck")),
     "crossmae": dict(

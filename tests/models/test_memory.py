@@ -9,11 +9,11 @@ import torch
 from dependence import dependence
 from tiny import predict, relative, tiny_images, tiny_saim
 
-from saim_mm.models import SAIM, SAIMNeck
+from saim_mm.models import SAIM, LayerMixNeck
 
 CPU = torch.device("cpu")
-MIX = dict(memory="mix")
-MIX_ALL = dict(memory="mix", mix_input=True)
+MIX = dict(type="LayerMixNeck")
+MIX_ALL = dict(type="LayerMixNeck", mix_input=True)
 
 
 def copied(model: SAIM, **options: Any) -> SAIM:
@@ -62,7 +62,9 @@ def test_mix_is_the_weighted_sum() -> None:
 
 
 def test_mix_starts_with_variance_one_over_n() -> None:
-    neck = SAIMNeck(100, 16, 2, 32, num_encoder_layers=40, memory="mix")
+    neck = LayerMixNeck(
+        100, embed_dims=16, num_heads=2, feedforward_channels=32, num_encoder_layers=40
+    )
     for _ in range(2):
         assert neck.mix.weight.std().item() == pytest.approx(40**-0.5, rel=0.05)
         neck.init_weights()
@@ -107,12 +109,14 @@ def test_no_prediction_sees_its_patch(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(neck=dict(memory="first")), "'aligned', 'last', 'mix'"),
-        (dict(neck=dict(mix_input=True)), "memory='mix'"),
+        (dict(neck=dict(memory="first")), "'aligned', 'last'.*'LayerMixNeck'"),
+        (dict(neck=dict(memory="mix")), "'LayerMixNeck'"),
+        (dict(neck=dict(**MIX, memory="last")), "no other memory"),
+        (dict(neck=dict(memory="last"), depth=0, order="raster"), "depth>=1"),
         (dict(neck=MIX, depth=0, order="raster"), "depth>=1"),
         (dict(depth=3), "memory='last'"),
         (dict(neck=MIX, depth=3, tied_decoder=True), "does not divide"),
-        (dict(neck=dict(num_encoder_layers=3)), "num_encoder_layers=3"),
+        (dict(neck=dict(**MIX, num_encoder_layers=3)), "num_encoder_layers=3"),
     ],
 )
 def test_wrong_memories(options: dict[str, Any], message: str) -> None:

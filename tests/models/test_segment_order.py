@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chi2
 from tiny import tiny_saim
 
-from saim_mm.models import OrderSampler
+from saim_mm.models import HierarchicalSegments, OrderSampler
 
 CPU = torch.device("cpu")
 
@@ -32,9 +32,8 @@ def segments_of(family: OrderSampler, count: int, keyed: bool) -> list[tuple[int
 def test_hierarchical_sequences_are_equally_likely(keyed: bool) -> None:
     """2 x 4 segments in two groups of 2 x 2: 2 * 24 * 24 sequences, and no other."""
     torch.manual_seed(0)
-    family = OrderSampler(
-        "segments", (2, 8), (1, 2), segment_order="hierarchical", group_size=(2, 2)
-    )
+    sequence = HierarchicalSegments((2, 2))
+    family = OrderSampler("segments", (2, 8), (1, 2), segment_order=sequence)
     left, right = (0, 1, 4, 5), (2, 3, 6, 7)
     outcomes = {
         a + b
@@ -63,15 +62,18 @@ SEGMENTS: dict[str, Any] = dict(
 )
 
 
+def grouped(size: tuple[int, int]) -> dict[str, Any]:
+    return dict(type="HierarchicalSegments", group_size=size)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (dict(segment_order="raster"), "order='segments'"),
-        (dict(SEGMENTS, segment_order="columns"), "'random', 'raster', 'hierarchical'"),
-        (dict(SEGMENTS, segment_order="hierarchical"), "group_size=None"),
-        (dict(SEGMENTS, group_size=(1, 2)), "no other has one"),
+        (dict(SEGMENTS, segment_order="columns"), "'random', 'raster'.*Hierarch"),
+        (dict(segment_order=grouped((1, 2))), "order='segments'"),
         (
-            dict(SEGMENTS, segment_order="hierarchical", group_size=(2, 3)),
+            dict(SEGMENTS, segment_order=grouped((2, 3))),
             r"group_size=\(2, 3\) does not tile the segment grid \(2, 2\)",
         ),
         (
@@ -90,18 +92,14 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "segment", "group", "expected"),
+    ("grid", "group", "expected"),
     [
-        ((4, 8), (1, 2), (1, 2), [[r, r, r + 1, r + 1] for r in (0, 2, 4, 6)]),
-        ((4, 12), (1, 2), (2, 3), [[0, 0, 0, 1, 1, 1]] * 2 + [[2, 2, 2, 3, 3, 3]] * 2),
+        ((4, 4), (1, 2), [[r, r, r + 1, r + 1] for r in (0, 2, 4, 6)]),
+        ((4, 6), (2, 3), [[0, 0, 0, 1, 1, 1]] * 2 + [[2, 2, 2, 3, 3, 3]] * 2),
     ],
 )
 def test_groups_of_a_grid_that_is_not_square(
-    grid: tuple[int, int],
-    segment: tuple[int, int],
-    group: tuple[int, int],
-    expected: list[list[int]],
+    grid: tuple[int, int], group: tuple[int, int], expected: list[list[int]]
 ) -> None:
-    options = dict(segment_order="hierarchical", group_size=group)
-    groups = OrderSampler("segments", grid, segment, **options).group_of_segment
+    groups = HierarchicalSegments(group).groups(grid)
     assert groups.view(len(expected), -1).tolist() == expected

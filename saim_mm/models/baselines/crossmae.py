@@ -15,8 +15,8 @@ from ...registry import register
 from ...weights.position import sincos_position_embedding
 from ..layers import attend, init_like_official
 from ..plan import Mask, Plan, sort_tokens
-from ..saim_neck import LayerMix
 from ..saim_vit import Content
+from .layer_mix import LayerMix
 
 
 @register("model")

@@ -1,22 +1,57 @@
-"""RandSAC (Hua et al. 2022): queries that see each other, and read a mix of layers."""
+"""RandSAC (Hua et al. 2022): segments in groups, queries that see each other."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmengine.model import ModuleList
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import Tensor
 
 from ...registry import register
 from ..layers import AttentionBlock
-from ..plan import Plan
-from ..saim_neck import SAIMNeck
+from ..order import check_tiles
+from ..plan import Mask, Plan
 from ..saim_vit import Content
+from .layer_mix import LayerMixNeck
 
 
 @register("model")
-class RandSACNeck(SAIMNeck):
+class HierarchicalSegments:
+    """Segments group by group: groups at random, and segments at random within each.
+
+    Args:
+        group_size: Rows and columns of a group, in segments.
+
+    Raises:
+        ValueError: When used, if the groups do not tile the grid of segments.
+    """
+
+    def __init__(self, group_size: tuple[int, int]) -> None:
+        self.group_size = group_size
+
+    def numbers(self, grid: tuple[int, int]) -> int:
+        """One for each segment, and one for each group."""
+        rows, columns = check_tiles("group_size", self.group_size, grid, "segment")
+        return grid[0] * grid[1] + grid[0] // rows * (grid[1] // columns)
+
+    def sort(self, r: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Random numbers (B, numbers) -> sequence of segments (B, segments)."""
+        groups, count = self.groups(grid).to(r.device), grid[0] * grid[1]
+        within = r[:, :count].argsort(dim=1, stable=True).argsort(dim=1)
+        group = r[:, count:].argsort(dim=1, stable=True).argsort(dim=1)
+        return (group[:, groups] * count + within).argsort(dim=1)
+
+    def groups(self, grid: tuple[int, int]) -> Tensor:
+        """The group of each segment, (segments,)."""
+        rows, columns = self.group_size
+        row, column = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
+        return (row // rows * (grid[1] // columns) + column // columns).flatten()
+
+
+@register("model")
+class RandSACNeck(LayerMixNeck):
     """SAIM's decoder with self-attention of the queries in front of each layer.
 
     A query sees those of its own segment and of earlier ones, then the content of
@@ -27,10 +62,10 @@ class RandSACNeck(SAIMNeck):
         depth: Number of query layers, at least 1.
         embed_dims: Number of channels D.
         num_heads: Number of attention heads.
-        **kwargs: As for :class:`SAIMNeck`; ``memory`` is ``mix`` by default.
+        **kwargs: As for :class:`LayerMixNeck`.
 
     Raises:
-        ValueError: As :class:`SAIMNeck`, or if the layers are none or not its own.
+        ValueError: As :class:`LayerMixNeck`, or if the layers are not its own.
     """
 
     joint = True
@@ -42,12 +77,11 @@ class RandSACNeck(SAIMNeck):
         num_heads: int = 12,
         **kwargs: Any,
     ) -> None:
-        if depth < 1 or kwargs.get("tied_decoder") or kwargs.get("coupled"):
+        if kwargs.get("tied_decoder") or kwargs.get("coupled"):
             raise ValueError(
-                f"RandSACNeck depth={depth} must be at least 1 and tied_decoder=False: "
-                "it needs query layers of its own."
+                "RandSACNeck needs query layers of its own; set tied_decoder=False."
             )
-        super().__init__(depth, embed_dims, num_heads, **{"memory": "mix", **kwargs})
+        super().__init__(depth, embed_dims=embed_dims, num_heads=num_heads, **kwargs)
         self.self_layers = ModuleList(
             SelfAttention(TransformerEncoderLayer(embed_dims, num_heads, 1))
             for _ in range(depth)
@@ -84,4 +118,4 @@ class SelfAttention(AttentionBlock):
     ) -> Tensor:
         """(B, K, D) -> (B, K, D); ``mask`` as for :class:`AttentionBlock`."""
         q, k, v = self._project(self.ln1(x), None)
-        return x + self.attn.out_drop(self._attend(q, k, v, *mask))
+        return x + self.attn.out_drop(self._attend(q, k, v, Mask(*mask)))

@@ -25,8 +25,7 @@ def randsac(**options: Any) -> SAIM:
         image_size=(16, 16),
         order="segments",
         segment_size=(2, 2),
-        segment_order="hierarchical",
-        group_size=(1, 2),
+        segment_order=dict(type="HierarchicalSegments", group_size=(1, 2)),
         depth=2,
         neck=dict(type="RandSACNeck"),
     )
@@ -86,8 +85,9 @@ def test_no_prediction_sees_its_segment(options: dict[str, Any]) -> None:
     [
         (dict(query_share=0.5), "SAIMNeck"),
         (dict(reading=dict(type="StrataReading", strata=2)), "SAIMNeck"),
-        (dict(depth=0), "at least 1"),
+        (dict(depth=0), "depth>=1"),
         (dict(tied_decoder=True), "tied_decoder=False"),
+        (dict(neck=dict(type="RandSACNeck", memory="last")), "no other memory"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
