@@ -113,7 +113,7 @@ class AttentionBlock(BaseModule):
             q, k = turn(q, *turns[0]), turn(k, *turns[1])
         if attn_bias is not None:
             attn_mask = attn_bias.to(q.dtype)
-        out = self._attend(q, k, v, Mask(attn_mask, is_causal, prefix))
+        out = self.attend(q, k, v, Mask(attn_mask, is_causal, prefix))
         if windows is not None:
             out = windows.join(out)
         # Here and not before: drop path drops an image's whole branch, not windows.
@@ -140,7 +140,8 @@ class AttentionBlock(BaseModule):
         x = x.unflatten(-1, (parts, self.attn.num_heads, self.attn.head_dims))
         return x.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        """Attention of heads (B, H, L, D/H), joined and projected: (B, L, D)."""
         attn = self.attn
         dropout = attn.attn_drop if attn.training else 0.0
         x = attend(q, k, v, *mask, dropout=dropout)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models import SAIMViT
+from ..models.plan import Mask
 from ..utils.model_state import evaluation_mode
 from .figure import CELL, Picture, new_figure, render, show
 
@@ -26,8 +27,8 @@ _POINT_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#d55e00", "#f0e44
 def last_attention(backbone: SAIMViT, images: Tensor) -> Tensor:
     """Attention of the last layer when the encoder sees the whole image.
 
-    No mask is set: it is the encoder as it is used after pretraining, whatever the
-    order was that it was trained in.
+    It is the encoder as it is used after pretraining: with the mask that it has then,
+    if any, and with its rotary positions and norms of queries and keys.
 
     Args:
         backbone: The encoder; it is used in evaluation mode and left as it was.
@@ -35,21 +36,34 @@ def last_attention(backbone: SAIMViT, images: Tensor) -> Tensor:
 
     Returns:
         (B, H, L, L), float32; row i is what token i attends to, and sums to one.
+
+    Raises:
+        ValueError: If the last layer attends within windows.
     """
-    inputs: list[Tensor] = []
-    layer = backbone.layers[-1]
-    handle = layer.register_forward_pre_hook(lambda _layer, x: inputs.append(x[0]))
+    layer, seen = backbone.layers[-1], []
+    attend = layer.attend
+
+    def attend_and_keep(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        seen.append((q.float(), k.float(), mask))
+        return attend(q, k, v, mask)
+
+    layer.attend = attend_and_keep
     try:
         with evaluation_mode(backbone):
             backbone(images)
-            attn = layer.attn
-            x = attn.qkv(layer.ln1(inputs[0]))
     finally:
-        handle.remove()
-    x = x.float().unflatten(-1, (3, attn.num_heads, attn.head_dims))
-    q, k, _ = x.permute(2, 0, 3, 1, 4).unbind(0)
-    scores = q @ k.transpose(-2, -1) * attn.head_dims**-0.5
-    return scores.softmax(dim=-1)
+        del layer.attend
+    ((q, k, mask),) = seen
+    if len(q) != len(images):
+        raise ValueError(
+            "The last layer attends within windows, so that there is no map of the "
+            f"whole image; set global_attn_indexes=({backbone.num_layers - 1},)."
+        )
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    if mask.attn_mask is not None and mask.attn_mask.is_floating_point():  # a bias
+        return (scores + mask.attn_mask).softmax(dim=-1)
+    sees = mask.dense(q.shape[2], k.shape[2]).to(scores.device)
+    return scores.masked_fill(~sees, -torch.inf).softmax(dim=-1)
 
 
 def attention_maps(backbone: SAIMViT, images: Tensor, points: Points) -> np.ndarray:
@@ -65,7 +79,8 @@ def attention_maps(backbone: SAIMViT, images: Tensor, points: Points) -> np.ndar
     patches = [patch_at(point, (rows, columns)) for point in points]
     extra = backbone.num_extra_tokens
     attention = last_attention(backbone, images).mean(dim=1)
-    maps = attention[:, [extra + patch for patch in patches], extra:]
+    maps = attention[:, [extra + patch for patch in patches]]
+    maps = maps[:, :, extra : extra + rows * columns]  # a class token may stand last
     return maps.unflatten(2, (rows, columns)).cpu().numpy()
 
 

@@ -118,4 +118,4 @@ class SelfAttention(AttentionBlock):
     ) -> Tensor:
         """(B, K, D) -> (B, K, D); ``mask`` as for :class:`AttentionBlock`."""
         q, k, v = self._project(self.ln1(x), None)
-        return x + self.attn.out_drop(self._attend(q, k, v, Mask(*mask)))
+        return x + self.attn.out_drop(self.attend(q, k, v, Mask(*mask)))
