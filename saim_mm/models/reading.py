@@ -76,7 +76,7 @@ class FixedReading:
         """The only one."""
         total, read = family.num_patches, self.read
         if read < total:
-            _check_exchangeable(self, family)
+            check_exchangeable(self, family)
         check_whole_segments("read", read, range(total + 1 - self.after), family)
         allowed = range(read if self.after else 0, total)
         asked = len(allowed) if self.asked is None else self.asked
@@ -109,7 +109,7 @@ class CutReading:
 
     def scopes(self, family: OrderSampler) -> list[Scope]:
         """One for each place between two segments."""
-        _check_exchangeable(self, family)
+        check_exchangeable(self, family)
         total = family.num_patches
         cuts = range(0, total, family.segment_length)
         return [
@@ -161,7 +161,8 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {choices}.")
 
 
-def _check_exchangeable(reading: object, family: OrderSampler) -> None:
+def check_exchangeable(reading: object, family: OrderSampler) -> None:
+    """Refuses an order in which some patches would never be read."""
     if not family.exchangeable:
         raise ValueError(
             f"{type(reading).__name__} needs an order in which every patch is equally "

@@ -60,6 +60,7 @@ OPTIONS: list[dict[str, Any]] = [
     dict(reading=dict(type="PrefixReading", weight="patches")),
     dict(reading=dict(type="PrefixReading", asked=2), with_cls_token=False),
     dict(reading=dict(type="PrefixReading"), depth=0, order="raster"),
+    dict(reading=dict(type="PrefixReading", read=4), depth=1),
 ]
 
 

@@ -39,6 +39,7 @@ READINGS: dict[str, dict[str, Any] | None] = {
     "strata": dict(type="StrataReading", strata=2),
     "prefix": dict(type="PrefixReading"),
     "prefix-4": dict(type="PrefixReading", prefix=4, asked=2),
+    "prefix-part": dict(type="PrefixReading", prefix=2, read=4),
 }
 NECKS: dict[str, dict[str, Any]] = {
     "none": dict(depth=0),

@@ -207,6 +207,7 @@ READINGS: dict[str, dict[str, Any]] = {
     "stratified": dict(reading=fixed(6, asked=3, stratified=True)),
     "prefix": dict(reading=prefix()),
     "prefix-2-subset": dict(reading=prefix(2, asked=2)),
+    "prefix-part": dict(reading=prefix(read=4), depth=1),
     "prefix-raster": dict(reading=prefix(weight="patches"), order="raster"),
     "prefix-raster-none": dict(reading=prefix(), order="raster", depth=0),
     "prefix-no-cls": dict(reading=prefix(), with_cls_token=False),
@@ -398,6 +399,27 @@ def test_without_a_mask_as_with_one(name: str) -> None:
         assert (ours - theirs).abs().max() < 1e-12
 
 
+def test_prefixes_of_a_part_lie_between_causal_content_and_none() -> None:
+    """Of a single patch the content is causal, of all that is read it has no mask."""
+    bare = dict(with_cls_token=False)  # a class token would see the patch
+    shortest = double(reading=prefix(1, read=3), **bare)
+    longest = double(reading=prefix(3, read=3), **bare)
+    images = tiny_images(shortest, 2).double()
+    order = shortest.order_sampler.draw(2, CPU)
+    causal = shortest.order_sampler.plan_of(order, range(1, 6), 3, lowest=1)
+    unmasked = double(reading=fixed(3, asks="after", content="all"), **bare)
+    for model, other, plan in (
+        (shortest, shortest, causal),
+        (longest, unmasked, unmasked.plan(images, order=order)),
+    ):
+        ours = model.predict_asked(images, model.plan(images, order=order))
+        assert torch.equal(ours, other.predict_asked(images, plan))
+    (scope,) = shortest.order_sampler.scopes
+    assert (scope.read, scope.allowed) == (3, range(1, 6))
+    drawn = double(reading=prefix(read=3)).order_sampler.scopes
+    assert [scope.prefix for scope in drawn] == [1, 2, 3]
+
+
 def test_shortest_and_longest_prefix() -> None:
     """A single patch sees itself, so that is raster order; the longest asks for one."""
     options: dict[str, Any] = dict(order="raster", depth=0, with_cls_token=False)
@@ -455,6 +477,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "asks": (dict(reading=fixed(2, asks="before")), "'all', 'after'"),
     "weight": (dict(reading=prefix(weight="images")), "'steps', 'patches'"),
     "no-prefix": (dict(reading=prefix(0)), "between 1 and 5"),
+    "prefix-of-more": (dict(reading=prefix(5, read=4)), "between 1 and 4"),
+    "prefix-of-nothing": (dict(reading=prefix(read=0)), "between 1 and 5"),
+    "prefix-part-raster": (dict(reading=prefix(read=4), order="raster"), "equally"),
     "all-prefix": (dict(reading=prefix(6)), "between 1 and 5"),
     "prefix-word": (dict(reading=prefix("all")), "prefix='all'"),
     "prefix-subset-none": (

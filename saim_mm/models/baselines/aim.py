@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...registry import register
 from ..order import OrderSampler, Scope
 from ..plan import Plan
-from ..reading import check_choice, check_whole_segments
+from ..reading import check_choice, check_exchangeable, check_whole_segments
 from ..saim_head import SAIMHead
 from ..saim_neck import SAIMNeck
 from ..saim_vit import Content
@@ -21,22 +21,24 @@ from ..saim_vit import Content
 
 @register("model")
 class PrefixReading:
-    """A whole order that begins with a prefix that sees itself; asked after it.
+    """What is read begins with a prefix that sees itself; asked after it.
 
-    In raster order that is AIM. What is learnt has seen attention without a mask, with
-    which an encoder is used later.
+    With a whole order in raster that is AIM. What is learnt has seen attention without
+    a mask, with which an encoder is used later.
 
     Args:
         prefix: P, or ``uniform`` for one drawn anew each step, between a segment and
-            all but one.
+            all that is read, of a whole order all but one.
         weight: What all steps together weigh alike: ``steps``, whatever they ask for,
             or ``patches``, so that a prefix is drawn in proportion to what follows it.
             AIM draws a prefix for each image and takes the mean over the patches of the
             batch: in the mean over many images that is ``patches``.
         asked: K, how many patches are asked for; by default all after the prefix.
+        read: R, how many patches are read; by default all.
 
     Raises:
-        ValueError: If an option is none; when used, if P is not of whole segments.
+        ValueError: If an option is none; when used, if P or R is not of whole segments,
+            or the orders do not suit R.
     """
 
     def __init__(
@@ -44,23 +46,28 @@ class PrefixReading:
         prefix: int | Literal["uniform"] = "uniform",
         weight: Literal["steps", "patches"] = "steps",
         asked: int | None = None,
+        read: int | None = None,
     ) -> None:
         check_choice("weight", weight, ("steps", "patches"))
         if asked is not None and asked < 1:
             raise ValueError(f"asked={asked} must be at least 1.")
-        self.prefix, self.asked = prefix, asked
+        self.prefix, self.asked, self.read = prefix, asked, read
         self.by_patches = weight == "patches"
 
     def scopes(self, family: OrderSampler) -> list[Scope]:
         """One for each prefix."""
         total, length = family.num_patches, family.segment_length
-        prefixes = range(length, total, length)
+        read = total if self.read is None else self.read
+        if read != total:
+            check_exchangeable(self, family)
+            check_whole_segments("read", read, range(length, total), family)
+        prefixes = range(length, min(read + 1, total), length)
         if self.prefix != "uniform":
             check_whole_segments("prefix", self.prefix, prefixes, family)
             prefixes = range(self.prefix, self.prefix + 1)
         return [
             Scope(
-                read=total,
+                read=read,
                 allowed=range(prefix, total),
                 asked=min(self.asked or total, total - prefix),
                 prefix=prefix,
