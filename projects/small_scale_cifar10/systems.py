@@ -66,6 +66,12 @@ SYSTEMS = {
                  dict(neck=dict(type="CrossMAENeck", depth=1))),
                 neck=dict(type="CrossMAENeck"), head=dict(projector="linear", **_PLAIN),
                 **_fixed(**_ALL_AFTER)),
+        # The best two combined.
+        _system("combined", "SAIM, a quarter read, causal; CrossMAE's decoder, 1 layer",
+                (_reading("Prefix", read=_QUARTER),
+                 dict(neck=dict(type="CrossMAENeck", depth=2))),
+                neck=dict(type="CrossMAENeck", depth=1),
+                head=dict(projector="linear", **_PLAIN), **_fixed(asks="all")),
         Experiment(
             "dino", "DINO", task="dino", seeds=3,
             options=dict(pool="cls", hooks=[dict(momentum=0.99, **_DINO_HOOK)]),
