@@ -19,11 +19,17 @@ _LONG_WARMUP = dict(warmup=0.2)
 
 
 def _system(
-    name: str, title: str, alternatives: tuple[dict[str, Any], ...], **options: Any
+    name: str,
+    title: str,
+    alternatives: tuple[dict[str, Any], ...],
+    seeds: int = 3,
+    **options: Any,
 ) -> Experiment:
     """A member of SAIM's family; no target is smoothed unless it says so."""
     options.setdefault("head", _PLAIN)
-    return Experiment(name, title, options=options, seeds=3, alternatives=alternatives)
+    return Experiment(
+        name, title, options=options, seeds=seeds, alternatives=alternatives
+    )
 
 
 def _reading(kind: str, **options: Any) -> dict[str, Any]:
@@ -48,7 +54,7 @@ SYSTEMS = {
     for system in (
         Experiment("random", "random weights", task="none", seeds=3),
         Experiment(
-            "mae", "MAE", task="mae", seeds=3,
+            "mae", "MAE", task="mae", seeds=6,
             alternatives=(dict(mask_ratio=0.6), dict(decoder_depth=1)),
         ),
         _system("fixed", "SAIM, a quarter read, no mask, decoder of 1 layer",
@@ -70,7 +76,7 @@ SYSTEMS = {
         _system("combined", "SAIM, a quarter read, causal; CrossMAE's decoder, 1 layer",
                 (_reading("Prefix", read=_QUARTER),
                  dict(neck=dict(type="CrossMAENeck", depth=2))),
-                neck=dict(type="CrossMAENeck", depth=1),
+                seeds=6, neck=dict(type="CrossMAENeck", depth=1),
                 head=dict(projector="linear", **_PLAIN), **_fixed(asks="all")),
         Experiment(
             "dino", "DINO", task="dino", seeds=3,
