@@ -16,6 +16,7 @@ from ..parity.export_graph import peculiarity
 from ..utils.atomic_file import write_json
 from ..weights import read_state_dict, write_state_dict
 from ..weights.blur import Smoothing
+from ..weights.keymap import has_narrow_decoder
 
 #: Epsilon of the norms in timm's ViT and in what is written for transformers.
 _EPS = 1e-6
@@ -111,7 +112,8 @@ def _has_decoder_norm(encoder: FrozenEncoder) -> bool:
     """Whether it has no final norm, which ViTModel always applies, and SAIM's has."""
     if encoder.backbone.final_norm or not Path(encoder.source).is_file():
         return False
-    return "neck.norm.weight" in read_state_dict(encoder.source)
+    state = read_state_dict(encoder.source)
+    return "neck.norm.weight" in state and not has_narrow_decoder(state)
 
 
 def _check_plain(vit: SAIMViT, kind: str) -> None:

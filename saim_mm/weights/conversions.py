@@ -105,6 +105,12 @@ def saim_to_release(
             "all of the encoder's layers; the release has no layout for a model "
             "without decoder."
         )
+    if keymap.has_narrow_decoder(state):
+        raise CheckpointError(
+            "The checkpoint has a narrow decoder (neck.mask_token), for which the "
+            "release has no layout; tools/model_converters/saim_to_encoder.py takes "
+            "the encoder out."
+        )
     if any(key.startswith("head.projector.layers.") for key in state):
         raise CheckpointError(
             "The checkpoint has a transformer projector (head.projector.layers.*). The "
@@ -145,6 +151,11 @@ def saim_to_encoder(
     # Their layout does not matter here: the rows name the keys of an encoder of ours.
     keys = [ours for ours, _ in TIMM.encoder(depth)]
     renamed = {f"backbone.{key}": f"{prefix}{key}" for key in keys}
+    if final_norm and keymap.has_narrow_decoder(state):
+        raise CheckpointError(
+            "final_norm=True (--final-norm): the norm of a narrow decoder is none of "
+            "the encoder; leave it out."
+        )
     if final_norm:
         norm = weight_and_bias("neck.norm", f"{prefix}ln1")
         renamed |= {old: new for old, (new,) in norm}

@@ -115,6 +115,14 @@ def count_layers(state: Iterable[str], prefix: str) -> int:
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
+def has_narrow_decoder(state: Iterable[str]) -> bool:
+    """Whether a model's decoder is a :class:`CrossMAENeck`.
+
+    Its norm is of channels of its own, and so no final norm of the encoder.
+    """
+    return "neck.mask_token" in state
+
+
 #: What a source can be, in errors.
 RELEASE = "a pretraining checkpoint of the authors' release"
 RELEASE_CLASSIFIER = "a classifier of the authors' release"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .channels import ChannelFit, check_fit, fit_channels
 from .files import CheckpointError, StateDict, read_state_dict
-from .keymap import describe
+from .keymap import describe, has_narrow_decoder
 from .position import Grid, fit_position_embedding, noted_grid
 
 #: What a model may have and a checkpoint not: final norm, relative position table. It
@@ -178,7 +178,7 @@ def _take_decoder_norm(
 ) -> tuple[str, ...]:
     """Adds the decoder's norm as ``ln1`` where the model has one and the file not."""
     needed = "ln1.weight" in own and "ln1.weight" not in encoder
-    if not needed or "neck.norm.weight" not in state:
+    if not needed or "neck.norm.weight" not in state or has_narrow_decoder(state):
         return ()
     for kind in ("weight", "bias"):
         encoder[f"ln1.{kind}"] = state[f"neck.norm.{kind}"]

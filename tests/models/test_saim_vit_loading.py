@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, PretrainedInit
 from mmpretrain.registry import MODELS
-from tiny import tiny_backbone, tiny_config
+from tiny import tiny_backbone, tiny_config, tiny_saim
 
 from saim_mm.weights import (
     CheckpointError,
@@ -83,6 +83,18 @@ def test_the_final_norm_starts_from_the_decoders(pretrained, save) -> None:
     assert_encoder(model, pretrained, but=("ln1.",))
     assert torch.equal(model.ln1.weight, pretrained["neck.norm.weight"])
     assert torch.equal(model.ln1.bias, pretrained["neck.norm.bias"])
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_the_norm_of_a_narrow_decoder_is_no_final_norm(width: int, save) -> None:
+    """Of other channels than the encoder's or of as many, it is a stream of its own."""
+    narrow = dict(
+        _delete_=True, type="CrossMAENeck", depth=1, width=width, decoder_heads=2
+    )
+    weights = tiny_saim(neck=narrow).state_dict()
+    model = build_from(save(weights), final_norm=True, out_type="cls_token")
+    assert_encoder(model, weights, but=("ln1.",))
+    assert (model.ln1.weight == 1).all() and (model.ln1.bias == 0).all()
 
 
 def test_a_norm_that_the_file_lacks_starts_from_scratch(pretrained, save) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from release_states import assert_same, finetuned_state, release_state, without
+from tiny import tiny_saim
 
 from saim_mm import checkpoint
 from saim_mm.parity.certificate import (
@@ -115,6 +117,19 @@ def test_encoder_is_the_backbone(final_norm: bool, prefix: str) -> None:
     dropped = {key for keys in conversion.dropped.values() for key in keys}
     assert dropped | set(conversion.used) == set(ours)
     assert certify_encoder(conversion, ours, prefix, num_heads=4).passed
+
+
+def test_a_narrow_decoder_is_left_behind() -> None:
+    narrow = dict(_delete_=True, type="CrossMAENeck", depth=1, decoder_heads=2)
+    state = tiny_saim(neck=narrow).state_dict()
+    dropped = checkpoint.saim_to_encoder(state).dropped["decoder (neck)"]
+    assert "neck.mask_token" in dropped
+    for convert in (
+        partial(checkpoint.saim_to_encoder, final_norm=True),
+        partial(checkpoint.saim_to_release, smoothing=None),
+    ):
+        with pytest.raises(CheckpointError, match="narrow decoder"):
+            convert(state)
 
 
 @pytest.mark.parametrize("final_norm", [False, True])
