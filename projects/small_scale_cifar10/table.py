@@ -10,6 +10,7 @@ from typing import Any
 from .scale import Scale
 from .statistics import Estimate, estimate, paired_difference
 from .systems import SYSTEMS, rows_of
+from .tuning import deciding
 
 #: Below a line with the name of a record, and down to this line, a page has its tables.
 _END = "<!-- end -->"
@@ -91,8 +92,8 @@ def summarise(
         for claim, first, second, _ in claims_of(scale)
     }  # fmt: skip
     tuned_rates = {
-        row: {f"{rate:g}": linear for rate, linear in tried.items()}
-        for row, tried in _tuned_rates(records).items()
+        row: {f"{rate:g}": figure for rate, figure in tried.items()}
+        for row, tried in _tuned_rates(records, scale).items()
     }
     return dict(
         circumstances=environments,
@@ -110,8 +111,9 @@ def markdown(records: list[dict[str, Any]], scale: Scale, budget: int = 0) -> st
     records = of_budget(records, budget)
     lines = [_heading(scale, budget), "", *_row_table(records, scale), ""]
     lines += ["Differences, paired by seed:", "", *_claim_table(records, scale), ""]
-    lines += ["Linear probe on held-out images by learning rate (seed 0):", ""]
-    lines += [*_rate_table(records), ""]
+    tried = " / ".join(FIGURES[figure] for figure in deciding(scale))
+    lines += [f"On held-out images, by learning rate (seed 0): {tried}.", ""]
+    lines += [*_rate_table(records, scale), ""]
     return "\n".join(lines)
 
 
@@ -197,33 +199,44 @@ def _claim_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
     return _table(titles, rows)
 
 
-def _rate_table(records: list[dict[str, Any]]) -> list[str]:
-    tried, settings = _tuned_rates(records), _tuned_settings(records)
+def _rate_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
+    tried, settings = _tuned_rates(records, scale), _tuned_settings(records, scale)
     rates = sorted({rate for row in tried.values() for rate in row})
     rows = []
     for row, figures in tried.items():
-        cells = [f"{figures[r]:.1f}" if r in figures else "not run" for r in rates]
+        cells = [figures.get(r, "not run") for r in rates]
         others = [", ".join(settings.get(row, []))] if settings else []
         rows.append([f"`{row}`", *cells, *others])
     titles = ["row", *(f"{rate:g}" for rate in rates)]
     return _table([*titles, *(["settings"] if settings else [])], rows)
 
 
-def _tuned_rates(records: list[dict[str, Any]]) -> dict[str, dict[float, float]]:
-    """Row -> rate -> linear probe on the images held out."""
-    tried: dict[str, dict[float, float]] = {}
+def _tuned_rates(
+    records: list[dict[str, Any]], scale: Scale
+) -> dict[str, dict[float, str]]:
+    """Row -> rate -> what decides, on the images held out."""
+    tried: dict[str, dict[float, str]] = {}
     for record in records:
         if record["tuning"] and not record.get("changes"):
-            tried.setdefault(record["row"], {})[record["rate"]] = record["linear"]
+            tried.setdefault(record["row"], {})[record["rate"]] = _held_out(
+                record, scale
+            )
     return tried
 
 
-def _tuned_settings(records: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Row -> other settings that were tried, with rate and linear probe."""
+def _held_out(record: dict[str, Any], scale: Scale) -> str:
+    return " / ".join(f"{record[figure]:.1f}" for figure in deciding(scale))
+
+
+def _tuned_settings(
+    records: list[dict[str, Any]], scale: Scale
+) -> dict[str, list[str]]:
+    """Row -> other settings that were tried, with rate and what decides."""
     tried: dict[str, list[str]] = {}
     for record in records:
         if record["tuning"] and record.get("changes"):
-            text = f"{_setting(record)} at {record['rate']:g}: {record['linear']:.1f}"
+            text = f"{_setting(record)} at {record['rate']:g}: "
+            text += _held_out(record, scale)
             tried.setdefault(record["row"], []).append(text)
     return tried
 

@@ -2,7 +2,8 @@
 
 At the first budget every rate is tried, then each alternative setting at the best rate.
 At a greater budget the best two of the budget before are tried once more (successive
-halving). The linear probe decides.
+halving). The linear probe decides; where rows have equally many operations, its mean
+with kNN, for what the probe alone likes best was poor otherwise.
 """
 
 from __future__ import annotations
@@ -82,17 +83,24 @@ def choose(run: Run, scale: Scale, records: list[dict[str, Any]]) -> Choice | No
         return _best(experiment, scale, run.budget - 1, records, run.trial)
     if run.trial < len(scale.rates):
         return Choice(scale.rates[run.trial])
-    plain = [c for c in ranking(records, experiment.name, 0) if not c.changes]
+    plain = [c for c in ranking(records, scale, experiment.name, 0) if not c.changes]
     if len(plain) < len(scale.rates):
         return None
     return Choice(plain[0].rate, experiment.alternatives[run.trial - len(scale.rates)])
 
 
-def ranking(records: list[dict[str, Any]], row: str, budget: int) -> list[Choice]:
+def deciding(scale: Scale) -> tuple[str, ...]:
+    """The figures whose mean decides."""
+    return ("knn", "linear") if scale.budgets else ("linear",)
+
+
+def ranking(
+    records: list[dict[str, Any]], scale: Scale, row: str, budget: int
+) -> list[Choice]:
     """What was tried at a budget, the best on held-out images first."""
     tried = [r for r in records if r["row"] == row and r["tuning"]]
     tried = [r for r in tried if r.get("budget", 0) == budget]
-    tried.sort(key=lambda record: record["linear"], reverse=True)
+    tried.sort(key=lambda record: sum(record[f] for f in deciding(scale)), reverse=True)
     return [Choice(record["rate"], record.get("changes", {})) for record in tried]
 
 
@@ -103,6 +111,6 @@ def _best(
     records: list[dict[str, Any]],
     place: int,
 ) -> Choice | None:
-    tried = ranking(records, experiment.name, budget)
+    tried = ranking(records, scale, experiment.name, budget)
     complete = len(tried) >= num_trials(experiment, scale, budget)
     return tried[place] if complete else None

@@ -62,7 +62,7 @@ def todo(
         said = [experiment.name, seed, rate, budget, *experiment.options.values()]
         done.append(" ".join(str(word) for word in said if word is not None))
         changed = 0.05 if experiment.options else 0
-        return dict(linear=100 * (rate or 0) + changed, seconds=1.0)
+        return dict(linear=100 * (rate or 0) + changed, knn=0.0, seconds=1.0)
 
     def do(
         fails: float = -1.0, minutes: float = 1, seeds: int = 2, scale: Any = tiny
