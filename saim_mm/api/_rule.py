@@ -159,7 +159,7 @@ def plan_pretraining(
     continued = start == "whole model"
     batch = batch_size or _pretraining_batch(images, little)
     if epochs is None:
-        seen = max(100 * images, 20_000) if little else 300 * images
+        seen = max(400 * images, 80_000) if little else 300 * images
         seen = seen // 3 if continued else seen
     else:
         seen = epochs * images
