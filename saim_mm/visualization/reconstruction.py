@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mmengine.model import BaseDataPreprocessor
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..datasets import ChannelDataPreprocessor
 from ..models import SAIM, OrderSampler, SAIMHead
@@ -120,7 +120,9 @@ def reconstruction_sheet(
     order: Tensor | None = None,
     baselines: Mapping[str, np.ndarray] | None = None,
 ) -> Picture:
-    """A row per image: original, smoothed, prediction, and the step of each patch.
+    """A row per image: original, prediction, and the step of each patch.
+
+    Where the target is smoothed, it stands beside the original.
 
     Args:
         model: The model; it is used in evaluation mode and left as it was.
@@ -137,7 +139,7 @@ def reconstruction_sheet(
     original = original_title(model.data_preprocessor)
     pictures = {
         original: images,
-        "smoothed original\n(the target)": smoothed(images, model.head),
+        **_target(images, model.head),
         "SAIM's prediction": denormalise(prediction, images, model.head),
     }
     shown = {t: to_rgb(i, model.data_preprocessor) for t, i in pictures.items()}
@@ -151,7 +153,16 @@ def reconstruction_sheet(
             "\nIts brightness and contrast are the target's: "
             "the model predicts what is left."
         )
+    read = max(scope.read for scope in model.order_sampler.scopes)
+    if read < order.shape[1]:
+        note += f"\nIn training it read no more than {read} patches; here it reads all."
     return render(_draw_sheet(shown, steps, note))
+
+
+def _target(images: Tensor, head: SAIMHead) -> dict[str, Tensor]:
+    if isinstance(head.blur, nn.Identity):
+        return {}
+    return {"smoothed original\n(the target)": smoothed(images, head)}
 
 
 def _draw_sheet(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saim_mm.visualization import (
     denormalise,
+    reconstruction,
     reconstruction_sheet,
     save_png,
     step_maps,
@@ -150,14 +151,36 @@ def test_sheet_of_one_image_and_no_normalisation() -> None:
     assert np.array_equal(sheet, again)
 
 
+def test_sheet_says_what_differs_from_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No smoothed column where nothing is smoothed; a word where less was read."""
+    drawn: list[tuple[list[str], str]] = []
+    draw = reconstruction._draw_sheet
+
+    def watched(pictures: dict[str, np.ndarray], steps: np.ndarray, note: str) -> Any:
+        drawn.append((list(pictures), note))
+        return draw(pictures, steps, note)
+
+    monkeypatch.setattr(reconstruction, "_draw_sheet", watched)
+    part: dict[str, Any] = dict(type="FixedReading", read=2)
+    for options in (dict(), dict(smoothing=None, reading=part)):
+        model = tiny_saim(**options)
+        reconstruction_sheet(model, tiny_images(model, 1))
+    (smoothed, whole), (plain, note) = drawn
+    assert len(smoothed) == 3 and plain == [smoothed[0], smoothed[2]]
+    assert "In training" not in whole and "no more than 2 patches" in note
+
+
 def test_sheet_shows_the_images() -> None:
     """Pictures are drawn in full and in their colours, originals on the left."""
-    model = tiny_saim(smoothing=None, image_size=(16, 16))
+    tap = dict(kernel_size=1, sigma=1.0)  # smooths nothing
+    model = tiny_saim(smoothing=tap, image_size=(16, 16))
     red = torch.zeros(1, 3, 16, 16)
     red[:, 2] = 255  # BGR, as the default preprocessor leaves it
     sheet = reconstruction_sheet(model, red)
     row, column = np.nonzero((sheet == (255, 0, 0)).all(-1))
-    assert len(row) > 2 * 200**2  # original and smoothed
+    assert len(row) > 2 * 200**2  # original and target
     assert column.min() < 60
 
 
