@@ -1,4 +1,4 @@
-"""The config of a pretraining: what it changes of ``saim_vit-b_300e_in1k.py``."""
+"""The config of a pretraining: what it changes of a shipped recipe for ViT-B."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ._child import Block
 from ._rule import EncoderSize, PretrainPlan, Steps
 from ._start_weights import StartWeights
 
-BASE = "saim/saim_vit-b_300e_in1k.py"
+_PAPER = "saim/saim_vit-b_300e_in1k.py"
+_FAST = "saim/saim_vit-b_fast_300e_in1k.py"
 #: Small enough for a CPU: as in `make demo`, with the usual 64 channels a head.
 _NANO = dict(embed_dims=128, num_layers=4, num_heads=2, feedforward_channels=512)
 #: Names of models -> what SAIMViT calls them.
@@ -48,6 +49,11 @@ def arch_block(arch: str | dict[str, int]) -> Any:
     return dict(_delete_=True, **arch) if isinstance(arch, dict) else arch
 
 
+def base_of(plan: PretrainPlan) -> str:
+    """The shipped config that a plan is a child of."""
+    return _FAST if plan.narrow else _PAPER
+
+
 def pretrain_blocks(
     plan: PretrainPlan,
     arch: str | dict[str, int],
@@ -56,7 +62,7 @@ def pretrain_blocks(
     seed: int,
     interval: int,
 ) -> Block:
-    """The settings of a child of :data:`BASE`.
+    """The settings of a child of :func:`base_of` the plan.
 
     Args:
         plan: How to pretrain.
@@ -70,7 +76,7 @@ def pretrain_blocks(
         arch=arch_block(arch), img_size=plan.image_size, patch_size=plan.patch_size
     )
     blocks: Block = dict(
-        model=dict(backbone=backbone, neck=dict(depth=plan.decoder)),
+        model=dict(backbone=backbone, **_decoder_blocks(plan, arch)),
         train_dataloader=dict(
             batch_size=plan.steps.at_once,
             num_workers=plan.steps.workers,
@@ -94,14 +100,26 @@ def pretrain_blocks(
         default_hooks=hooks_block(interval),
         randomness=dict(seed=seed),
     )
-    if not plan.smoothing:
-        blocks["model"]["head"] = dict(smoothing=None)
     if start is not None and start.decoder:
         blocks["load_from"] = str(start.path)
         blocks["custom_hooks"] = [dict(type="CompleteLoadHook")]
     elif start is not None:
         backbone["init_cfg"] = dict(type="Pretrained", checkpoint=str(start.path))
     return blocks
+
+
+def _decoder_blocks(plan: PretrainPlan, arch: str | dict[str, int]) -> Block:
+    """Neck, head and reading; a narrow decoder has two thirds of the heads (MAE's)."""
+    neck: Block = dict(depth=plan.decoder)
+    if plan.narrow:
+        sizes = arch_settings(arch)
+        heads = max(1, round(sizes["num_heads"] * 2 / 3))
+        width = sizes["embed_dims"] // sizes["num_heads"] * heads
+        neck.update(width=width, decoder_heads=heads)
+        return dict(neck=neck, reading=dict(read=plan.read))
+    return dict(
+        neck=neck, **({} if plan.smoothing else dict(head=dict(smoothing=None)))
+    )
 
 
 def optim_block(lr: float, steps: Steps, layer_decay: float = 1.0) -> Block:

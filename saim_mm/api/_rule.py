@@ -17,6 +17,8 @@ Start = Literal["random", "whole model", "encoder"]
 
 #: Images up to which there is little data: as many as the recipe was measured with.
 LITTLE = 10_000
+#: Times the width: the highest rate with little data, at batch 64.
+_LITTLE_RATE = 0.256
 #: Fewer teach nothing that holds for another image.
 LEAST = 8
 _GPU_SHARE, _CPU_SHARE = 0.8, 0.5  # of the free memory; the rest is for others
@@ -36,6 +38,7 @@ class EncoderSize:
         patch_size: Pixels of the side of a patch.
         image_size: Pixels of the side of an image.
         decoder: Layers of the decoder.
+        narrow: Whether it is the narrow one of the recipe for little data.
         large_patch: Patch of images of 128 pixels and more.
     """
 
@@ -44,6 +47,7 @@ class EncoderSize:
     patch_size: int | None = None
     image_size: int | None = None
     decoder: int | None = None
+    narrow: bool | None = None
     large_patch: int = 16
 
 
@@ -82,7 +86,9 @@ class PretrainPlan:
         little: Whether by the recipe for little data, not by the paper's.
         image_size: Pixels of the side of a crop.
         patch_size: Pixels of the side of a patch.
+        read: Patches that are read; all of them by the paper's recipe.
         decoder: Layers of the decoder.
+        narrow: Whether it is a narrow one, which a linear head follows.
         smoothing: Whether targets are smoothed.
         crop_from: Least share of an image's area that a crop has.
         epochs: How often each image is seen.
@@ -96,7 +102,9 @@ class PretrainPlan:
     little: bool
     image_size: int
     patch_size: int
+    read: int
     decoder: int
+    narrow: bool
     smoothing: bool
     crop_from: float
     epochs: float
@@ -151,21 +159,25 @@ def plan_pretraining(
     continued = start == "whole model"
     batch = batch_size or _pretraining_batch(images, little)
     if epochs is None:
-        seen = max(100 * images, 20_000) if little else 300 * images
+        seen = max(400 * images, 80_000) if little else 300 * images
         seen = seen // 3 if continued else seen
     else:
         seen = epochs * images
     updates = max(1, round(seen / batch))
-    lr = 0.192 / encoder.width if little else 2e-4 * batch / 256
+    lr = _LITTLE_RATE / encoder.width if little else 2e-4 * batch / 256
     image_size, patch_size = _image_and_patch(side, encoder, machine)
-    decoder = encoder.decoder or (_half(encoder.layers) if little else encoder.layers)
-    tokens = (image_size // patch_size) ** 2 + 1
+    narrow = little if encoder.narrow is None else encoder.narrow
+    decoder = encoder.decoder or (1 if narrow else encoder.layers)
+    patches = (image_size // patch_size) ** 2
+    read = patches // 4 if narrow else patches
     return PretrainPlan(
         little=little,
         image_size=image_size,
         patch_size=patch_size,
+        read=read,
         decoder=decoder,
-        smoothing=not little,
+        narrow=narrow,
+        smoothing=not (little or narrow),
         crop_from=0.1 if little else 0.67,
         epochs=round(updates * batch / images, 1),
         updates=updates,
@@ -173,7 +185,12 @@ def plan_pretraining(
         lr=float(f"{lr / 4 if continued else lr:.3g}"),
         layer_decay=0.75 if start == "encoder" else 1.0,
         steps=_steps(
-            batch, workers, tokens, encoder.width, encoder.layers + decoder, machine
+            batch,
+            workers,
+            (read + 1) * encoder.layers + (patches + 1) * decoder,
+            encoder.width,
+            encoder.layers + decoder,
+            machine,
         ),
     )
 
@@ -208,7 +225,14 @@ def plan_finetuning(
         epochs=epochs,
         warm_up=max(1, round(epochs / 5)),
         lr=float(f"{5e-4 * (ratio if ratio > 1 else math.sqrt(ratio)):.3g}"),
-        steps=_steps(batch, workers, tokens, encoder.width, encoder.layers, machine),
+        steps=_steps(
+            batch,
+            workers,
+            tokens * encoder.layers,
+            encoder.width,
+            encoder.layers,
+            machine,
+        ),
     )
 
 
@@ -230,11 +254,6 @@ def _image_and_patch(
     return max(side // patch, 4) * patch, patch
 
 
-def _half(layers: int) -> int:
-    """The largest number of layers up to the half that divides them."""
-    return max((d for d in range(1, layers // 2 + 1) if layers % d == 0), default=1)
-
-
 def _steps(
     batch: int,
     workers: int | None,
@@ -243,14 +262,17 @@ def _steps(
     layers: int,
     machine: Machine,
 ) -> Steps:
-    """What of a batch is computed at once, so that it fits into the memory."""
+    """What of a batch is computed at once, so that it fits into the memory.
+
+    ``tokens`` are those of an image, summed over the layers.
+    """
     cuda = machine.device == "cuda"
     precision = ("bf16" if machine.bf16 else "fp16") if cuda else "fp32"
     if workers is None:  # on a CPU training wants the cores itself
         workers = min(8 if cuda else 1, machine.cores - 1)
     free = (_GPU_SHARE if cuda else _CPU_SHARE) * machine.memory
     free -= _STATE * 12 * width**2 * layers
-    image = _ACTIVATIONS * tokens * width * layers * (1 if cuda else 2)
+    image = _ACTIVATIONS * tokens * width * (1 if cuda else 2)
     at_once = batch
     while at_once * image > free and at_once % 2 == 0:
         at_once //= 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..evaluation.encoders import build_encoder
 from ..models import SAIMViT
 from ..weights import CheckpointError, read_state_dict
-from ..weights.keymap import count_layers
+from ..weights.keymap import count_layers, has_narrow_decoder
 from ._rule import EncoderSize
 
 
@@ -20,11 +20,13 @@ class StartWeights:
         path: The file.
         encoder: The encoder in it.
         decoder: Layers of its decoder; 0 if the decoder is to be a new one.
+        narrow: Whether that is a narrow one; of no meaning for a new one.
     """
 
     path: Path
     encoder: SAIMViT
     decoder: int
+    narrow: bool
 
     @property
     def size(self) -> EncoderSize:
@@ -36,6 +38,7 @@ class StartWeights:
             patch,
             side,
             self.decoder or None,
+            self.narrow if self.decoder else None,
         )
 
     def _patch(self) -> tuple[int, int]:
@@ -75,4 +78,5 @@ def read_start(path: str | Path, with_decoder: bool | None) -> StartWeights:
             f"{path}: holds no decoder; leave with_decoder out and a new one learns, "
             "or give the checkpoint of the run (iter_N.pth or epoch_N.pth)."
         )
-    return StartWeights(path, encoder, 0 if with_decoder is False else decoder)
+    decoder = 0 if with_decoder is False else decoder
+    return StartWeights(path, encoder, decoder, has_narrow_decoder(state))

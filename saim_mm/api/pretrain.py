@@ -24,7 +24,7 @@ from ._child import Block, arch_of, child_text
 from ._found_images import Found, count_images
 from ._machine import Machine, this_machine
 from ._own_run import OwnRun, check_at_least, default_folder, with_options
-from ._pretrain_config import BASE, MODELS, pretrain_blocks, size_of
+from ._pretrain_config import MODELS, base_of, pretrain_blocks, size_of
 from ._rule import EncoderSize, PretrainPlan, Steps, plan_pretraining
 from ._start_weights import StartWeights, read_start
 from ._trial_steps import fit_to_memory, saving_interval
@@ -169,7 +169,7 @@ def _begin(
             blocks["train_dataloader"]["dataset"]["type"] = found.kind
         return with_options(blocks, asked["cfg_options"])
 
-    base = shipped_config(BASE)
+    base = shipped_config(base_of(plan))
 
     def config_of(steps: Steps) -> Config:
         return Config.fromstring(child_text(base, blocks_of(steps)), ".py")
@@ -217,12 +217,17 @@ def _describe(
     """What was chosen and why, a line each."""
     steps = plan.steps
     recipe = "little data" if plan.little else "the paper"
+    reading = (
+        f"{plan.read} patches read and all asked for, a narrow decoder"
+        if plan.narrow
+        else "a decoder"
+    )
     smoothing = "smoothed targets" if plan.smoothing else "no smoothing"
     source = "" if found.kind == "UnlabeledImages" else f", read by {found.kind}"
     minutes = seconds * steps.accumulation * plan.updates / 60
     return [
         f"{found.number} images{source}, typically {found.side} pixels: the recipe of "
-        f"{recipe}, decoder of {plan.decoder} layers, {smoothing}, crops from "
+        f"{recipe}, {reading} of depth {plan.decoder}, {smoothing}, crops from "
         f"{plan.crop_from:.0%} of the area.",
         f"{plan.image_size} pixels in patches of {plan.patch_size}; {plan.epochs:g} "
         f"epochs, {plan.updates} steps of {steps.batch} images ({steps.at_once} at "

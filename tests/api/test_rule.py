@@ -24,31 +24,32 @@ BIG_GPU = Machine("cuda", 80 * GIB, 64, bf16=True)
 
 
 @pytest.mark.parametrize(
-    # images, side -> image, patch, decoder, smoothed, batch, rate, updates, warm-up
+    # images, side -> image, patch, patches read, decoder, smoothed, batch, rate,
+    # updates, warm-up
     ("model", "machine", "images", "side", "expected"),
     [
-        # The demo's photographs, its rate and nearly its steps.
-        ("vit-nano", CPU, 11, 400, (64, 8, 2, False, 16, 1.5e-3, 1250, 125)),
-        # configs/small_scale: CIFAR-10's images in patches of 4, and its rate.
-        ("vit-tiny", GPU, 10_000, 32, (32, 4, 6, False, 64, 1e-3, 15625, 1562)),
-        ("vit-s", GPU, 2_000, 500, (224, 16, 6, False, 64, 5e-4, 3125, 312)),
-        ("vit-s", GPU, 2_000, 96, (96, 8, 6, False, 64, 5e-4, 3125, 312)),
-        ("vit-s", GPU, 10_001, 500, (224, 16, 12, True, 256, 2e-4, 11720, 1172)),
-        ("vit-b", GPU, 100_000, 500, (224, 16, 12, True, 512, 4e-4, 58594, 5859)),
+        # The demo's photographs.
+        ("vit-nano", CPU, 11, 400, (64, 8, 16, 1, False, 16, 2e-3, 5000, 500)),
+        # CIFAR-10's images in patches of 4.
+        ("vit-tiny", GPU, 10_000, 32, (32, 4, 16, 1, False, 64, 1.33e-3, 62500, 6250)),
+        ("vit-s", GPU, 2_000, 500, (224, 16, 49, 1, False, 64, 6.67e-4, 12500, 1250)),
+        ("vit-s", GPU, 2_000, 96, (96, 8, 36, 1, False, 64, 6.67e-4, 12500, 1250)),
+        ("vit-s", GPU, 10_001, 500, (224, 16, 196, 12, True, 256, 2e-4, 11720, 1172)),
+        ("vit-b", GPU, 100_000, 500, (224, 16, 196, 12, True, 512, 4e-4, 58594, 5859)),
         # The paper: Table 6.
         (
             "vit-b",
             BIG_GPU,
             1_281_167,
             400,
-            (224, 16, 12, True, 2048, 1.6e-3, 187671, 18767),
+            (224, 16, 196, 12, True, 2048, 1.6e-3, 187671, 18767),
         ),
         (
             "vit-h",
             BIG_GPU,
             1_281_167,
             400,
-            (224, 14, 32, True, 2048, 1.6e-3, 187671, 18767),
+            (224, 14, 256, 32, True, 2048, 1.6e-3, 187671, 18767),
         ),
     ],
 )
@@ -59,6 +60,7 @@ def test_table(
     assert expected == (
         plan.image_size,
         plan.patch_size,
+        plan.read,
         plan.decoder,
         plan.smoothing,
         plan.steps.batch,
@@ -67,7 +69,7 @@ def test_table(
         plan.warm_up,
     )
     assert plan.crop_from == (0.67 if plan.smoothing else 0.1)
-    assert plan.little == (images <= LITTLE) == (not plan.smoothing)
+    assert plan.little == (images <= LITTLE) == plan.narrow == (not plan.smoothing)
     assert plan.layer_decay == 1
 
 
@@ -114,21 +116,30 @@ def test_what_is_given_wins() -> None:
     assert plan.epochs == pytest.approx(3, abs=0.05)
 
 
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("images", [8, 500, LITTLE, LITTLE + 1, 10**6])
-def test_going_on_from_weights(images: int) -> None:
-    """A quarter of the rate and a third of the length; a new decoder learns fully."""
-    size = EncoderSize(384, 12, patch_size=16, image_size=192, decoder=4)
+def test_going_on_from_weights(images: int, narrow: bool) -> None:
+    """A quarter of the rate and a third of the length; a new decoder learns fully.
+
+    What is read, and the kind of the decoder, stay as the weights have learnt it.
+    """
+    sizes = dict(patch_size=16, image_size=192)
+    size = EncoderSize(384, 12, **sizes, decoder=4, narrow=narrow)
     new = plan_pretraining(images, 500, size, GPU)
     whole = plan_pretraining(images, 500, size, GPU, "whole model")
     assert (whole.image_size, whole.patch_size, whole.decoder) == (192, 16, 4)
+    assert (whole.narrow, whole.read) == (narrow, 36 if narrow else 144)
+    assert whole.smoothing == (images > LITTLE and not narrow)
     assert whole.lr == pytest.approx(new.lr / 4, rel=0.01)
     assert whole.updates == pytest.approx(new.updates / 3, abs=1)
     assert whole.warm_up == pytest.approx(whole.updates / 20, abs=1)
     assert whole.layer_decay == 1
-    encoder = plan_pretraining(images, 500, replace(size, decoder=None), GPU, "encoder")
+    bare = replace(size, decoder=None, narrow=None)
+    encoder = plan_pretraining(images, 500, bare, GPU, "encoder")
     assert (encoder.lr, encoder.updates) == (new.lr, new.updates)
     assert encoder.layer_decay == 0.75
-    assert encoder.decoder == (6 if images <= LITTLE else 12)
+    assert encoder.decoder == (1 if images <= LITTLE else 12)
+    assert encoder.narrow == (images <= LITTLE)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -137,9 +148,8 @@ def test_patches_cut_images_evenly(model: str, side: int) -> None:
     for machine in (CPU, GPU):
         plan = plan_pretraining(500, side, size_of(model), machine)
         rows, rest = divmod(plan.image_size, plan.patch_size)
-        assert not rest and 4 <= rows <= 16
+        assert not rest and 4 <= rows <= 16 and plan.read == rows**2 // 4
         assert plan.image_size <= max(side, 16)
-        assert size_of(model).layers % plan.decoder == 0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ HEAD = """
 SYSTEMS = {
     "SAIM": "saim/saim_vit-b_800e_in1k.py",
     "SAIM, cut": "saim/saim_vit-b_cut_800e_in1k.py",
+    "SAIM, fast": "saim/saim_vit-b_fast_800e_in1k.py",
     "ViT-iGPT": "baselines/vit-igpt_vit-b_300e_in1k.py",
     "iGPT": "baselines/igpt_vit-b-p1_300e_in1k-32px.py",
     "RandSAC": "baselines/randsac_vit-b_1600e_in1k.py",
