@@ -62,7 +62,7 @@ SYSTEMS = {
                 **_ONE, **_fixed(**_ALL_AFTER)),
         _system("fixed-causal", "SAIM, a quarter read, causal, decoder of 1 layer",
                 (_fixed(asks="all"), _HALF), **_ONE, **_fixed(asks="after")),
-        _system("recipe", "SAIM, the recipe for little data",
+        _system("recipe", "SAIM, half a decoder, no smoothing",
                 (_ONE, _LONG_WARMUP), **_HALF),
         _system("saim", "SAIM as in the paper (smoothing 9/1)",
                 (dict(head=dict(smoothing=dict(kernel_size=3, sigma=1.0))),
