@@ -79,13 +79,17 @@ def _picture(data: Mapping[str, str | list[str]]) -> tuple[str, bytes] | None:
 
 
 def _api(name: str) -> str:
-    """The page of a package: what its ``__init__.py`` hands on, or else its modules."""
+    """The page of a package: what its ``__init__.py`` hands on, or else its modules.
+
+    What a package with a page of its own has stands there.
+    """
     folder = ROOT / "saim_mm" / Path(*name.split("."))
     tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
     public = {
         alias.name: f"{name}.{node.module}.{alias.name}"
         for node in tree.body
         if isinstance(node, ast.ImportFrom) and node.level == 1
+        if f"{name}.{(node.module or '').split('.')[0]}" not in PACKAGES
         for alias in node.names
     }
     modules = (path.stem for path in folder.glob("*.py") if path.stem[0] != "_")

@@ -116,7 +116,7 @@ def count_layers(state: Iterable[str], prefix: str) -> int:
 
 
 def has_narrow_decoder(state: Iterable[str]) -> bool:
-    """Whether a model's decoder is a :class:`CrossMAENeck`.
+    """Whether a model's decoder is a ``CrossMAENeck``.
 
     Its norm is of channels of its own, and so no final norm of the encoder.
     """

@@ -62,10 +62,10 @@ class RandSACNeck(LayerMixNeck):
         depth: Number of query layers, at least 1.
         embed_dims: Number of channels D.
         num_heads: Number of attention heads.
-        **kwargs: As for :class:`LayerMixNeck`.
+        **kwargs: As for ``LayerMixNeck``.
 
     Raises:
-        ValueError: As :class:`LayerMixNeck`, or if the layers are not its own.
+        ValueError: As ``LayerMixNeck``, or if the layers are not its own.
     """
 
     joint = True
