@@ -10,7 +10,7 @@ from typing import Any
 from .scale import Scale
 from .statistics import Estimate, estimate, paired_difference
 from .systems import SYSTEMS, rows_of
-from .tuning import deciding
+from .tuning import deciding, score
 
 #: Below a line with the name of a record, and down to this line, a page has its tables.
 _END = "<!-- end -->"
@@ -92,8 +92,8 @@ def summarise(
         for claim, first, second, _ in claims_of(scale)
     }  # fmt: skip
     tuned_rates = {
-        row: {f"{rate:g}": figure for rate, figure in tried.items()}
-        for row, tried in _tuned_rates(records, scale).items()
+        row: {f"{rate:g}": score(record, scale) for rate, record in tried.items()}
+        for row, tried in _tuned_rates(records).items()
     }
     return dict(
         circumstances=environments,
@@ -200,11 +200,11 @@ def _claim_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
 
 
 def _rate_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
-    tried, settings = _tuned_rates(records, scale), _tuned_settings(records, scale)
+    tried, settings = _tuned_rates(records), _tuned_settings(records, scale)
     rates = sorted({rate for row in tried.values() for rate in row})
     rows = []
-    for row, figures in tried.items():
-        cells = [figures.get(r, "not run") for r in rates]
+    for row, found in tried.items():
+        cells = [_held_out(found[r], scale) if r in found else "not run" for r in rates]
         others = [", ".join(settings.get(row, []))] if settings else []
         rows.append([f"`{row}`", *cells, *others])
     titles = ["row", *(f"{rate:g}" for rate in rates)]
@@ -212,19 +212,18 @@ def _rate_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
 
 
 def _tuned_rates(
-    records: list[dict[str, Any]], scale: Scale
-) -> dict[str, dict[float, str]]:
-    """Row -> rate -> what decides, on the images held out."""
-    tried: dict[str, dict[float, str]] = {}
+    records: list[dict[str, Any]],
+) -> dict[str, dict[float, dict[str, Any]]]:
+    """Row -> rate -> the trial of it."""
+    tried: dict[str, dict[float, dict[str, Any]]] = {}
     for record in records:
         if record["tuning"] and not record.get("changes"):
-            tried.setdefault(record["row"], {})[record["rate"]] = _held_out(
-                record, scale
-            )
+            tried.setdefault(record["row"], {})[record["rate"]] = record
     return tried
 
 
 def _held_out(record: dict[str, Any], scale: Scale) -> str:
+    """The figures that decide, of a trial."""
     return " / ".join(f"{record[figure]:.1f}" for figure in deciding(scale))
 
 

@@ -94,13 +94,19 @@ def deciding(scale: Scale) -> tuple[str, ...]:
     return ("knn", "linear") if scale.budgets else ("linear",)
 
 
+def score(record: dict[str, Any], scale: Scale) -> float:
+    """What decides, of a trial."""
+    figures = deciding(scale)
+    return sum(record[figure] for figure in figures) / len(figures)
+
+
 def ranking(
     records: list[dict[str, Any]], scale: Scale, row: str, budget: int
 ) -> list[Choice]:
     """What was tried at a budget, the best on held-out images first."""
     tried = [r for r in records if r["row"] == row and r["tuning"]]
     tried = [r for r in tried if r.get("budget", 0) == budget]
-    tried.sort(key=lambda record: sum(record[f] for f in deciding(scale)), reverse=True)
+    tried.sort(key=lambda record: score(record, scale), reverse=True)
     return [Choice(record["rate"], record.get("changes", {})) for record in tried]
 
 

@@ -110,16 +110,16 @@ def pretrain_blocks(
 
 def _decoder_blocks(plan: PretrainPlan, arch: str | dict[str, int]) -> Block:
     """Neck, head and reading; a narrow decoder has two thirds of the heads (MAE's)."""
-    neck: Block = dict(depth=plan.decoder)
+    blocks: Block = dict(neck=dict(depth=plan.decoder))
     if plan.narrow:
         sizes = arch_settings(arch)
         heads = max(1, round(sizes["num_heads"] * 2 / 3))
         width = sizes["embed_dims"] // sizes["num_heads"] * heads
-        neck.update(width=width, decoder_heads=heads)
-        return dict(neck=neck, reading=dict(read=plan.read))
-    return dict(
-        neck=neck, **({} if plan.smoothing else dict(head=dict(smoothing=None)))
-    )
+        blocks["neck"].update(width=width, decoder_heads=heads)
+        blocks["reading"] = dict(read=plan.read)
+    elif not plan.smoothing:
+        blocks["head"] = dict(smoothing=None)
+    return blocks
 
 
 def optim_block(lr: float, steps: Steps, layer_decay: float = 1.0) -> Block:

@@ -207,14 +207,14 @@ class OrderSampler(nn.Module):
         """
         if len(self.scopes) == 1:
             return self.scopes[0]
-        tickets = [scope for scope in self.scopes for _ in range(scope.weight)]
+        total = sum(scope.weight for scope in self.scopes)
         if indices is not None:
-            ticket = step_key(indices, Stream.SCOPE) % len(tickets)
+            ticket = step_key(indices, Stream.SCOPE) % total
         else:
             device = "cpu" if generator is None else generator.device
-            number = torch.randint(len(tickets), (), generator=generator, device=device)
+            number = torch.randint(total, (), generator=generator, device=device)
             ticket = int(number.item())
-        return tickets[ticket]
+        return next(s for s in self.scopes if (ticket := ticket - s.weight) < 0)
 
     def draw(
         self,

@@ -108,7 +108,7 @@ def saim_to_release(
     if keymap.has_narrow_decoder(state):
         raise CheckpointError(
             "The checkpoint has a narrow decoder (neck.mask_token), for which the "
-            "release has no layout; tools/model_converters/saim_to_encoder.py takes "
+            "release has no layout; 'saim-mm convert CHECKPOINT encoder.pth' takes "
             "the encoder out."
         )
     if any(key.startswith("head.projector.layers.") for key in state):
@@ -184,7 +184,8 @@ def encoder_to_hf(state: Mapping[str, Tensor]) -> Conversion:
             "The encoder has no final norm 'ln1' and ViTModel always applies one; "
             "give the checkpoint of the run (iter_N.pth or epoch_N.pth), whose decoder "
             "has one, or what 'saim-mm convert CHECKPOINT encoder.pth --final-norm' "
-            "writes."
+            "writes. The narrow decoder of the fast recipe has none: export such an "
+            "encoder for timm, or as .onnx or .pt2."
         )
     rows = _encoder_rows(HUGGING_FACE, count_layers(state, "layers."), True)
     return to_theirs(rows, state, keymap.ENCODER)

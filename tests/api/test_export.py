@@ -208,6 +208,29 @@ def test_hugging_face_by_its_card(tmp_path: Path, monkeypatch) -> None:
     torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-5)
 
 
+def test_a_narrow_decoder_has_no_norm_for_hugging_face(tmp_path: Path) -> None:
+    """Not even where it is as wide as the encoder; the remedy named works."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("safetensors")
+    pytest.importorskip("timm")
+    model = tiny_saim(
+        image_size=SIZE,
+        patch_size=PATCH,
+        embed_dims=64,
+        num_heads=1,
+        neck=dict(
+            _delete_=True, type="CrossMAENeck", depth=1, width=64, decoder_heads=1
+        ),
+    )
+    source = tmp_path / "saim.pth"
+    write_state_dict(source, model.state_dict())
+    with pytest.raises(ValueError, match="export such an encoder for timm"):
+        saim_mm.export(source, tmp_path / "vit", format="hf")
+    assert not list((tmp_path / "vit").rglob("*"))
+    done = saim_mm.export(source, tmp_path / "timm.safetensors", format="timm")
+    assert done.certificate.passed
+
+
 def test_hugging_face_prepares_images_as_we_do(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("safetensors")

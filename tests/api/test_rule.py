@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from saim_mm.api._machine import Machine, this_machine
-from saim_mm.api._pretrain_config import MODELS, size_of
+from saim_mm.api._pretrain_config import MODELS, pretrain_blocks, size_of
 from saim_mm.api._rule import (
     LITTLE,
     EncoderSize,
@@ -105,6 +106,32 @@ def test_what_does_not_fit_is_accumulated() -> None:
 def test_a_tight_memory_leaves_one_image() -> None:
     plan = plan_pretraining(100, 300, size_of("vit-h"), replace(OLD_GPU, memory=GIB))
     assert (plan.steps.at_once, plan.steps.accumulation) == (1, 64)
+
+
+@pytest.mark.parametrize(("images_that_fit", "at_once"), [(63, 32), (65, 64)])
+def test_memory_counts_what_is_read_and_what_is_asked(
+    images_that_fit: int, at_once: int
+) -> None:
+    """49 patches and a class token through 12 layers, 197 tokens through one."""
+    image = 34 * 384 * (50 * 12 + 197)
+    weights = 18 * 12 * 384**2 * 13
+    memory = int((images_that_fit * image + weights) / 0.8)
+    machine = replace(GPU, memory=memory)
+    plan = plan_pretraining(2_000, 500, size_of("vit-s"), machine)
+    assert (plan.steps.batch, plan.steps.at_once) == (64, at_once)
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "heads"),
+    [("vit-tiny", 128, 2), ("vit-s", 256, 4), ("vit-b", 512, 8), ("vit-h", 880, 11)],
+)
+def test_a_narrow_decoder_has_two_thirds_of_the_heads(
+    model: str, width: int, heads: int
+) -> None:
+    plan = plan_pretraining(2_000, 500, size_of(model), GPU)
+    blocks = pretrain_blocks(plan, MODELS[model], Path("photos"), None, 0, 1)
+    neck = dict(depth=1, width=width, decoder_heads=heads)
+    assert blocks["model"]["neck"] == neck and "head" not in blocks["model"]
 
 
 def test_what_is_given_wins() -> None:

@@ -38,16 +38,19 @@ class HierarchicalSegments:
 
     def sort(self, r: Tensor, grid: tuple[int, int]) -> Tensor:
         """Random numbers (B, numbers) -> sequence of segments (B, segments)."""
-        groups, count = self.groups(grid).to(r.device), grid[0] * grid[1]
+        groups, count = self.groups(grid, r.device), grid[0] * grid[1]
         within = r[:, :count].argsort(dim=1, stable=True).argsort(dim=1)
         group = r[:, count:].argsort(dim=1, stable=True).argsort(dim=1)
         return (group[:, groups] * count + within).argsort(dim=1)
 
-    def groups(self, grid: tuple[int, int]) -> Tensor:
-        """The group of each segment, (segments,)."""
+    def groups(
+        self, grid: tuple[int, int], device: torch.device | None = None
+    ) -> Tensor:
+        """The group of each segment, (segments,); made where it is needed."""
         rows, columns = self.group_size
-        row, column = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
-        return (row // rows * (grid[1] // columns) + column // columns).flatten()
+        row = torch.arange(grid[0], device=device)[:, None] // rows
+        column = torch.arange(grid[1], device=device) // columns
+        return (row * (grid[1] // columns) + column).flatten()
 
 
 @register("model")

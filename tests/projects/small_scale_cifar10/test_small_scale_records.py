@@ -19,7 +19,7 @@ from projects.small_scale_cifar10.scheduling import plan_runs
 from projects.small_scale_cifar10.statistics import estimate, paired_difference
 from projects.small_scale_cifar10.systems import SYSTEMS
 from projects.small_scale_cifar10.table import markdown, summarise
-from projects.small_scale_cifar10.tuning import Choice, Run, choose
+from projects.small_scale_cifar10.tuning import Choice, Run, choose, ranking
 
 
 @pytest.mark.parametrize("count", [*range(2, 12), 31])
@@ -98,6 +98,20 @@ def test_all_rows_at_equal_compute_have_as_many_trials_and_names_of_their_own(
     assert {tried[name, 1] for name in SYSTEMS if name != "random"} == {2}
     first = [run.row for run in runs if not run.tuning and not run.seed]
     assert first[: len(SYSTEMS)] == list(SYSTEMS)  # one of each before all else
+
+
+@pytest.mark.parametrize(("preset", "best"), [("tiny", 2e-3), ("tiny-equal", 1e-3)])
+def test_knn_decides_too_where_operations_are_equal(preset: str, best: float) -> None:
+    """The linear probe alone would take the greater rate."""
+    common = dict(row="mae", tuning=True)
+    records = [
+        dict(common, rate=1e-3, knn=42.0, linear=47.0),
+        dict(common, rate=2e-3, knn=37.0, linear=49.0),
+        dict(common, rate=4e-3, knn=40.0, linear=46.0),
+        dict(common, rate=8e-3, knn=99.0, linear=99.0, tuning=False),
+    ]
+    ranked = ranking(records, PRESETS[preset], "mae", 0)
+    assert ranked[0].rate == best and len(ranked) == 3
 
 
 def test_a_row_of_another_preset_is_refused(tiny: Any) -> None:
