@@ -30,7 +30,7 @@ from saim_mm.utils.environment import environment
 from .chart import draw
 from .results import Records
 from .scale import PRESETS
-from .scheduling import RunContext, plan_runs, run_all
+from .scheduling import RunContext, plan_runs, run_all, unfinished
 from .systems import rows_of
 from .table import fill_page, markdown, summarise
 
@@ -87,14 +87,13 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Does all that is not yet done; returns the number of runs that failed."""
     scale = PRESETS[args.preset].changed(args.set)
-    records = Records(args.out, scale)
+    Records(args.out, scale)  # refuses those of another scale
     context = RunContext(args.data, args.device, args.out)
     environments = args.out / _ENVIRONMENTS
     begun = time.strftime("%Y-%m-%d_%H-%M-%S")
     write_json(environments / f"{begun}.json", environment(_PACKAGES), indent=1)
     runs = plan_runs(args.rows or list(rows_of(scale)), args.seeds, scale)
-    todo = [run for run in runs if not records.has(run)]
-    return run_all(todo, scale, context, args.jobs, args.minutes)
+    return run_all(runs, scale, context, args.jobs, args.minutes)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -112,7 +111,7 @@ def report(args: argparse.Namespace) -> int:
         name.with_suffix(".md").write_text(text)
         print(text)
     plan = plan_runs(list(rows_of(scale)), None, scale)
-    missing = [records.name(run) for run in plan if not records.has(run)]
+    missing = [records.name(run) for run in unfinished(plan, records)]
     print(f"{len(missing)} of {len(plan)} runs are missing:", *missing)
     return 0
 

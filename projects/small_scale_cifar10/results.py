@@ -9,7 +9,7 @@ from typing import Any
 from saim_mm.utils.atomic_file import write_json
 
 from .scale import Scale
-from .tuning import Run
+from .tuning import Choice, Run
 
 _SETTINGS = "settings.json"
 
@@ -50,9 +50,16 @@ class Records:
             raise ValueError(f"{folder} holds no records; `run` makes them.")
         return cls(folder, Scale.from_json(json.loads(settings.read_text())))
 
-    def has(self, run: Run) -> bool:
-        """Whether a run is finished."""
-        return self._path(run).exists()
+    def has(self, run: Run, choice: Choice | None) -> bool:
+        """Whether a run is finished, and trained with what is chosen for it now.
+
+        A trial that is done later, or anew, may choose otherwise.
+        """
+        path = self._path(run)
+        if choice is None or not path.exists():
+            return False
+        record = json.loads(path.read_text())
+        return Choice(record["rate"], record.get("changes", {})) == choice
 
     def write(self, run: Run, figures: dict[str, Any]) -> None:
         """Keeps the figures of a finished run."""

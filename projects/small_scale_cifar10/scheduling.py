@@ -71,6 +71,12 @@ def plan_runs(names: Sequence[str], seeds: int | None, scale: Scale) -> list[Run
     return list(runs)
 
 
+def unfinished(runs: Sequence[Run], records: Records) -> list[Run]:
+    """Those that are to be done, in their order."""
+    done, scale = records.read(), records.scale
+    return [run for run in runs if not records.has(run, choose(run, scale, done))]
+
+
 def run_one(run: Run, scale: Scale, context: RunContext) -> float:
     """Does one run and keeps its record; returns its seconds."""
     torch.set_num_threads(1)  # matrices are small, and runs stand side by side
@@ -100,7 +106,7 @@ def run_all(
     """Does runs side by side, each as soon as what it builds on is finished.
 
     Args:
-        todo: Runs, those to be begun first in front.
+        todo: Runs, those to be begun first in front; what is finished is left out.
         scale: Their sizes and budget.
         context: Where they read, compute and write.
         jobs: How many stand side by side.
@@ -114,6 +120,7 @@ def run_all(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, initializer=_end_with_parent) as pool:
         while waiting or running:
+            waiting = unfinished(waiting, records)
             if waiting and time.monotonic() >= deadline:
                 print(f"No time for {len(waiting)} runs; the same command goes on.")
                 waiting = []
@@ -124,9 +131,11 @@ def run_all(
                 waiting.remove(run)
                 running[pool.submit(run_one, run, scale, context)] = run
                 continue
-            if not running:
+            if waiting and not running:
                 print(f"{len(waiting)} runs lack a learning rate, as tuning failed.")
                 return failed + len(waiting)
+            if not running:
+                break
             for task in wait(running, return_when=FIRST_COMPLETED).done:
                 run, error = running.pop(task), task.exception()
                 failed += error is not None

@@ -19,8 +19,10 @@ from projects.small_scale_cifar10.scheduling import (
     RunContext,
     plan_runs,
     run_all,
+    unfinished,
 )
 from projects.small_scale_cifar10.table import fill_page, summarise
+from projects.small_scale_cifar10.tuning import Run
 
 ROOT = Path(__file__).parents[3]
 PROJECT = "projects.small_scale_cifar10"
@@ -69,9 +71,7 @@ def todo(
     ) -> tuple[int, list[str]]:
         done.clear()
         judge.fails = fails
-        records = Records(tmp_path / "out", scale)
         runs = plan_runs(["random", "mae"], seeds, scale)
-        runs = [run for run in runs if not records.has(run)]
         failed = run_all(runs, scale, context, 2, minutes)
         return failed, list(done)
 
@@ -86,6 +86,18 @@ def test_runs_are_done_once_with_the_tuned_rate(todo: Callable) -> None:
     everything = ["random 0", "mae 0 0.001", "mae 0 0.002", "mae 0 0.002",
                   "random 1", "mae 1 0.002"]  # fmt: skip
     assert todo() == (0, everything)
+    assert todo() == (0, [])
+
+
+def test_what_another_choice_trained_is_done_anew(
+    todo: Callable, tiny: Any, tmp_path: Path
+) -> None:
+    todo()
+    records, trial = Records(tmp_path / "out", tiny), Run("mae", 0, 0)
+    records.write(trial, dict(rate=1e-3, linear=99.0, knn=0.0))
+    plan = plan_runs(["random", "mae"], 2, tiny)
+    assert unfinished(plan, records) == [Run("mae", 0), Run("mae", 1)]
+    assert todo() == (0, ["mae 0 0.001", "mae 1 0.001"])
     assert todo() == (0, [])
 
 
