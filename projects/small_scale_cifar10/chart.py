@@ -74,6 +74,7 @@ def draw(contents: Sequence[dict[str, Any]], path: Path) -> None:
             capsize=2,
         )
         plain_axes(axes)
+        axes.margins(x=0.06)  # no point lies on the edge
         axes.set_xlabel(f"{title}, %")
     panels[0].set_yticks(places, [label for label, _ in rows])
     panels[0].invert_yaxis()

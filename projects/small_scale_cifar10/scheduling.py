@@ -131,11 +131,10 @@ def run_all(
                 waiting.remove(run)
                 running[pool.submit(run_one, run, scale, context)] = run
                 continue
-            if waiting and not running:
-                print(f"{len(waiting)} runs lack a learning rate, as tuning failed.")
-                return failed + len(waiting)
             if not running:
-                break
+                if waiting:
+                    print(f"{len(waiting)} runs lack a rate, as tuning failed.")
+                return failed + len(waiting)
             for task in wait(running, return_when=FIRST_COMPLETED).done:
                 run, error = running.pop(task), task.exception()
                 failed += error is not None

@@ -117,6 +117,14 @@ def _best(
     records: list[dict[str, Any]],
     place: int,
 ) -> Choice | None:
+    """The best but ``place``, once every trial that is to be made has been made.
+
+    One that an earlier choice asked for, such as a setting at another rate, is none.
+    """
+    count = num_trials(experiment, scale, budget)
+    runs = [Run(experiment.name, TUNING_SEED, trial, budget) for trial in range(count)]
+    trials = [choose(run, scale, records) for run in runs]
     tried = ranking(records, scale, experiment.name, budget)
-    complete = len(tried) >= num_trials(experiment, scale, budget)
-    return tried[place] if complete else None
+    if any(trial not in tried for trial in trials):
+        return None
+    return [choice for choice in tried if choice in trials][place]

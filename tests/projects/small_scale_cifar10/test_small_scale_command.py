@@ -22,7 +22,7 @@ from projects.small_scale_cifar10.scheduling import (
     unfinished,
 )
 from projects.small_scale_cifar10.table import fill_page, summarise
-from projects.small_scale_cifar10.tuning import Run
+from projects.small_scale_cifar10.tuning import Choice, Run, choose
 
 ROOT = Path(__file__).parents[3]
 PROJECT = "projects.small_scale_cifar10"
@@ -99,6 +99,23 @@ def test_what_another_choice_trained_is_done_anew(
     assert unfinished(plan, records) == [Run("mae", 0), Run("mae", 1)]
     assert todo() == (0, ["mae 0 0.001", "mae 1 0.001"])
     assert todo() == (0, [])
+
+
+def test_what_is_judged_waits_for_settings_tried_at_another_rate(
+    todo: Callable, tmp_path: Path
+) -> None:
+    """The settings' records are of the old rate, and the best of all until then."""
+    scale = PRESETS["tiny-equal"]
+    todo(seeds=1, scale=scale)
+    records, trial = Records(tmp_path / "out", scale), Run("mae", 0, 0)
+    best = choose(Run("mae", 0), scale, records.read())
+    assert best == Choice(2e-3, dict(mask_ratio=0.6))
+    records.write(trial, dict(rate=1e-3, linear=0.23, knn=0.0))  # better than 0.002
+    assert choose(Run("mae", 0), scale, records.read()) is None
+    everything = ["mae 0 0.001 1e9 0.6", "mae 0 0.001 1e9 1", "mae 0 0.001 1e9"]
+    failed, done = todo(seeds=1, scale=scale)
+    assert failed == 0
+    assert done[:3] == [line.replace("e9", "000000000.0") for line in everything]
 
 
 def test_a_failure_stops_only_what_builds_on_it(todo: Callable) -> None:
