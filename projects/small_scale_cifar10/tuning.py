@@ -125,6 +125,4 @@ def _best(
     runs = [Run(experiment.name, TUNING_SEED, trial, budget) for trial in range(count)]
     trials = [choose(run, scale, records) for run in runs]
     tried = ranking(records, scale, experiment.name, budget)
-    if any(trial not in tried for trial in trials):
-        return None
-    return [choice for choice in tried if choice in trials][place]
+    return tried[place] if all(trial in tried for trial in trials) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,13 @@ def test_all_rows_at_equal_compute_have_as_many_trials_and_names_of_their_own(
     assert {tried[name, 1] for name in SYSTEMS if name != "random"} == {2}
     first = [run.row for run in runs if not run.tuning and not run.seed]
     assert first[: len(SYSTEMS)] == list(SYSTEMS)  # one of each before all else
+
+
+@pytest.mark.parametrize("row", SYSTEMS)
+def test_settings_come_back_from_a_record_as_they_were(row: str) -> None:
+    """Else what they trained would be taken for another choice, and made anew."""
+    alternatives = list(SYSTEMS[row].alternatives)
+    assert json.loads(json.dumps(alternatives)) == alternatives
 
 
 @pytest.mark.parametrize(("preset", "best"), [("tiny", 2e-3), ("tiny-equal", 1e-3)])
