@@ -33,6 +33,7 @@ from .scale import PRESETS
 from .scheduling import RunContext, plan_runs, run_all, unfinished
 from .systems import rows_of
 from .table import fill_page, markdown, summarise
+from .tuning import chosen_now
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmpretrain", "saim_mm")
 #: Below --out: hardware, versions and command of every invocation.
@@ -101,7 +102,8 @@ def report(args: argparse.Namespace) -> int:
     records = Records.open(args.out)
     notes = sorted((args.out / _ENVIRONMENTS).glob("*.json"))
     begun = [json.loads(path.read_text()) for path in notes]
-    runs, scale = records.read(), records.scale
+    scale = records.scale
+    runs = chosen_now(records.read(), scale)
     for budget in range(len(scale.budgets) or 1):
         number = f"_{budget + 1}" if scale.budgets else ""
         name = args.name.with_name(args.name.name + number)

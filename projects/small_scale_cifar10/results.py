@@ -12,6 +12,7 @@ from .scale import Scale
 from .tuning import Choice, Run
 
 _SETTINGS = "settings.json"
+_REMEDY = "remove it, and the command makes it anew."
 
 
 class Records:
@@ -56,19 +57,20 @@ class Records:
         A trial that is done later, or anew, may choose otherwise.
         """
         path = self._path(run)
-        if choice is None or not path.exists():
-            return False
-        record = json.loads(path.read_text())
-        return Choice(record["rate"], record.get("changes", {})) == choice
+        return path.exists() and Choice.of(_read(path)) == choice
 
     def write(self, run: Run, figures: dict[str, Any]) -> None:
         """Keeps the figures of a finished run."""
         write_json(self._path(run), {**run.key, **figures}, indent=1)
 
     def read(self) -> list[dict[str, Any]]:
-        """All that is finished, in the order of the names."""
+        """All that is finished, in the order of the names.
+
+        Raises:
+            ValueError: If a file is no record.
+        """
         paths = sorted(set(self.folder.glob("*.json")) - {self.folder / _SETTINGS})
-        return [json.loads(path.read_text()) for path in paths]
+        return [_read(path) for path in paths]
 
     def name(self, run: Run) -> str:
         """Name of a run's record, without suffix."""
@@ -87,3 +89,14 @@ class Records:
 
     def _path(self, run: Run) -> Path:
         return self.folder / f"{self.name(run)}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        missing = {"row", "seed", "tuning", "rate"} - set(record)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no record ({error}); {_REMEDY}") from None
+    if missing:
+        raise ValueError(f"{path} is no record, as it lacks {min(missing)}; {_REMEDY}")
+    return record

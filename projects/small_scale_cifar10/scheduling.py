@@ -116,31 +116,30 @@ def run_all(
         How many failed, or could not be begun for others that did.
     """
     records, deadline = Records(context.out, scale), time.monotonic() + 60 * minutes
-    waiting, running, failed = list(todo), dict[Future[float], Run](), 0
+    begun, running, failed = set[Run](), dict[Future[float], Run](), 0
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, initializer=_end_with_parent) as pool:
-        while waiting or running:
-            waiting = unfinished(waiting, records)
-            if waiting and time.monotonic() >= deadline:
-                print(f"No time for {len(waiting)} runs; the same command goes on.")
-                waiting = []
+        while True:
+            # Anew each time: a trial may undo the choice that a record was made with.
+            waiting = unfinished([run for run in todo if run not in begun], records)
+            late = time.monotonic() >= deadline
             done = records.read()
             ready = (run for run in waiting if choose(run, scale, done) is not None)
-            run = next(ready, None) if len(running) < jobs else None
+            run = next(ready, None) if len(running) < jobs and not late else None
             if run is not None:
-                waiting.remove(run)
+                begun.add(run)
                 running[pool.submit(run_one, run, scale, context)] = run
                 continue
             if not running:
+                lack = "lack a rate, as tuning failed."
                 if waiting:
-                    print(f"{len(waiting)} runs lack a rate, as tuning failed.")
-                return failed + len(waiting)
+                    print(len(waiting), "runs", "have no time left." if late else lack)
+                return failed + (0 if late else len(waiting))
             for task in wait(running, return_when=FIRST_COMPLETED).done:
                 run, error = running.pop(task), task.exception()
                 failed += error is not None
                 outcome = f"failed: {error!r}" if error else f"{task.result():.0f} s"
                 print(f"{records.name(run)}: {outcome}", flush=True)
-    return failed
 
 
 def _end_with_parent() -> None:

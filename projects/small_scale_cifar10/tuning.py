@@ -62,6 +62,11 @@ class Choice:
     rate: float | None
     changes: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Choice:
+        """What the run of a record was trained with."""
+        return cls(record["rate"], record.get("changes", {}))
+
 
 def num_trials(experiment: Experiment, scale: Scale, budget: int) -> int:
     """How many runs tune an experiment at a budget."""
@@ -84,7 +89,7 @@ def choose(run: Run, scale: Scale, records: list[dict[str, Any]]) -> Choice | No
     if run.trial < len(scale.rates):
         return Choice(scale.rates[run.trial])
     plain = [c for c in ranking(records, scale, experiment.name, 0) if not c.changes]
-    if len(plain) < len(scale.rates):
+    if any(Choice(rate) not in plain for rate in scale.rates):
         return None
     return Choice(plain[0].rate, experiment.alternatives[run.trial - len(scale.rates)])
 
@@ -107,7 +112,18 @@ def ranking(
     tried = [r for r in records if r["row"] == row and r["tuning"]]
     tried = [r for r in tried if r.get("budget", 0) == budget]
     tried.sort(key=lambda record: score(record, scale), reverse=True)
-    return [Choice(record["rate"], record.get("changes", {})) for record in tried]
+    return [Choice.of(record) for record in tried]
+
+
+def chosen_now(records: list[dict[str, Any]], scale: Scale) -> list[dict[str, Any]]:
+    """Without the runs that count and were trained with another choice than today's."""
+
+    def stands(record: dict[str, Any]) -> bool:
+        run = Run(record["row"], record["seed"], None, record.get("budget", 0))
+        choice = choose(run, scale, records)
+        return choice is None or choice == Choice.of(record)
+
+    return [record for record in records if record["tuning"] or stands(record)]
 
 
 def _best(

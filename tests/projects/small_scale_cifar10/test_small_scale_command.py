@@ -22,7 +22,7 @@ from projects.small_scale_cifar10.scheduling import (
     unfinished,
 )
 from projects.small_scale_cifar10.table import fill_page, summarise
-from projects.small_scale_cifar10.tuning import Choice, Run, choose
+from projects.small_scale_cifar10.tuning import Choice, Run, choose, chosen_now
 
 ROOT = Path(__file__).parents[3]
 PROJECT = "projects.small_scale_cifar10"
@@ -118,6 +118,32 @@ def test_what_is_judged_waits_for_settings_tried_at_another_rate(
     assert done[:3] == [line.replace("e9", "000000000.0") for line in everything]
 
 
+@pytest.mark.parametrize("linear", [0.1, 99.0])
+def test_a_trial_of_a_rate_that_is_none_is_done_anew(
+    todo: Callable, tmp_path: Path, linear: float
+) -> None:
+    """It chooses nothing, not even while it waits; all ends as it was, at once."""
+    scale = PRESETS["tiny-equal"]
+    todo(seeds=1, scale=scale)
+    records, trial = Records(tmp_path / "out", scale), Run("mae", 0, 0)
+    before = records.read()
+    records.write(trial, dict(rate=5e-3, linear=linear, knn=0.0))
+    failed, done = todo(seeds=1, scale=scale)
+    assert (failed, done) == (0, ["mae 0 0.001 1000000000.0"])
+    assert records.read() == before
+
+
+def test_what_another_choice_trained_is_not_reported(
+    todo: Callable, tiny: Any, tmp_path: Path
+) -> None:
+    todo()
+    records, trial = Records(tmp_path / "out", tiny), Run("mae", 0, 0)
+    assert chosen_now(records.read(), tiny) == records.read()
+    records.write(trial, dict(rate=1e-3, linear=99.0, knn=0.0))
+    rows = [r["row"] for r in chosen_now(records.read(), tiny) if not r["tuning"]]
+    assert rows == ["random", "random"]
+
+
 def test_a_failure_stops_only_what_builds_on_it(todo: Callable) -> None:
     failed, done = todo(fails=0.002)
     assert done == ["random 0", "mae 0 0.001", "random 1"]
@@ -147,7 +173,7 @@ def test_none_is_begun_after_the_time_is_up(
     todo: Callable, capsys: pytest.CaptureFixture
 ) -> None:
     assert todo(minutes=0) == (0, [])
-    assert "No time for 6 runs" in capsys.readouterr().out
+    assert "6 runs have no time left" in capsys.readouterr().out
 
 
 def test_page_gets_the_table_of_the_record(tiny: Any, tmp_path: Path) -> None:

@@ -135,6 +135,26 @@ def test_records_of_another_scale_are_refused(tiny: Any, tmp_path: Path) -> None
         Records.open(tmp_path / "elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"row": "mae', "Unterminated string"),
+        ("", "Expecting value"),
+        ("7", "not iterable"),
+        ("[]", "lacks"),
+        ('{"row": "mae", "seed": 0, "tuning": false}', "lacks rate"),
+    ],
+)
+def test_what_is_no_record_is_named(
+    tiny: Any, tmp_path: Path, text: str, why: str
+) -> None:
+    records = Records(tmp_path, tiny)
+    (tmp_path / "mae_seed0.json").write_text(text)
+    said = rf"mae_seed0\.json is no record.*{why}.*remove"
+    with pytest.raises(ValueError, match=said):
+        records.read()
+
+
 def test_a_record_is_never_seen_half_written(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
