@@ -128,6 +128,7 @@ def test_a_trial_of_a_rate_that_is_none_is_done_anew(
     records, trial = Records(tmp_path / "out", scale), Run("mae", 0, 0)
     before = records.read()
     records.write(trial, dict(rate=5e-3, linear=linear, knn=0.0))
+    assert choose(Run("mae", 0, 2), scale, records.read()) is None  # a setting
     failed, done = todo(seeds=1, scale=scale)
     assert (failed, done) == (0, ["mae 0 0.001 1000000000.0"])
     assert records.read() == before
