@@ -28,6 +28,12 @@ def unformatted_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Config, "pretty_text", property(lambda cfg: "a = 1\n"))
 
 
+@pytest.fixture(autouse=True)
+def pictures_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a busy machine, where the first one is slow to draw, leaves out the next."""
+    monkeypatch.setattr(picture_hook, "perf_counter", lambda: 0.0)
+
+
 class Recorder(Hook):
     """The exact losses, and what the next step meets."""
 
