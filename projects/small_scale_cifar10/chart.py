@@ -11,7 +11,7 @@ from saim_mm.visualization.figure import new_figure, plain_axes, render, save_pn
 from .scale import Scale
 from .statistics import Estimate
 from .systems import rows_of
-from .table import FIGURES
+from .tuning import FIGURES
 
 _INCHES_PER_ROW = 0.28
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from saim_mm.utils.atomic_file import write_json
 
 from .scale import Scale
-from .tuning import Choice, Run
+from .tuning import FIGURES, Choice, Run, deciding
 
 _SETTINGS = "settings.json"
 _REMEDY = "remove it, and the command makes it anew."
@@ -57,7 +58,7 @@ class Records:
         A trial that is done later, or anew, may choose otherwise.
         """
         path = self._path(run)
-        return path.exists() and Choice.of(_read(path)) == choice
+        return path.exists() and Choice.of(_read(path, self.scale)) == choice
 
     def write(self, run: Run, figures: dict[str, Any]) -> None:
         """Keeps the figures of a finished run."""
@@ -67,10 +68,16 @@ class Records:
         """All that is finished, in the order of the names.
 
         Raises:
-            ValueError: If a file is no record.
+            ValueError: If a file is no record, or lacks a figure that others have.
         """
         paths = sorted(set(self.folder.glob("*.json")) - {self.folder / _SETTINGS})
-        return [_read(path) for path in paths]
+        records = {path: _read(path, self.scale) for path in paths}
+        judged = {path: r for path, r in records.items() if not r["tuning"]}
+        figures = {figure for r in judged.values() for figure in FIGURES if figure in r}
+        for path, record in judged.items():
+            if lacking := sorted(figures - set(record)):
+                raise ValueError(f"{path} lacks {lacking} of the others; {_REMEDY}")
+        return list(records.values())
 
     def name(self, run: Run) -> str:
         """Name of a run's record, without suffix."""
@@ -91,12 +98,22 @@ class Records:
         return self.folder / f"{self.name(run)}.json"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, scale: Scale) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
-        missing = {"row", "seed", "tuning", "rate"} - set(record)
+        missing = {"row", "seed", "tuning", "rate", *deciding(scale)} - set(record)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is no record ({error}); {_REMEDY}") from None
     if missing:
-        raise ValueError(f"{path} is no record, as it lacks {min(missing)}; {_REMEDY}")
+        lacks = ", ".join(sorted(missing))
+        raise ValueError(f"{path} is no record, as it lacks {lacks}; {_REMEDY}")
+    numbers = {k: v for k, v in record.items() if k in ("seed", "rate", *FIGURES)}
+    for name, value in numbers.items():
+        untrained = name == "rate" and value is None
+        if not untrained and not _is_number(value):
+            raise ValueError(f"{path}: {name} is {value!r}, no number; {_REMEDY}")
     return record
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -10,19 +10,10 @@ from typing import Any
 from .scale import Scale
 from .statistics import Estimate, estimate, paired_difference
 from .systems import SYSTEMS, rows_of
-from .tuning import deciding, score
+from .tuning import FIGURES, deciding, score
 
 #: Below a line with the name of a record, and down to this line, a page has its tables.
 _END = "<!-- end -->"
-
-#: By which a row is judged, and their titles.
-FIGURES = dict(
-    knn="kNN",
-    linear="linear probe",
-    linear_best="best layer",
-    attentive="attentive",
-    finetune="fine-tuning",
-)
 
 #: What the paper says, as differences between two rows, and its own gain in
 #: fine-tuning accuracy (Tables 1, 3 and 4).

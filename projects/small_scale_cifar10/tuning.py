@@ -17,6 +17,14 @@ from .systems import rows_of
 
 #: The seed whose runs choose.
 TUNING_SEED = 0
+#: By which a row is judged, and their titles.
+FIGURES = dict(
+    knn="kNN",
+    linear="linear probe",
+    linear_best="best layer",
+    attentive="attentive",
+    finetune="fine-tuning",
+)
 #: How many go on to the next budget.
 _FINALISTS = 2
 

@@ -135,6 +135,9 @@ def test_records_of_another_scale_are_refused(tiny: Any, tmp_path: Path) -> None
         Records.open(tmp_path / "elsewhere")
 
 
+_TRIAL = '{"row": "mae", "seed": 0, "tuning": true, "rate": %s, "linear": %s}'
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -142,7 +145,10 @@ def test_records_of_another_scale_are_refused(tiny: Any, tmp_path: Path) -> None
         ("", "Expecting value"),
         ("7", "not iterable"),
         ("[]", "lacks"),
-        ('{"row": "mae", "seed": 0, "tuning": false}', "lacks rate"),
+        ('{"row": "mae", "seed": 0, "tuning": false}', "lacks linear, rate"),
+        (_TRIAL % ('"0.001"', "30"), "rate is '0.001', no number"),
+        (_TRIAL % ("0.001", "NaN"), "linear is nan, no number"),
+        (_TRIAL % ("0.001", "null"), "linear is None, no number"),
     ],
 )
 def test_what_is_no_record_is_named(
@@ -150,8 +156,19 @@ def test_what_is_no_record_is_named(
 ) -> None:
     records = Records(tmp_path, tiny)
     (tmp_path / "mae_seed0.json").write_text(text)
-    said = rf"mae_seed0\.json is no record.*{why}.*remove"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=rf"mae_seed0\.json.*{why}.*remove"):
+        records.read()
+
+
+def test_a_judged_record_without_a_figure_of_the_others_is_named(
+    tiny: Any, tmp_path: Path
+) -> None:
+    records, figures = Records(tmp_path, tiny), dict(rate=1e-3, linear=1.0)
+    records.write(Run("mae", 0, 0), figures)  # a trial has fewer
+    records.write(Run("mae", 0), dict(figures, knn=2.0))
+    assert len(records.read()) == 2
+    records.write(Run("mae", 1), figures)
+    with pytest.raises(ValueError, match=r"mae_seed1\.json lacks \['knn'\].*remove"):
         records.read()
 
 
