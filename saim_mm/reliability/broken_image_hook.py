@@ -83,8 +83,8 @@ class BrokenImageHook(Hook):
         """Logs the total."""
         if self._named and is_main_process():
             runner.logger.info(
-                f"broken images: {sum(map(len, self._named.values()))} of "
-                f"{sum(map(len, self._named))}, each replaced by the next one that loads"
+                f"broken images: {self._count()} of {sum(map(len, self._named))}, each "
+                "replaced by the next one that loads"
             )
 
     def _check(self, runner: Runner) -> None:
@@ -113,6 +113,9 @@ class BrokenImageHook(Hook):
             for number, (dataset, named) in enumerate(self._named.items())
             for idx in sorted(named)
         ]
+
+    def _count(self) -> int:
+        return sum(map(len, self._named.values()))
 
     def _write(self, runner: Runner) -> None:
         if not is_main_process():
@@ -145,9 +148,7 @@ class BrokenImageHook(Hook):
             for idx in _agree_on_broken(dataset):
                 named.setdefault(idx, "")
         if entries and is_main_process():
-            runner.logger.info(
-                f"broken images: {sum(map(len, self._named.values()))} known from before"
-            )
+            runner.logger.info(f"broken images: {self._count()} known from before")
         for dataset, named in self._named.items():
             if len(named) <= dataset.max_broken:
                 continue
