@@ -121,8 +121,7 @@ class BrokenImageHook(Hook):
         if not is_main_process():
             return
         path = Path(runner.work_dir, QUARANTINE_FILE)
-        entries = self._entries()
-        attempt(runner.logger, path, lambda: write_json(path, entries, indent=1))
+        attempt(runner.logger, path, write_json, path, self._entries(), indent=1)
 
     def _restore(self, runner: Runner) -> None:
         """Marks what the checkpoint lists, and the file, which may be newer."""

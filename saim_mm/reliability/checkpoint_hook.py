@@ -215,11 +215,9 @@ class SafeCheckpointHook(CheckpointHook):
     def _point_to_last(self, runner: Runner) -> None:
         text = str(self.last_ckpt).encode()
         note = Path(runner.work_dir) / "last_checkpoint"
-
-        def write() -> None:
-            write_atomically(note, lambda file: file.write(text))
-
-        attempt(runner.logger, note, write)
+        attempt(
+            runner.logger, note, write_atomically, note, lambda file: file.write(text)
+        )
 
     @master_only
     def _remove(self, runner: Runner, paths: set[str]) -> None:
@@ -247,17 +245,15 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _find_best_here(self, runner: Runner) -> None:
         """Takes the best files for those of these names in this run's own folder."""
-
-        def here(path: Any) -> str | None:
-            own = Path(self.out_dir) / Path(str(path)).name
-            return str(own) if path and self._is_own(own) else None
-
-        self.best_ckpt_path = here(getattr(self, "best_ckpt_path", None))
-        many = getattr(self, "best_ckpt_path_dict", {})
-        self.best_ckpt_path_dict = {name: here(path) for name, path in many.items()}
         info = runner.message_hub.runtime_info
         for name in [n for n in info if n.startswith("best_ckpt")]:
-            runner.message_hub.update_info(name, here(info[name]))
+            own = Path(self.out_dir) / Path(str(info[name])).name
+            runner.message_hub.update_info(
+                name, str(own) if self._is_own(own) else None
+            )
+        self.best_ckpt_path = info.get("best_ckpt")
+        many = getattr(self, "best_ckpt_path_dict", {})
+        self.best_ckpt_path_dict = {n: info.get(f"best_ckpt_{n}") for n in many}
 
     def _report(self, runner: Runner, error: OSError, last: bool) -> None:
         """Says that a file was not written, and raises the error if it must stop."""
@@ -295,9 +291,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _best(self) -> set[str]:
         """The best files, by whatever metrics."""
-        one = getattr(self, "best_ckpt_path", None)
-        many = getattr(self, "best_ckpt_path_dict", {})
-        return {path for path in (one, *many.values()) if path}
+        paths = (self.best_ckpt_path, *self.best_ckpt_path_dict.values())
+        return {path for path in paths if path}
 
     @contextmanager
     def _rolled_back_on_error(self, runner: Runner) -> Iterator[None]:

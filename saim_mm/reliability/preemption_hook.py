@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from traceback import walk_stack
 from types import CodeType, FrameType
 from typing import Any
 
@@ -121,7 +122,9 @@ class PreemptionHook(Hook):
         self._received, self._interrupts = None, 0
         self._process = os.getpid()
         self._run = type(runner.train_loop).run.__code__
-        heard = [s for s in SIGNALS if not _is_ignored_hangup(s)]
+        heard = set(SIGNALS)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+            heard.remove(signal.SIGHUP)
         self._previous = {s: signal.signal(s, self._receive) for s in heard}
         self._second_sigterm = SecondSigterm()
 
@@ -208,10 +211,6 @@ def _find_saver(runner: Runner) -> SafeCheckpointHook | None:
     return safe
 
 
-def _is_ignored_hangup(number: signal.Signals) -> bool:
-    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
-
-
 def _say(text: str) -> None:
     """Writes to a terminal, which may be gone: then whatever is said goes nowhere."""
     try:
@@ -224,9 +223,7 @@ def _say(text: str) -> None:
 
 def _is_running(code: CodeType, frame: FrameType | None) -> bool:
     """Whether a function is among those that are being executed."""
-    while frame is not None and frame.f_code is not code:
-        frame = frame.f_back
-    return frame is not None
+    return frame is not None and any(f.f_code is code for f, _ in walk_stack(frame))
 
 
 def _step_is_complete(runner: Runner) -> bool:

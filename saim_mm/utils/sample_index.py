@@ -79,12 +79,6 @@ class SampleIndex(int):
     def __reduce__(self) -> tuple[Any, ...]:
         return SampleIndex, (int(self), self.seed, self.epoch, self.requested)
 
-    def __copy__(self) -> SampleIndex:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SampleIndex:
-        return self  # nothing in it changes
-
 
 def seed_generators(key: int) -> None:
     """Seeds the generators of ``random``, NumPy and, on the CPU, torch.

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import context, process
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -61,26 +60,15 @@ def _follow_parent(parent: int) -> None:
     os._exit(0)
 
 
-class _ShieldedForkProcess(_ShieldedProcess, context.ForkProcess):
+class _ForkProcess(_ShieldedProcess, context.ForkProcess):
     pass
 
 
-class _ShieldedForkContext(context.ForkContext):
-    Process = _ShieldedForkProcess
-
-
-class _ShieldedSpawnProcess(_ShieldedProcess, context.SpawnProcess):
+class _SpawnProcess(_ShieldedProcess, context.SpawnProcess):
     pass
 
 
-class _ShieldedSpawnContext(context.SpawnContext):
-    Process = _ShieldedSpawnProcess
-
-
-_CONTEXTS: dict[str, type[BaseContext]] = {
-    "fork": _ShieldedForkContext,
-    "spawn": _ShieldedSpawnContext,
-}
+_PROCESSES: dict[str, Any] = {"fork": _ForkProcess, "spawn": _SpawnProcess}
 
 
 def end_workers() -> None:
@@ -101,10 +89,12 @@ def shield_workers(loader: DataLoader) -> None:
     """
     if not loader.num_workers:
         return
-    current = loader.multiprocessing_context or multiprocessing.get_context()
-    method = current.get_start_method()
-    if method in _CONTEXTS and hasattr(signal, "sigtimedwait"):
-        loader.multiprocessing_context = _CONTEXTS[method]()
+    current: Any = loader.multiprocessing_context or multiprocessing.get_context()
+    process = _PROCESSES.get(current.get_start_method())
+    if process is not None and hasattr(signal, "sigtimedwait"):
+        shielded = type(current)()
+        shielded.Process = process
+        loader.multiprocessing_context = shielded
 
 
 def shield_loop(loop: Any) -> None:
