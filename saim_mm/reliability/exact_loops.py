@@ -98,26 +98,64 @@ class _ResumableBatches(BatchSampler):
         return islice(self.wrapped, first, None)
 
 
-class ExactLoop:
-    """What both loops do: begin reading somewhere, and repeat unfinished steps."""
+class _Unread:
+    """Stands in for a loader that must not be read yet."""
 
-    _runner: Runner
-    epoch: int
-    iter: int
+    def __init__(self, loader: DataLoader) -> None:
+        self.dataset = loader.dataset
+        self.length = len(loader)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class ExactLoop(BaseLoop):
+    """What both loops do: begin reading somewhere, and repeat unfinished steps.
+
+    :class:`ExactResumeHook` tells them where to begin.
+
+    Args:
+        runner: The runner.
+        dataloader: The training data, with :class:`ExactSampler`.
+        *args: What else MMEngine's loop takes, by name or in its order.
+
+    Raises:
+        ValueError: If the data has another sampler, or an epoch is less than a batch.
+    """
+
     dataloader: DataLoader
     sampler: ExactSampler
 
-    def _prepare(self) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        *args: Any,
+        **options: Any,
+    ) -> None:
+        drop_worker_options(dataloader)
+        BaseLoop.__init__(self, runner, dataloader)
+        loader = self.dataloader
+        # A loop over iterations begins to load here, before it knows where to resume.
+        super().__init__(runner, _Unread(loader), *args, **options)
+        self.dataloader = loader
         self._from, self._pending_microbatches = DataPosition(), 0
         # Something else than a loader, such as the list that mm's vis_scheduler.py puts
         # in its place, is read from its beginning and cannot be resumed.
-        self._resumable = isinstance(self.dataloader, DataLoader)
+        self._resumable = isinstance(loader, DataLoader)
         if self._resumable:
-            batches = self.dataloader.batch_sampler
-            self.sampler = exact_sampler_of(self.dataloader)
-            if type(batches) is not BatchSampler:
+            self._set_sampler(exact_sampler_of(loader))
+            if type(loader.batch_sampler) is not BatchSampler:
                 # A loader refuses to have it set, as iterating may have begun.
-                vars(self.dataloader)["batch_sampler"] = _ResumableBatches(batches)
+                batches = _ResumableBatches(loader.batch_sampler)
+                loader.__dict__["batch_sampler"] = batches
+        fit_warm_ups(runner, self._max_iters, max(len(loader), 1))
+
+    def _set_sampler(self, sampler: ExactSampler) -> None:
+        self.sampler = sampler
 
     def resume_at(self, position: DataPosition, pending_microbatches: int = 0) -> None:
         """Makes the next epoch, or the stream, begin at a position.
@@ -153,18 +191,20 @@ class ExactLoop:
             buffer.data.copy_(value)
 
     def _batches_back(self, count: int) -> Iterator[Any]:
-        """Reads on from ``count`` batches before the position, in the same epoch."""
-        samples = self._from.samples - count * global_batch_size(self.dataloader)
-        return self._read_from(self._from.batches - count, samples)
-
-    def _read_from(self, batches: int, samples: int) -> Iterator[Any]:
-        """Reads on from a place in the epoch that the sampler is set to."""
-        loader = self.dataloader
-        if isinstance(loader.batch_sampler, _ResumableBatches):
-            loader.batch_sampler.first = batches
-        else:
-            self.sampler.start_at(samples)
-        return iter(loader)
+        """Reads on from ``count`` batches before the position, over epoch borders."""
+        loader, at = self.dataloader, self._from
+        images, start = global_batch_size(loader), at.batches - count
+        epoch = 0 if self.sampler.endless else self._epoch
+        for back in range(-(start // len(loader)) if start < 0 else 0, -1, -1):
+            first = max(0, start + back * len(loader))
+            self.sampler.set_epoch(epoch - back)
+            if isinstance(loader.batch_sampler, _ResumableBatches):
+                loader.batch_sampler.first = first
+            else:
+                # An epoch that began with batches of another size is out of step.
+                offset = 0 if back else at.samples - at.batches * images
+                self.sampler.start_at(first * images + offset)
+            yield from loader
 
 
 def _check_epoch(loader: DataLoader, sampler: ExactSampler) -> None:
@@ -188,30 +228,12 @@ def _check_epoch(loader: DataLoader, sampler: ExactSampler) -> None:
 class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
     """MMEngine's ``EpochBasedTrainLoop`` that can begin in the middle of an epoch.
 
-    :class:`ExactResumeHook` tells it where to begin.
-
-    Args:
-        runner: The runner.
-        dataloader: The training data, with :class:`ExactSampler`.
-        *args: And by name those of ``EpochBasedTrainLoop``: ``max_epochs``, ...
-
-    Raises:
-        ValueError: If the data has another sampler, or less than a batch.
+    See :class:`ExactLoop`; ``max_epochs`` counts epochs.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: DataLoader | dict[str, Any],
-        *args: Any,
-        **options: Any,
-    ) -> None:
-        drop_worker_options(dataloader)
-        super().__init__(runner, dataloader, *args, **options)
-        self._prepare()
-        if self._resumable:
-            _check_epoch(self.dataloader, self.sampler)
-        fit_warm_ups(runner, self._max_iters, len(self.dataloader))
+    def _set_sampler(self, sampler: ExactSampler) -> None:
+        super()._set_sampler(sampler)
+        _check_epoch(self.dataloader, sampler)
 
     def run_epoch(self) -> None:
         """Trains what is left of an epoch."""
@@ -225,61 +247,18 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
         runner.call_hook("after_train_epoch")
         self._epoch += 1
 
-    def _batches_back(self, count: int) -> Iterator[Any]:
-        """Reads on from ``count`` batches before the position, over epoch borders."""
-        here = min(count, self._from.batches)
-        length, images = len(self.dataloader), global_batch_size(self.dataloader)
-        before = count - here  # of earlier epochs
-        for back in range(-(-before // length), 0, -1):
-            first = max(0, back * length - before)
-            self.sampler.set_epoch(self._epoch - back)
-            yield from self._read_from(first, first * images)
-        self.sampler.set_epoch(self._epoch)
-        yield from super()._batches_back(here)
-
-
-class _Unread:
-    """Stands in for a loader that must not be read yet."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.dataset = loader.dataset
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
 
 @register("loop")
 class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop`` that begins at any iteration without loading.
 
     The sampler goes on from epoch to epoch without end, as ``InfiniteSampler`` does.
-
-    Args:
-        runner: The runner.
-        dataloader: The training data, with :class:`ExactSampler`.
-        *args: And by name those of ``IterBasedTrainLoop``: ``max_iters``, ...
-
-    Raises:
-        ValueError: If the data has another sampler.
+    See :class:`ExactLoop`; ``max_iters`` counts iterations.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: DataLoader | dict[str, Any],
-        *args: Any,
-        **options: Any,
-    ) -> None:
-        drop_worker_options(dataloader)
-        BaseLoop.__init__(self, runner, dataloader)
-        loader = self.dataloader
-        # Upstream's loop begins to load here, before it is known where to resume.
-        super().__init__(runner, _Unread(loader), *args, **options)
-        self.dataloader = loader
-        self._prepare()
-        fit_warm_ups(runner, self._max_iters, max(len(loader), 1))
-        if self._resumable:
-            self.sampler.endless = True
+    def _set_sampler(self, sampler: ExactSampler) -> None:
+        super()._set_sampler(sampler)
+        sampler.endless = True
 
     def run(self) -> nn.Module:
         """Trains up to ``max_iters``."""
@@ -289,7 +268,6 @@ class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
         runner.model.train()
         batches: Iterator[Any] = chain.from_iterable(repeat(self.dataloader))
         if self._resumable:
-            self.sampler.set_epoch(0)
             batches = self._resumed_batches()
         self.dataloader_iterator = batches
         while self._iter < self._max_iters and not self.stop_training:

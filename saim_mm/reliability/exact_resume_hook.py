@@ -17,6 +17,7 @@ from ..weights.files import CheckpointError
 from .exact_loops import (
     DataPosition,
     ExactEpochLoop,
+    ExactIterLoop,
     ExactLoop,
     global_batch_size,
     seed_training_step,
@@ -123,7 +124,11 @@ class ExactResumeHook(Hook):
                 f"{type(dataset).__name__} will crop and flip differently when resumed;"
                 " put dict(type='SeedSample') first in its pipeline"
             )
-        self._position = _counted_position(self._loop)
+        # By what MMEngine restores: an epoch's start, or iterations.
+        self._position = DataPosition(loop.epoch)
+        if isinstance(loop, ExactIterLoop):
+            images = loop.iter * global_batch_size(loop.dataloader)
+            self._position = DataPosition(0, loop.iter, images)
         if self._iteration:
             self._resume(runner, self._loop)
         self._seed = self._loop.sampler.seed
@@ -221,13 +226,6 @@ def resume_point(
         if now[name] != saved[name]
     ]
     return position, saved["unstepped"] if same_steps else 0, differences
-
-
-def _counted_position(loop: ExactLoop) -> DataPosition:
-    """Where a loop is by what MMEngine restores: an epoch's start, or iterations."""
-    if isinstance(loop, ExactEpochLoop):
-        return DataPosition(loop.epoch)
-    return DataPosition(0, loop.iter, loop.iter * global_batch_size(loop.dataloader))
 
 
 def _iterations_done(loop: BaseLoop, checkpoint: dict[str, Any]) -> int:

@@ -16,17 +16,9 @@ _VISUALIZES = ("add_config", "add_graph", "add_image", "add_scalar", "add_scalar
 def attempt(
     logger: Logger, what: Any, write: Callable[..., Any], /, *args: Any, **options: Any
 ) -> bool:
-    """Writes, or says that it cannot; MMEngine's logger says the same only once.
+    """Calls ``write`` with what follows it, or says that ``what`` is not written.
 
-    Args:
-        logger: Of the run.
-        what: What the file or folder is called.
-        write: Writes it; called with what follows.
-        *args: Its arguments.
-        **options: Its options.
-
-    Returns:
-        Whether it is written.
+    MMEngine's logger says the same only once. Returns whether it is written.
     """
     try:
         write(*args, **options)

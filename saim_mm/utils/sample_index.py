@@ -81,12 +81,9 @@ class SampleIndex(int):
 
 
 def seed_generators(key: int) -> None:
-    """Seeds the generators of ``random``, NumPy and, on the CPU, torch.
+    """Seeds the generators of ``random``, NumPy and, on the CPU, torch from 64 bits.
 
     ``torch.manual_seed`` would also touch every GPU, for each sample.
-
-    Args:
-        key: 64 bits.
     """
     random.seed(key)
     np.random.seed([key & 0xFFFFFFFF, key >> 32])

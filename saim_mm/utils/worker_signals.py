@@ -11,8 +11,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import context, process
 from typing import Any
 
@@ -25,24 +23,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _LOOK = 1.0
 
 
-@contextmanager
-def _blocked() -> Iterator[None]:
-    """Holds the signals back from this thread, and from processes it starts."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _ShieldedProcess(process.BaseProcess):
     """Starts with signals blocked, so that none can come too early, and stays so."""
 
     _parent_pid: int
 
     def start(self) -> None:
-        with _blocked():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
             super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def run(self) -> None:
         parent = (self._parent_pid,)
