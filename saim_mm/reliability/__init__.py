@@ -1,13 +1,4 @@
-"""What keeps a run of MMEngine's Runner alive and repeatable, whatever it trains.
-
-* :mod:`exact_loops`, :mod:`exact_resume_hook`: a resumed run is the uninterrupted one.
-* :mod:`checkpoint_hook`, :mod:`verified_backend`, :mod:`weights_only_codec`:
-  checkpoints that are verified before older ones go.
-* :mod:`finite_guard_hook`: no step on what is not finite; :mod:`preemption_hook`:
-  signals; :mod:`watchdog_hook`: stuck processes; :mod:`broken_image_hook`: files.
-* :mod:`replay`: computes a step that was not made once more.
-* :mod:`sharding`, :mod:`sharding_hook`: parts of a model on each process.
-"""
+"""What keeps a run of MMEngine's Runner alive and repeatable, whatever it trains."""
 
 from .broken_image_hook import BrokenImageHook
 from .checkpoint_hook import SafeCheckpointHook

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,8 @@ class BrokenImageHook(Hook):
                 "such as 500"
             )
         self.interval = interval
-        self._datasets: list[UnlabeledImages] = []
-        self._named: list[dict[int, str]] = []  # index to reason, one per dataset
+        #: Index to reason, of each dataset in the order of the data.
+        self._named: dict[UnlabeledImages, dict[int, str]] = {}
         self._loaded: list[dict[str, Any]] = []
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -65,14 +64,9 @@ class BrokenImageHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Looks up the datasets to watch, and what a resumed run knew of them."""
-        # By identity: a dataset that is concatenated with itself is reported once.
-        all_data = {
-            id(d): d for d in with_inner_datasets(runner.train_dataloader.dataset)
-        }
-        self._datasets = [
-            d for d in all_data.values() if isinstance(d, UnlabeledImages)
-        ]
-        self._named = [{} for _ in self._datasets]
+        inner = with_inner_datasets(runner.train_dataloader.dataset)
+        # A dataset that is concatenated with itself is reported once.
+        self._named = {d: {} for d in inner if isinstance(d, UnlabeledImages)}
         if runner.iter:
             self._restore(runner)
 
@@ -87,15 +81,14 @@ class BrokenImageHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Logs the total."""
-        if self._datasets and is_main_process():
+        if self._named and is_main_process():
             runner.logger.info(
-                "broken images: %d of %d, each replaced by the next one that loads",
-                sum(map(len, self._named)),
-                sum(map(len, self._datasets)),
+                f"broken images: {self._count()} of {sum(map(len, self._named))}, each "
+                "replaced by the next one that loads"
             )
 
     def _check(self, runner: Runner) -> None:
-        for dataset, named in self._watched():
+        for dataset, named in self._named.items():
             new = [idx for idx in _agree_on_broken(dataset) if idx not in named]
             if not new:
                 continue
@@ -117,64 +110,57 @@ class BrokenImageHook(Hook):
         """The list as plain values, in the order of the data."""
         return [
             dict(dataset=number, index=idx, path=_path(dataset, idx), reason=named[idx])
-            for number, (dataset, named) in enumerate(self._watched())
+            for number, (dataset, named) in enumerate(self._named.items())
             for idx in sorted(named)
         ]
 
-    def _watched(self) -> Iterator[tuple[UnlabeledImages, dict[int, str]]]:
-        """The datasets, each with what is known of it."""
-        return zip(self._datasets, self._named, strict=True)
+    def _count(self) -> int:
+        return sum(map(len, self._named.values()))
 
     def _write(self, runner: Runner) -> None:
         if not is_main_process():
             return
         path = Path(runner.work_dir, QUARANTINE_FILE)
-        entries = self._entries()
-        attempt(runner.logger, path, lambda: write_json(path, entries, indent=1))
+        attempt(runner.logger, path, write_json, path, self._entries(), indent=1)
 
     def _restore(self, runner: Runner) -> None:
         """Marks what the checkpoint lists, and the file, which may be newer."""
         listed = [*self._loaded, *_read_list(runner)]
         entries = {(entry["dataset"], entry["index"]): entry for entry in listed}
-        for entry in entries.values():
-            self._restore_entry(runner, entry)
-        for dataset, named in self._watched():
+        datasets = dict(enumerate(self._named))
+        for (number, idx), entry in entries.items():
+            dataset = datasets.get(number)
+            if (
+                dataset is None
+                or idx >= len(dataset)
+                or _path(dataset, idx) != entry["path"]
+            ):
+                runner.logger.warning(
+                    f"{entry['path']!r} was broken, and is no longer image {idx} of "
+                    "the data"
+                )
+                continue
+            dataset.mark_broken([idx])
+            self._named[dataset][idx] = entry["reason"]
+        for dataset, named in self._named.items():
             # Ranks that do not see the work dir hear of it from the first one.
             for idx in _agree_on_broken(dataset):
                 named.setdefault(idx, "")
         if entries and is_main_process():
-            runner.logger.info(
-                f"broken images: {sum(map(len, self._named))} known from before"
-            )
-        for dataset, named in self._watched():
-            if len(named) > dataset.max_broken:
-                # The run ended here; what was mended since is used again.
-                self._take_up_mended(runner, dataset, named)
-                last = dataset.describe_broken(max(named)) if named else ""
-                dataset.check_broken_share(len(named), last)
-
-    def _take_up_mended(
-        self, runner: Runner, dataset: UnlabeledImages, named: dict[int, str]
-    ) -> None:
-        mended = [idx for idx in named if dataset.loads(idx)]
-        dataset.broken[mended] = 0
-        for idx in mended:
-            del named[idx]
-        self._write(runner)
-        if mended and is_main_process():
-            runner.logger.info(f"broken images: {len(mended)} of them load now")
-
-    def _restore_entry(self, runner: Runner, entry: dict[str, Any]) -> None:
-        number, idx = entry["dataset"], entry["index"]
-        if number < len(self._datasets):
-            dataset = self._datasets[number]
-            if idx < len(dataset) and _path(dataset, idx) == entry["path"]:
-                dataset.mark_broken([idx])
-                self._named[number].setdefault(idx, entry["reason"])
-                return
-        runner.logger.warning(
-            f"{entry['path']!r} was broken, and is no longer image {idx} of the data"
-        )
+            runner.logger.info(f"broken images: {self._count()} known from before")
+        for dataset, named in self._named.items():
+            if len(named) <= dataset.max_broken:
+                continue
+            # The run ended here; what was mended since is used again.
+            mended = [idx for idx in named if dataset.loads(idx)]
+            dataset.broken[mended] = 0
+            for idx in mended:
+                del named[idx]
+            self._write(runner)
+            if mended and is_main_process():
+                runner.logger.info(f"broken images: {len(mended)} of them load now")
+            last = dataset.describe_broken(max(named)) if named else ""
+            dataset.check_broken_share(len(named), last)
 
 
 def _read_list(runner: Runner) -> list[dict[str, Any]]:

@@ -46,9 +46,7 @@ class SafeCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook`` that cannot leave a run without a good checkpoint.
 
     * A file is written beside its place, flushed, read back from the disk, compared by
-      its SHA-256, and only then moved there. It carries the SHA-256 in itself
-      (:mod:`saim_mm.weights.checksum_trailer`);
-      :func:`saim_mm.weights.verify_checkpoint` compares it later.
+      its SHA-256, which it carries in itself, and only then moved there.
     * Older files go only after that, the previous best one included, and
       ``last_checkpoint`` never names a file that did not verify. While
       :class:`FiniteGuardHook` leaves steps out, or a weight is not finite, none goes.
@@ -136,10 +134,7 @@ class SafeCheckpointHook(CheckpointHook):
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> None:
         """Saves at once; the file counts among those that ``max_keep_ckpts`` keeps.
 
-        Args:
-            runner: The runner.
-            epoch: Epochs that have been finished.
-            iteration: Iterations that have been finished.
+        ``epoch`` and ``iteration`` count those that have been finished.
 
         Raises:
             OSError: If it could not be written, whatever ``on_write_error`` says.
@@ -177,8 +172,19 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _write(self, runner: Runner, step: int | str, meta: dict[str, Any]) -> None:
         """Writes one file, then removes those that it makes superfluous."""
+        outdated: list[int | str] = []
         with self._rolled_back_on_error(runner):
-            outdated = self._register(runner, step)
+            # Counted among those kept before it is written: it says so itself.
+            self.last_ckpt = self._path(step)
+            known: dict[str, Any] = dict(last_ckpt=self.last_ckpt)
+            if self.max_keep_ckpts > 0:
+                kept = [other for other in self.keep_ckpt_ids if other != step] + [step]
+                self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
+                outdated = kept[: -self.max_keep_ckpts]
+                # With the outdated ones: a run that is killed before it removed them
+                # does so when it resumes.
+                known["keep_ckpt_ids"] = [*self._outdated, *kept]
+            runner.message_hub.update_info_dict(known)
             runner.save_checkpoint(
                 self.out_dir,
                 Path(self.last_ckpt).name,
@@ -191,19 +197,6 @@ class SafeCheckpointHook(CheckpointHook):
         self._point_to_last(runner)
         self._remove_outdated(runner, outdated)
 
-    def _register(self, runner: Runner, step: int | str) -> list[int | str]:
-        """Counts a file among those kept, before it is written: it says so itself."""
-        self.last_ckpt = self._path(step)
-        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
-        if self.max_keep_ckpts <= 0:
-            return []
-        kept = [other for other in self.keep_ckpt_ids if other != step] + [step]
-        self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
-        # With the outdated ones: a run that is killed before it removed them does so
-        # when it resumes.
-        runner.message_hub.update_info("keep_ckpt_ids", [*self._outdated, *kept])
-        return kept[: -self.max_keep_ckpts]
-
     def _remove_outdated(self, runner: Runner, steps: list[int | str]) -> None:
         """Removes files, or waits until there is a good one in their place."""
         self._outdated += steps
@@ -215,11 +208,9 @@ class SafeCheckpointHook(CheckpointHook):
     def _point_to_last(self, runner: Runner) -> None:
         text = str(self.last_ckpt).encode()
         note = Path(runner.work_dir) / "last_checkpoint"
-
-        def write() -> None:
-            write_atomically(note, lambda file: file.write(text))
-
-        attempt(runner.logger, note, write)
+        attempt(
+            runner.logger, note, write_atomically, note, lambda file: file.write(text)
+        )
 
     @master_only
     def _remove(self, runner: Runner, paths: set[str]) -> None:
@@ -247,17 +238,15 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _find_best_here(self, runner: Runner) -> None:
         """Takes the best files for those of these names in this run's own folder."""
-
-        def here(path: Any) -> str | None:
-            own = Path(self.out_dir) / Path(str(path)).name
-            return str(own) if path and self._is_own(own) else None
-
-        self.best_ckpt_path = here(getattr(self, "best_ckpt_path", None))
-        many = getattr(self, "best_ckpt_path_dict", {})
-        self.best_ckpt_path_dict = {name: here(path) for name, path in many.items()}
         info = runner.message_hub.runtime_info
         for name in [n for n in info if n.startswith("best_ckpt")]:
-            runner.message_hub.update_info(name, here(info[name]))
+            own = Path(self.out_dir) / Path(str(info[name])).name
+            runner.message_hub.update_info(
+                name, str(own) if self._is_own(own) else None
+            )
+        self.best_ckpt_path = info.get("best_ckpt")
+        many = getattr(self, "best_ckpt_path_dict", {})
+        self.best_ckpt_path_dict = {n: info.get(f"best_ckpt_{n}") for n in many}
 
     def _report(self, runner: Runner, error: OSError, last: bool) -> None:
         """Says that a file was not written, and raises the error if it must stop."""
@@ -295,9 +284,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _best(self) -> set[str]:
         """The best files, by whatever metrics."""
-        one = getattr(self, "best_ckpt_path", None)
-        many = getattr(self, "best_ckpt_path_dict", {})
-        return {path for path in (one, *many.values()) if path}
+        paths = (self.best_ckpt_path, *self.best_ckpt_path_dict.values())
+        return {path for path in paths if path}
 
     @contextmanager
     def _rolled_back_on_error(self, runner: Runner) -> Iterator[None]:

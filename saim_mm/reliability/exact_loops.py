@@ -6,7 +6,7 @@ already, and they lose the gradients of an unfinished accumulation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from typing import Any
@@ -88,36 +88,74 @@ class _ResumableBatches(BatchSampler):
         self.sampler = batch_sampler.sampler
         self.batch_size = batch_sampler.batch_size
         self.drop_last = batch_sampler.drop_last
-        self._first = 0
-
-    def start_at(self, batch: int) -> None:
-        self._first = batch
+        self.first = 0
 
     def __len__(self) -> int:
         return len(self.wrapped)
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, self._first = self._first, 0
+        first, self.first = self.first, 0
         return islice(self.wrapped, first, None)
 
 
-class _ExactData:
-    """What both loops do: begin reading somewhere, and repeat unfinished steps."""
+class _Unread:
+    """Stands in for a loader that must not be read yet."""
 
-    _runner: Runner
+    def __init__(self, loader: DataLoader) -> None:
+        self.dataset = loader.dataset
+        self.length = len(loader)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class ExactLoop(BaseLoop):
+    """What both loops do: begin reading somewhere, and repeat unfinished steps.
+
+    :class:`ExactResumeHook` tells them where to begin.
+
+    Args:
+        runner: The runner.
+        dataloader: The training data, with :class:`ExactSampler`.
+        *args: What else MMEngine's loop takes, by name or in its order.
+
+    Raises:
+        ValueError: If the data has another sampler, or an epoch is less than a batch.
+    """
+
     dataloader: DataLoader
+    sampler: ExactSampler
 
-    def _prepare(self, loader: DataLoader) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        *args: Any,
+        **options: Any,
+    ) -> None:
+        drop_worker_options(dataloader)
+        BaseLoop.__init__(self, runner, dataloader)
+        loader = self.dataloader
+        # A loop over iterations begins to load here, before it knows where to resume.
+        super().__init__(runner, _Unread(loader), *args, **options)
+        self.dataloader = loader
+        self._from, self._pending_microbatches = DataPosition(), 0
         # Something else than a loader, such as the list that mm's vis_scheduler.py puts
         # in its place, is read from its beginning and cannot be resumed.
         self._resumable = isinstance(loader, DataLoader)
         if self._resumable:
-            self.sampler = exact_sampler_of(loader)
-        self._from = DataPosition()
-        self._pending_microbatches = 0
-        if self._resumable and type(loader.batch_sampler) is not BatchSampler:
-            # A loader refuses to have it set, as iterating may have begun.
-            loader.__dict__["batch_sampler"] = _ResumableBatches(loader.batch_sampler)
+            self._set_sampler(exact_sampler_of(loader))
+            if type(loader.batch_sampler) is not BatchSampler:
+                # A loader refuses to have it set, as iterating may have begun.
+                batches = _ResumableBatches(loader.batch_sampler)
+                loader.__dict__["batch_sampler"] = batches
+        fit_warm_ups(runner, self._max_iters, max(len(loader), 1))
+
+    def _set_sampler(self, sampler: ExactSampler) -> None:
+        self.sampler = sampler
 
     def resume_at(self, position: DataPosition, pending_microbatches: int = 0) -> None:
         """Makes the next epoch, or the stream, begin at a position.
@@ -131,17 +169,11 @@ class _ExactData:
 
     def _resumed_batches(self) -> Iterator[Any]:
         """Repeats what is pending, and reads on from the position."""
-        if not self._resumable:
-            return self._plain_batches()
         pending, self._pending_microbatches = self._pending_microbatches, 0
         batches = self._batches_back(pending)
         if pending:
             self._replay(islice(batches, pending), self._runner.iter - pending)
         return batches
-
-    def _plain_batches(self) -> Iterator[Any]:
-        """What is read without a sampler that could begin elsewhere."""
-        return iter(self.dataloader)
 
     def _replay(self, batches: Iterable[Any], first: int) -> None:
         """Repeats the iterations of an unfinished optimiser step, from ``first`` on.
@@ -155,21 +187,24 @@ class _ExactData:
         for iteration, batch in enumerate(batches, first):
             seed_training_step(self.sampler.seed, self.sampler.rank, iteration)
             model.train_step(batch, optim_wrapper=wrapper)
-        _restore_buffers(model, buffers)
+        for buffer, value in zip(model.buffers(), buffers, strict=True):
+            buffer.data.copy_(value)
 
     def _batches_back(self, count: int) -> Iterator[Any]:
-        """Reads on from ``count`` batches before the position, in the same epoch."""
-        samples = self._from.samples - count * global_batch_size(self.dataloader)
-        return self._read_from(self._from.batches - count, samples)
-
-    def _read_from(self, batches: int, samples: int) -> Iterator[Any]:
-        """Reads on from a place in the epoch that the sampler is set to."""
-        loader = self.dataloader
-        if isinstance(loader.batch_sampler, _ResumableBatches):
-            loader.batch_sampler.start_at(batches)
-        else:
-            self.sampler.start_at(samples)
-        return iter(loader)
+        """Reads on from ``count`` batches before the position, over epoch borders."""
+        loader, at = self.dataloader, self._from
+        images, start = global_batch_size(loader), at.batches - count
+        epoch = 0 if self.sampler.endless else self._epoch
+        for back in range(-(start // len(loader)) if start < 0 else 0, -1, -1):
+            first = max(0, start + back * len(loader))
+            self.sampler.set_epoch(epoch - back)
+            if isinstance(loader.batch_sampler, _ResumableBatches):
+                loader.batch_sampler.first = first
+            else:
+                # An epoch that began with batches of another size is out of step.
+                offset = 0 if back else at.samples - at.batches * images
+                self.sampler.start_at(first * images + offset)
+            yield from loader
 
 
 def _check_epoch(loader: DataLoader, sampler: ExactSampler) -> None:
@@ -189,122 +224,41 @@ def _check_epoch(loader: DataLoader, sampler: ExactSampler) -> None:
     )
 
 
-@torch.no_grad()
-def _restore_buffers(model: nn.Module, values: Sequence[torch.Tensor]) -> None:
-    for buffer, value in zip(model.buffers(), values, strict=True):
-        buffer.copy_(value)
-
-
 @register("loop")
-class ExactEpochLoop(_ExactData, EpochBasedTrainLoop):
+class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
     """MMEngine's ``EpochBasedTrainLoop`` that can begin in the middle of an epoch.
 
-    :class:`ExactResumeHook` tells it where to begin.
-
-    Args:
-        runner: The runner.
-        dataloader: The training data, with :class:`ExactSampler`.
-        max_epochs: Number of epochs.
-        val_begin: The epoch that begins validating.
-        val_interval: Epochs between validations.
-        dynamic_intervals: Other intervals from some epochs on.
-
-    Raises:
-        ValueError: If the data has another sampler, or less than a batch.
+    See :class:`ExactLoop`; ``max_epochs`` counts epochs.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: DataLoader | dict[str, Any],
-        max_epochs: int,
-        val_begin: int = 1,
-        val_interval: int = 1,
-        dynamic_intervals: list[tuple[int, int]] | None = None,
-    ) -> None:
-        drop_worker_options(dataloader)
-        super().__init__(
-            runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals
-        )
-        self._prepare(self.dataloader)
-        if self._resumable:
-            _check_epoch(self.dataloader, self.sampler)
-        fit_warm_ups(runner, self._max_iters, len(self.dataloader))
+    def _set_sampler(self, sampler: ExactSampler) -> None:
+        super()._set_sampler(sampler)
+        _check_epoch(self.dataloader, sampler)
 
     def run_epoch(self) -> None:
         """Trains what is left of an epoch."""
         runner = self.runner
         runner.call_hook("before_train_epoch")
         runner.model.train()
-        for idx, data_batch in enumerate(self._resumed_batches(), self._from.batches):
+        batches = self._resumed_batches() if self._resumable else self.dataloader
+        for idx, data_batch in enumerate(batches, self._from.batches):
             self.run_iter(idx, data_batch)
         self._from = DataPosition()
         runner.call_hook("after_train_epoch")
         self._epoch += 1
 
-    def _batches_back(self, count: int) -> Iterator[Any]:
-        """Reads on from ``count`` batches before the position, over epoch borders."""
-        here = min(count, self._from.batches)
-        length, images = len(self.dataloader), global_batch_size(self.dataloader)
-        before = count - here  # of earlier epochs
-        for back in range(-(-before // length), 0, -1):
-            first = max(0, back * length - before)
-            self.sampler.set_epoch(self._epoch - back)
-            yield from self._read_from(first, first * images)
-        self.sampler.set_epoch(self._epoch)
-        yield from super()._batches_back(here)
-
-
-class _Unread:
-    """Stands in for a loader that must not be read yet."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.dataset = loader.dataset
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
 
 @register("loop")
-class ExactIterLoop(_ExactData, IterBasedTrainLoop):
+class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop`` that begins at any iteration without loading.
 
     The sampler goes on from epoch to epoch without end, as ``InfiniteSampler`` does.
-
-    Args:
-        runner: The runner.
-        dataloader: The training data, with :class:`ExactSampler`.
-        max_iters: Number of iterations.
-        val_begin: The iteration that begins validating.
-        val_interval: Iterations between validations.
-        dynamic_intervals: Other intervals from some iterations on.
-
-    Raises:
-        ValueError: If the data has another sampler.
+    See :class:`ExactLoop`; ``max_iters`` counts iterations.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: DataLoader | dict[str, Any],
-        max_iters: int,
-        val_begin: int = 1,
-        val_interval: int = 1000,
-        dynamic_intervals: list[tuple[int, int]] | None = None,
-    ) -> None:
-        drop_worker_options(dataloader)
-        BaseLoop.__init__(self, runner, dataloader)
-        loader = self.dataloader
-        # Upstream's loop begins to load here, before it is known where to resume.
-        unread = _Unread(loader)
-        super().__init__(
-            runner, unread, max_iters, val_begin, val_interval, dynamic_intervals
-        )
-        self.dataloader = loader
-        self._prepare(loader)
-        fit_warm_ups(runner, self._max_iters, max(len(loader), 1))
-        if self._resumable:
-            self.sampler.endless = True
+    def _set_sampler(self, sampler: ExactSampler) -> None:
+        super()._set_sampler(sampler)
+        sampler.endless = True
 
     def run(self) -> nn.Module:
         """Trains up to ``max_iters``."""
@@ -312,22 +266,17 @@ class ExactIterLoop(_ExactData, IterBasedTrainLoop):
         runner.call_hook("before_train")
         runner.call_hook("before_train_epoch")
         runner.model.train()
+        batches: Iterator[Any] = chain.from_iterable(repeat(self.dataloader))
         if self._resumable:
-            self.sampler.set_epoch(0)
-        self.dataloader_iterator = self._resumed_batches()
+            batches = self._resumed_batches()
+        self.dataloader_iterator = batches
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
+            self.run_iter(next(batches))
             self._decide_current_val_interval()
-            self._validate_if_due()
+            due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+            if runner.val_loop is not None and self._iter >= self.val_begin and due:
+                runner.val_loop.run()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
-
-    def _plain_batches(self) -> Iterator[Any]:
-        return chain.from_iterable(repeat(self.dataloader))
-
-    def _validate_if_due(self) -> None:
-        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
-        if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
-            self.runner.val_loop.run()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from mmengine.dist import get_rank, is_main_process
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch.optim import Optimizer
@@ -18,6 +18,7 @@ from .exact_loops import (
     DataPosition,
     ExactEpochLoop,
     ExactIterLoop,
+    ExactLoop,
     global_batch_size,
     seed_training_step,
 )
@@ -62,7 +63,7 @@ class ExactResumeHook(Hook):
     def __init__(self, without_optimizer: bool = False) -> None:
         self.without_optimizer = without_optimizer
         self._begun = False
-        self._loop: ExactEpochLoop | ExactIterLoop | None = None
+        self._loop: ExactLoop | None = None
         self._position = DataPosition()
         self._iteration = 0
         self._loaded: dict[str, Any] | None = None
@@ -86,14 +87,14 @@ class ExactResumeHook(Hook):
             known = group.keys() & optimizer.defaults.keys() & KERNELS
             group.update({name: optimizer.defaults[name] for name in known})
         if getattr(runner, "_resume", False) and not self._begun:
-            self._check_optimizer(runner, checkpoint)
+            if "optimizer" not in checkpoint:
+                self._begin_without(runner)
             done = _iterations_done(runner.train_loop, checkpoint)
             for difference in apply_config(runner, checkpoint, done):
                 runner.logger.warning(f"not an exact resume: {difference}")
 
-    def _check_optimizer(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        if "optimizer" in checkpoint:
-            return
+    def _begin_without(self, runner: Runner) -> None:
+        """Lets the optimiser begin anew if that is wanted."""
         lost = (
             f"{runner._load_from or 'the checkpoint'} holds no state of the optimiser "
             "(a published file, or one written with save_optimizer=False)"
@@ -112,7 +113,7 @@ class ExactResumeHook(Hook):
         self._begun = True
         loop = runner.train_loop
         self._iteration = loop.iter
-        self._loop = loop if isinstance(loop, (ExactEpochLoop, ExactIterLoop)) else None
+        self._loop = loop if isinstance(loop, ExactLoop) else None
         if self._loop is None:
             self._seed = runner.seed or 0
             runner.logger.warning(_not_exact(runner))
@@ -123,7 +124,11 @@ class ExactResumeHook(Hook):
                 f"{type(dataset).__name__} will crop and flip differently when resumed;"
                 " put dict(type='SeedSample') first in its pipeline"
             )
-        self._position = _counted_position(self._loop)
+        # By what MMEngine restores: an epoch's start, or iterations.
+        self._position = DataPosition(loop.epoch)
+        if isinstance(loop, ExactIterLoop):
+            images = loop.iter * global_batch_size(loop.dataloader)
+            self._position = DataPosition(0, loop.iter, images)
         if self._iteration:
             self._resume(runner, self._loop)
         self._seed = self._loop.sampler.seed
@@ -157,21 +162,24 @@ class ExactResumeHook(Hook):
         checkpoint["meta"].update(epoch=self._position.epoch, iter=self._iteration)
         checkpoint[STATE_KEY] = self._state(runner, self._loop)
 
-    def _state(
-        self, runner: Runner, loop: ExactEpochLoop | ExactIterLoop
-    ) -> dict[str, int]:
+    def _state(self, runner: Runner, loop: ExactLoop) -> dict[str, int]:
         """How far the run is, and what that depends on."""
+        accumulation = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        unstepped = self._iteration % accumulation
+        # The last step of a run is made of what there is.
+        if unstepped and runner.optim_wrapper.should_update():
+            unstepped = 0
         return dict(
             **asdict(self._position),
             seed=loop.sampler.seed,
             iteration=self._iteration,
             global_batch_size=global_batch_size(loop.dataloader),
             dataset_length=len(loop.sampler.dataset),
-            accumulation=_accumulation(runner),
-            unstepped=_pending_microbatches(runner, self._iteration),
+            accumulation=accumulation,
+            unstepped=unstepped,
         )
 
-    def _resume(self, runner: Runner, loop: ExactEpochLoop | ExactIterLoop) -> None:
+    def _resume(self, runner: Runner, loop: ExactLoop) -> None:
         state = self._loaded or {}
         # Of another iteration: by a run without this hook, or none to be resumed.
         saved = state if state.get("iteration") == self._iteration else None
@@ -182,7 +190,7 @@ class ExactResumeHook(Hook):
         loop.resume_at(self._position, pending)
         for warning in warnings:
             runner.logger.warning(f"not an exact resume: {warning}")
-        if saved is not None and is_main_process():
+        if saved is not None:
             runner.logger.info(
                 f"resuming at {self._position}; the gradients of {pending} "
                 "iterations that no step was made of are computed once more"
@@ -212,23 +220,12 @@ def resume_point(
     if not same_batches:
         batches = samples // now["global_batch_size"]
     position = DataPosition(saved["epoch"], batches, samples)
-    return position, saved["unstepped"] if same_steps else 0, _differences(saved, now)
-
-
-def _differences(saved: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
-    """What keeps a run from going on as the one that wrote a checkpoint would have."""
-    return [
+    differences = [
         sentence.format(now=now[name], was=saved[name])
         for name, sentence in _DIFFERENCES.items()
         if now[name] != saved[name]
     ]
-
-
-def _counted_position(loop: ExactEpochLoop | ExactIterLoop) -> DataPosition:
-    """Where a loop is by what MMEngine restores: an epoch's start, or iterations."""
-    if isinstance(loop, ExactEpochLoop):
-        return DataPosition(loop.epoch)
-    return DataPosition(0, loop.iter, loop.iter * global_batch_size(loop.dataloader))
+    return position, saved["unstepped"] if same_steps else 0, differences
 
 
 def _iterations_done(loop: BaseLoop, checkpoint: dict[str, Any]) -> int:
@@ -247,20 +244,6 @@ def _lacks_seeds(dataset: Any) -> bool:
     transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
     seeded = any(isinstance(transform, SeedSample) for transform in transforms)
     return bool(transforms) and not (seeded or getattr(dataset, "seeds_samples", False))
-
-
-def _accumulation(runner: Runner) -> int:
-    """Iterations per optimiser step."""
-    return getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-
-
-def _pending_microbatches(runner: Runner, iteration: int) -> int:
-    """Iterations whose gradients wait for the optimiser's step."""
-    accumulation = _accumulation(runner)
-    # The last step of a run is made of what there is.
-    if accumulation == 1 or runner.optim_wrapper.should_update():
-        return 0
-    return iteration % accumulation
 
 
 def _not_exact(runner: Runner) -> str:

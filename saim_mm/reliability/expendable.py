@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from logging import FileHandler, Logger
 from typing import Any
 
@@ -12,19 +13,15 @@ from mmengine.runner import Runner
 _VISUALIZES = ("add_config", "add_graph", "add_image", "add_scalar", "add_scalars")
 
 
-def attempt(logger: Logger, what: Any, write: Callable[[], Any]) -> bool:
-    """Writes, or says that it cannot; MMEngine's logger says the same only once.
+def attempt(
+    logger: Logger, what: Any, write: Callable[..., Any], /, *args: Any, **options: Any
+) -> bool:
+    """Calls ``write`` with what follows it, or says that ``what`` is not written.
 
-    Args:
-        logger: Of the run.
-        what: What the file or folder is called.
-        write: Writes it.
-
-    Returns:
-        Whether it is written.
+    MMEngine's logger says the same only once. Returns whether it is written.
     """
     try:
-        write()
+        write(*args, **options)
     except OSError as error:
         _warn(logger, what, error)
         return False
@@ -33,22 +30,16 @@ def attempt(logger: Logger, what: Any, write: Callable[[], Any]) -> bool:
 
 def let_logs_fail(runner: Runner) -> None:
     """Lets a run go on when its log, scalars or pictures cannot be written."""
+    expendably = partial(attempt, runner.logger, "scalars and pictures")
     for backend in runner.visualizer._vis_backends.values():
         for name in _VISUALIZES:
-            setattr(backend, name, _attempting(runner.logger, getattr(backend, name)))
+            setattr(backend, name, partial(expendably, getattr(backend, name)))
     for handler in runner.logger.handlers:
         if isinstance(handler, FileHandler):
             # It would print a traceback for each line.
             handler.handleError = lambda record: _warn(  # type: ignore[method-assign]
                 runner.logger, "the log", sys.exc_info()[1]
             )
-
-
-def _attempting(logger: Logger, write: Callable[..., None]) -> Callable[..., None]:
-    def attempting(*args: Any, **options: Any) -> None:
-        attempt(logger, "scalars and pictures", lambda: write(*args, **options))
-
-    return attempting
 
 
 def _warn(logger: Logger, what: Any, error: Any) -> None:

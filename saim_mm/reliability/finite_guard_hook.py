@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
@@ -40,21 +40,12 @@ class NotFiniteError(FloatingPointError):
     """Loss or gradients were not finite for too many steps in a row."""
 
 
-@dataclass
-class _Step:
-    """An optimiser step, made or not.
+class _Iteration(NamedTuple):
+    """An iteration of a step; its samples are packed, and described if need be."""
 
-    Attributes:
-        iterations: Its iterations, several if gradients accumulate.
-        samples: Of each iteration, the packed samples; described if need be.
-        losses: Of each iteration, the loss.
-        finite: Whether the gradients were finite.
-    """
-
-    iterations: list[int]
-    samples: list[Sequence[Any]]
-    losses: list[Tensor | float]
-    finite: AsyncFlag | None = None
+    number: int
+    samples: Sequence[Any]
+    loss: Tensor | float
 
 
 @register("hook")
@@ -90,8 +81,9 @@ class FiniteGuardHook(Hook):
         self.in_a_row = 0
         self.rolled_back = False
         self._guard: FiniteGuard | None = None
-        self._window = _Step([], [], [])
-        self._unread: deque[_Step] = deque()
+        self._window: list[_Iteration] = []
+        #: Steps, and whether their gradients were finite.
+        self._unread: deque[tuple[list[_Iteration], AsyncFlag]] = deque()
         self._records = 0
         self._run = uuid.uuid4().hex  # of this run and of those that resume it
 
@@ -106,17 +98,16 @@ class FiniteGuardHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the counts, with the steps whose answers are on their way."""
         skipped, in_a_row = self.skipped, self.in_a_row
-        for step in self._unread:
-            assert step.finite is not None
-            finite = step.finite.read()
-            skipped, in_a_row = (skipped, 0) if finite else (skipped + 1, in_a_row + 1)
+        for _, finite in self._unread:
+            left_out = not finite.read()
+            skipped, in_a_row = skipped + left_out, in_a_row + 1 if left_out else 0
         counts = dict(skipped=skipped, in_a_row=in_a_row, rolled_back=self.rolled_back)
         checkpoint[GUARD_KEY] = dict(**counts, run=self._run)
 
     def before_train(self, runner: Runner) -> None:
         """Begins to watch the optimiser."""
         self._guard = FiniteGuard(runner.optim_wrapper)
-        self._window = _Step([], [], [])
+        self._window = []
         self._unread.clear()
 
     def after_train(self, runner: Runner) -> None:
@@ -135,36 +126,31 @@ class FiniteGuardHook(Hook):
     ) -> None:
         """Notes the iteration and, if a step was due, how it went."""
         assert self._guard is not None, "before_train comes first"
-        self._window.iterations.append(runner.iter)
         samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else ()
-        self._window.samples.append(samples or ())
-        loss = outputs.get("loss") if isinstance(outputs, dict) else None
-        self._window.losses.append(loss if loss is not None else float("nan"))
+        loss = outputs.get("loss", math.nan) if isinstance(outputs, dict) else math.nan
+        self._window.append(_Iteration(runner.iter, samples or (), loss))
         finite = self._guard.take_answer()
-        if finite is None:
-            return
-        self._window.finite = finite
-        self._unread.append(self._window)
-        self._window = _Step([], [], [])
-        self._read(runner, lag=_LAG if finite.deferred else 0)
+        if finite is not None:
+            self._unread.append((self._window, finite))
+            self._window = []
+            self._read(runner, lag=_LAG if finite.deferred else 0)
 
     def _read(self, runner: Runner, lag: int) -> None:
         """Reads the answers of all steps but the last few."""
         while len(self._unread) > lag:
-            step = self._unread.popleft()
-            assert step.finite is not None
-            if step.finite.read():
+            step, finite = self._unread.popleft()
+            if finite.read():
                 self.in_a_row = 0
             else:
                 self._count(runner, step)
 
-    def _count(self, runner: Runner, step: _Step) -> None:
+    def _count(self, runner: Runner, step: list[_Iteration]) -> None:
         self.skipped += 1
         self.in_a_row += 1
         if self.in_a_row == 1 or self.in_a_row == self.patience:
             where = self._write(runner, step)
             runner.logger.warning(
-                f"iteration {step.iterations[-1] + 1}: loss or gradient is not finite, "
+                f"iteration {step[-1].number + 1}: loss or gradient is not finite, "
                 f"no step was made ({self.in_a_row} in a row, {self.skipped} in all); "
                 f"{where}"
             )
@@ -187,18 +173,30 @@ class FiniteGuardHook(Hook):
         found = find_newest_of(
             runner, lambda content: self._why_not_back_to(content, runner)
         )
-        newest = found.path
-        if newest is None:
-            reasons = "".join(f"; {reason}" for reason in found.skipped)
-            raise NotFiniteError(
-                f"{summary}. There is no checkpoint to go back to{reasons}"
-            )
-        _load_as_saved(runner, load_from_local(str(newest), "cpu"), self)
+        if found.path is None:
+            none = f"{summary}. There is no checkpoint to go back to"
+            raise NotFiniteError("; ".join([none, *found.skipped]))
+        self._load_as_saved(runner, load_from_local(str(found.path), "cpu"))
         self.rolled_back, self.in_a_row = True, 0
         runner.logger.error(
-            f"{summary}. Weights and optimiser are those of {newest} again, the data "
-            "go on; the next time the run ends"
+            f"{summary}. Weights and optimiser are those of {found.path} again, the "
+            "data go on; the next time the run ends"
         )
+
+    def _load_as_saved(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Takes weights and optimiser from a checkpoint, as resuming would.
+
+        Hooks that put other weights into a checkpoint, such as averaged ones, take out
+        what was in the model, and theirs. This one goes on counting.
+        """
+        resuming, runner._resume = runner._resume, True
+        try:
+            for hook in runner.hooks:
+                if hook is not self:
+                    hook.after_load_checkpoint(runner, checkpoint)
+        finally:
+            runner._resume = resuming
+        load_whole(checkpoint, unwrap_model(runner.model), runner.optim_wrapper)
 
     def _why_not_back_to(self, content: dict[str, Any], runner: Runner) -> str | None:
         """Why a checkpoint is none to go back to: another run's, or not healthy."""
@@ -213,7 +211,7 @@ class FiniteGuardHook(Hook):
             return "it is of another model"
         return why_not_finite(content, runner.model)
 
-    def _write(self, runner: Runner, step: _Step) -> str:
+    def _write(self, runner: Runner, step: list[_Iteration]) -> str:
         """Writes the record of a step that was not made; every process its own.
 
         Returns:
@@ -222,23 +220,24 @@ class FiniteGuardHook(Hook):
         if self.skipped > _RECORDED and self.in_a_row < self.patience:
             return f"of the first {_RECORDED} {FOLDER} says which samples"
         folder = Path(runner.work_dir) / FOLDER
-        name = f"iter_{step.iterations[-1] + 1}"
+        name = f"iter_{step[-1].number + 1}"
         path = folder / f"{name}_rank_{get_rank()}.json"
         weights = self._write_weights(runner, folder / f"{name}_weights.pth")
+        scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
         record = dict(
-            iterations=step.iterations,
+            iterations=[iteration.number for iteration in step],
             rank=get_rank(),
             world_size=get_world_size(),
             seed=_seed_of(runner),
-            losses=[float(loss) for loss in step.losses],
+            losses=[float(iteration.loss) for iteration in step],
             weights=weights,
             # On a GPU the answer is read late; steps since then may have been made.
             weights_after_iteration=runner.iter,
-            loss_scale=_loss_scale(runner),
-            samples=[_describe(samples) for samples in step.samples],
+            loss_scale=1.0 if scaler is None else float(scaler.get_scale()),
+            samples=[_describe(iteration.samples) for iteration in step],
         )
         written = attempt(
-            runner.logger, folder, lambda: write_json(path, record, indent=1, end="")
+            runner.logger, folder, write_json, path, record, indent=1, end=""
         )
         return f"{path} says which samples" if written else "there is no record of it"
 
@@ -249,25 +248,9 @@ class FiniteGuardHook(Hook):
             return None
         state = whole_state(unwrap_model(runner.model).state_dict())
         written = not is_main_process() or attempt(
-            runner.logger, path.parent, lambda: write_sealed(path, state)
+            runner.logger, path.parent, write_sealed, path, state
         )
         return path.name if written else None
-
-
-def _load_as_saved(runner: Runner, checkpoint: dict[str, Any], guard: Hook) -> None:
-    """Takes weights and optimiser from a checkpoint of this run, as resuming would.
-
-    Hooks that put other weights into a checkpoint, such as averaged ones, take out
-    what was in the model, and theirs.
-    """
-    resuming, runner._resume = runner._resume, True
-    try:
-        for hook in runner.hooks:
-            if hook is not guard:  # which goes on counting
-                hook.after_load_checkpoint(runner, checkpoint)
-    finally:
-        runner._resume = resuming
-    load_whole(checkpoint, unwrap_model(runner.model), runner.optim_wrapper)
 
 
 def _describe(samples: Sequence[Any]) -> list[dict[str, Any]]:
@@ -289,8 +272,3 @@ def _seed_of(runner: Runner) -> int:
         return exact_sampler_of(runner.train_dataloader).seed
     except ValueError:
         return runner.seed or 0
-
-
-def _loss_scale(runner: Runner) -> float:
-    scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
-    return float(scaler.get_scale()) if scaler is not None else 1.0

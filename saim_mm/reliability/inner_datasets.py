@@ -7,11 +7,9 @@ from typing import Any
 
 
 def with_inner_datasets(dataset: Any) -> Iterator[Any]:
-    """Yields a dataset, then those that it wraps, whatever they wrap, and so on.
+    """Yields a dataset, those that it wraps, whatever they wrap, and so on.
 
-    Args:
-        dataset: A dataset, or a wrapper that holds others as ``dataset`` or
-            ``datasets``, as those of mmengine, mmpretrain and torch do.
+    Wrappers have a ``dataset`` or ``datasets``, as in mmengine, mmpretrain and torch.
     """
     yield dataset
     for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from types import CodeType, FrameType
+from traceback import walk_stack
+from types import FrameType
 from typing import Any
 
 import torch
@@ -104,8 +105,16 @@ class PreemptionHook(Hook):
         follow_torchrun()
         if not isinstance(runner._train_loop, BaseLoop):  # a test
             return
-        self._saver = _find_saver(runner)
-        if self._saver is not None:
+        hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+        savers = [hook for hook in hooks if isinstance(hook, SafeCheckpointHook)]
+        if hooks and not savers:
+            raise ValueError(
+                "PreemptionHook saves through SafeCheckpointHook, and this run has "
+                f"{type(hooks[0]).__name__}; set default_hooks.checkpoint.type="
+                "'SafeCheckpointHook'."
+            )
+        if savers:  # else the run is not to be saved at all
+            self._saver = savers[0]
             shield_loop(runner.train_loop)
             shield_loop(runner.val_loop)
 
@@ -121,7 +130,9 @@ class PreemptionHook(Hook):
         self._received, self._interrupts = None, 0
         self._process = os.getpid()
         self._run = type(runner.train_loop).run.__code__
-        heard = [s for s in SIGNALS if not _is_ignored_hangup(s)]
+        heard = set(SIGNALS)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+            heard.remove(signal.SIGHUP)
         self._previous = {s: signal.signal(s, self._receive) for s in heard}
         self._second_sigterm = SecondSigterm()
 
@@ -150,7 +161,7 @@ class PreemptionHook(Hook):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal. Logging could meet itself here, so it writes plainly."""
         # A child that was forked with this handler, or training that ended in an error.
-        if os.getpid() != self._process or not _is_running(self._run, frame):
+        if os.getpid() != self._process or not self._is_training(frame):
             self._stop_listening()
             os.kill(os.getpid(), number)
             return
@@ -163,6 +174,11 @@ class PreemptionHook(Hook):
             name = signal.Signals(number).name
             _say(f"\n{name}: finishing the step, then saving.\n")
         self._received = signal.Signals(number)
+
+    def _is_training(self, frame: FrameType | None) -> bool:
+        return frame is not None and any(
+            outer.f_code is self._run for outer, _ in walk_stack(frame)
+        )
 
     def _stop_listening(self) -> None:
         for number, handler in self._previous.items():
@@ -195,23 +211,6 @@ class PreemptionHook(Hook):
         sys.exit(EXIT_PREEMPTED if saved else EXIT_NOT_SAVED)
 
 
-def _find_saver(runner: Runner) -> SafeCheckpointHook | None:
-    """The hook that saves; none if the run is not to be saved at all."""
-    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    safe = next((hook for hook in hooks if isinstance(hook, SafeCheckpointHook)), None)
-    if hooks and safe is None:
-        raise ValueError(
-            "PreemptionHook saves through SafeCheckpointHook, and this run has "
-            f"{type(hooks[0]).__name__}; set default_hooks.checkpoint.type="
-            "'SafeCheckpointHook'."
-        )
-    return safe
-
-
-def _is_ignored_hangup(number: signal.Signals) -> bool:
-    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
-
-
 def _say(text: str) -> None:
     """Writes to a terminal, which may be gone: then whatever is said goes nowhere."""
     try:
@@ -220,13 +219,6 @@ def _say(text: str) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
             os.dup2(nowhere, descriptor)
-
-
-def _is_running(code: CodeType, frame: FrameType | None) -> bool:
-    """Whether a function is among those that are being executed."""
-    while frame is not None and frame.f_code is not code:
-        frame = frame.f_back
-    return frame is not None
 
 
 def _step_is_complete(runner: Runner) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from traceback import walk_stack
 from types import CodeType, FrameType
 from typing import NamedTuple
 
@@ -48,15 +48,6 @@ class Heartbeat(NamedTuple):
     waits: bool
     code_location: str
 
-    def encode(self) -> str:
-        """As text, for a store."""
-        return json.dumps(self)
-
-    @classmethod
-    def decode(cls, text: bytes) -> Heartbeat:
-        """What :meth:`encode` made text of."""
-        return cls(*json.loads(text))
-
     def describe(self, first: int) -> str:
         """In words; ``first`` iterations were finished before."""
         finished, stepping = divmod(self.position, 2)
@@ -78,7 +69,7 @@ def is_busy(frame: FrameType, patient: Collection[CodeType]) -> bool:
     """Whether a thread is in a function that may take any time, or compiles."""
     return any(
         f.f_code in patient or (f.f_code.co_filename, f.f_code.co_name) in _COMPILES
-        for f in _outwards(frame)
+        for f, _ in walk_stack(frame)
     )
 
 
@@ -90,17 +81,13 @@ def is_waiting(frame: FrameType) -> bool:
 def code_location_of(frame: FrameType) -> str:
     """Where a thread is, and the innermost function outside of torch and MMEngine."""
     own = (
-        f for f in _outwards(frame) if not f.f_code.co_filename.startswith(_FRAMEWORK)
+        f
+        for f, _ in walk_stack(frame)
+        if not f.f_code.co_filename.startswith(_FRAMEWORK)
     )
     caller = next(own, frame)
     text = _describe(frame)
     return text if caller is frame else f"{text}, called from {_describe(caller)}"
-
-
-def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 def _describe(frame: FrameType) -> str:
@@ -114,10 +101,7 @@ def stuck_ranks(beats: Mapping[int, Heartbeat], timeout: float) -> list[int]:
     All stop when one of them does. It is the one that has come least far, and if
     several have come as far, one that waits for nobody. Until the first iteration is
     done nobody is: connecting, or MMEngine's way of resuming, may take any time.
-
-    Args:
-        beats: The last beat of each process, by rank.
-        timeout: Seconds that one may stay at a position.
+    ``beats`` are the last of each rank, ``timeout`` the seconds for one position.
     """
     last = min(beat.position for beat in beats.values())
     behind = {rank: beat for rank, beat in beats.items() if beat.position == last}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,21 +115,15 @@ def _batch_of(cfg: Config, samples: list[dict[str, Any]]) -> Any:
 def _not_finite_outputs(model: nn.Module) -> Iterator[list[str]]:
     """Collects the modules whose output is not finite, in the order they ran."""
     found: list[str] = []
+    names = {module: name for name, module in model.named_modules()}
 
-    def check(name: str, module: nn.Module, output: Any) -> None:
+    def check(module: nn.Module, _: Any, output: Any) -> None:
         tensors = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
         if any(t.is_floating_point() and not t.isfinite().all() for t in tensors):
-            found.append(f"{name} ({type(module).__name__})")
+            found.append(f"{names[module]} ({type(module).__name__})")
 
-    handles = [
-        module.register_forward_hook(
-            lambda module, _, output, name=name: check(name, module, output)
-        )
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module, name in names.items():
+            if name:
+                hooks.enter_context(module.register_forward_hook(check))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

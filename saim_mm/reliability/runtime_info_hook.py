@@ -55,15 +55,11 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         outputs: dict[str, Any] | Sequence | None = None,
     ) -> None:
         """Keeps the losses of a step, and hands over all if it is time."""
-        wait = False
-        if isinstance(outputs, dict):
-            wait = any(self._must_wait(value) for value in outputs.values())
-            self._pending.append(
-                {
-                    k: v.detach() if isinstance(v, Tensor) else v
-                    for k, v in outputs.items()
-                }
-            )
+        outputs = outputs if isinstance(outputs, dict) else {}
+        wait = any(map(self._must_wait, outputs.values()))
+        self._pending.append(
+            {k: v.detach() if isinstance(v, Tensor) else v for k, v in outputs.items()}
+        )
         if (
             not wait
             or any(self.every_n_inner_iters(batch_idx, n) for n in self._intervals)

@@ -41,7 +41,24 @@ class ShardingHook(Hook):
         if get_world_size() == 1:
             runner.logger.info("ShardingHook: one process has it all; nothing to do.")
             return
-        _check(runner)
+        if not isinstance(runner.model, FullyShardedModel):
+            raise ValueError(
+                f"ShardingHook shards no {type(runner.model).__name__}; set "
+                "model_wrapper_cfg=dict(type='FullyShardedModel'), or leave the hook "
+                "out."
+            )
+        if not isinstance(runner.optim_wrapper, OptimWrapper):
+            raise ValueError(
+                f"ShardingHook needs one optimiser, and optim_wrapper is a "
+                f"{type(runner.optim_wrapper).__name__}; use an OptimWrapper."
+            )
+        for hook in runner.hooks:
+            if getattr(hook, "runs_model_on_rank_zero", False):
+                raise ValueError(
+                    f"{type(hook).__name__} runs the model on one process, which has "
+                    "only a part of it; leave it out, and judge the checkpoints by "
+                    "tools/analysis_tools/knn.py or tools/visualizations."
+                )
         model, wrapper = runner.model, runner.optim_wrapper
         model.shard(wrapper.optimizer)
         save = runner.save_checkpoint
@@ -62,23 +79,3 @@ class ShardingHook(Hook):
         """Puts what is whole in the place of this process's parts."""
         whole = self._whole.items()
         checkpoint.update({k: value for k, value in whole if k in checkpoint})
-
-
-def _check(runner: Runner) -> None:
-    if not isinstance(runner.model, FullyShardedModel):
-        raise ValueError(
-            f"ShardingHook shards no {type(runner.model).__name__}; set "
-            "model_wrapper_cfg=dict(type='FullyShardedModel'), or leave the hook out."
-        )
-    if not isinstance(runner.optim_wrapper, OptimWrapper):
-        raise ValueError(
-            f"ShardingHook needs one optimiser, and optim_wrapper is a "
-            f"{type(runner.optim_wrapper).__name__}; use an OptimWrapper."
-        )
-    for hook in runner.hooks:
-        if getattr(hook, "runs_model_on_rank_zero", False):
-            raise ValueError(
-                f"{type(hook).__name__} runs the model on one process, which has only "
-                "a part of it; leave it out, and judge the checkpoints by "
-                "tools/analysis_tools/knn.py or tools/visualizations."
-            )

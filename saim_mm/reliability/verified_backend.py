@@ -29,9 +29,7 @@ class VerifiedBackend(LocalBackend):
         return False
 
     def put(self, obj: bytes | io.BytesIO, filepath: str | Path) -> None:
-        """Writes what ``torch.save`` made, with a checksum, and reads it back.
-
-        What stands at ``filepath`` stays until the new file has been verified.
+        """Writes what ``torch.save`` made, with a checksum, and verifies it first.
 
         Raises:
             OSError: If it cannot be written, or comes back from the disk otherwise.

@@ -39,7 +39,8 @@ def write_atomically(
             write(file)
             file.flush()
             os.fsync(file.fileno())
-            _forget_cached(file.fileno())
+            if hasattr(os, "posix_fadvise"):  # the next read is from the disk
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if check is not None:
             check(part)
         part.replace(path)
@@ -76,11 +77,7 @@ def write_json(
 ) -> None:
     """Writes a JSON file, whole or not at all; missing folders are made.
 
-    Args:
-        path: The file.
-        content: Dicts, lists, strings, numbers, booleans and ``None``.
-        indent: Spaces per level; ``None`` for all in one line.
-        end: What follows the last bracket.
+    ``indent`` is that of :func:`json.dumps`; ``end`` follows the last bracket.
 
     Raises:
         OSError: If it cannot be written; ``path`` is as it was.
@@ -94,12 +91,6 @@ def remove_parts(folder: Path) -> None:
     """Removes what killed runs left of :func:`write_atomically` in a folder."""
     for part in folder.glob(f".*{_SUFFIX}"):
         part.unlink(missing_ok=True)
-
-
-def _forget_cached(descriptor: int) -> None:
-    """Asks the system to serve the next read from the disk, not from memory."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -16,12 +16,12 @@ import torch
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
-    """Describes this process and its machine, ready for JSON.
-
-    Args:
-        packages: Import names of the packages whose versions matter.
-    """
+    """Describes this process, its machine and packages by import name, for JSON."""
     cuda = torch.cuda.is_available()
+    names = packages_distributions()
+    versions = dict.fromkeys(packages, "not installed")  # one may only lie on the path
+    for part in versions.keys() & names:
+        versions[part] = f"{names[part][0]} {version(names[part][0])}"
     return dict(
         command=_command(),
         commit=_git("rev-parse", "HEAD") or "unknown",
@@ -31,7 +31,7 @@ def environment(packages: Sequence[str]) -> dict[str, Any]:
         ),
         hardware=torch.cuda.get_device_name() if cuda else cpu_name(),
         threads=torch.get_num_threads(),
-        versions={"python": platform.python_version(), **_versions(packages)},
+        versions={"python": platform.python_version(), **versions},
         load_average=[round(load, 2) for load in os.getloadavg()],
     )
 
@@ -51,15 +51,6 @@ def _command() -> str:
     module = spec.name.removesuffix(".__main__") if spec else None
     called = ["-m", module] if module else sys.argv[:1]
     return shlex.join(["python", *called, *sys.argv[1:]])
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    """Import name -> distribution and version."""
-    names = packages_distributions()
-    found = dict.fromkeys(packages, "not installed")  # one may only lie on the path
-    for part in found.keys() & names:
-        found[part] = f"{names[part][0]} {version(names[part][0])}"
-    return found
 
 
 def _git(*arguments: str) -> str:

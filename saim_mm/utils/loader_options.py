@@ -9,11 +9,7 @@ _NEED_WORKERS = {"persistent_workers": False, "prefetch_factor": None}
 
 
 def drop_worker_options(config: Any) -> None:
-    """Lets ``num_workers=0`` alone say that there are no workers, in place.
-
-    Args:
-        config: A loader's config, or any with loaders somewhere inside.
-    """
+    """Lets ``num_workers=0`` alone say so, in all loaders of a config, in place."""
     if isinstance(config, dict):
         if config.get("num_workers") == 0:
             config.update({k: v for k, v in _NEED_WORKERS.items() if k in config})

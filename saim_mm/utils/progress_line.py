@@ -7,12 +7,7 @@ from typing import TextIO
 
 
 class ProgressLine:
-    """One line that changes, on a terminal; elsewhere now and then a line.
-
-    Args:
-        stream: Where to.
-        seconds: Between two lines where there is no terminal.
-    """
+    """One line that changes, on a terminal; elsewhere a line every few seconds."""
 
     def __init__(self, stream: TextIO, seconds: float = 5.0) -> None:
         self.stream = stream

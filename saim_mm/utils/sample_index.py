@@ -79,20 +79,11 @@ class SampleIndex(int):
     def __reduce__(self) -> tuple[Any, ...]:
         return SampleIndex, (int(self), self.seed, self.epoch, self.requested)
 
-    def __copy__(self) -> SampleIndex:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SampleIndex:
-        return self  # nothing in it changes
-
 
 def seed_generators(key: int) -> None:
-    """Seeds the generators of ``random``, NumPy and, on the CPU, torch.
+    """Seeds the generators of ``random``, NumPy and, on the CPU, torch from 64 bits.
 
     ``torch.manual_seed`` would also touch every GPU, for each sample.
-
-    Args:
-        key: 64 bits.
     """
     random.seed(key)
     np.random.seed([key & 0xFFFFFFFF, key >> 32])

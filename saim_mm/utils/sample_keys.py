@@ -37,10 +37,6 @@ def step_key(indices: Sequence[SampleIndex], stream: Stream) -> int:
 
     It follows from the seed and the iteration that MMEngine's message hub knows of, so
     a resumed run comes to the same one; outside a run, from the first sample.
-
-    Args:
-        indices: The samples' indices.
-        stream: What the key is for.
     """
     iteration = MessageHub.get_current_instance().get_info("iter")
     if iteration is None:

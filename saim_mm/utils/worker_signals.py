@@ -11,10 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import context, process
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -26,24 +23,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _LOOK = 1.0
 
 
-@contextmanager
-def _blocked() -> Iterator[None]:
-    """Holds the signals back from this thread, and from processes it starts."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _ShieldedProcess(process.BaseProcess):
     """Starts with signals blocked, so that none can come too early, and stays so."""
 
     _parent_pid: int
 
     def start(self) -> None:
-        with _blocked():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
             super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def run(self) -> None:
         parent = (self._parent_pid,)
@@ -61,26 +51,15 @@ def _follow_parent(parent: int) -> None:
     os._exit(0)
 
 
-class _ShieldedForkProcess(_ShieldedProcess, context.ForkProcess):
+class _ForkProcess(_ShieldedProcess, context.ForkProcess):
     pass
 
 
-class _ShieldedForkContext(context.ForkContext):
-    Process = _ShieldedForkProcess
-
-
-class _ShieldedSpawnProcess(_ShieldedProcess, context.SpawnProcess):
+class _SpawnProcess(_ShieldedProcess, context.SpawnProcess):
     pass
 
 
-class _ShieldedSpawnContext(context.SpawnContext):
-    Process = _ShieldedSpawnProcess
-
-
-_CONTEXTS: dict[str, type[BaseContext]] = {
-    "fork": _ShieldedForkContext,
-    "spawn": _ShieldedSpawnContext,
-}
+_PROCESSES: dict[str, Any] = {"fork": _ForkProcess, "spawn": _SpawnProcess}
 
 
 def end_workers() -> None:
@@ -101,10 +80,12 @@ def shield_workers(loader: DataLoader) -> None:
     """
     if not loader.num_workers:
         return
-    current = loader.multiprocessing_context or multiprocessing.get_context()
-    method = current.get_start_method()
-    if method in _CONTEXTS and hasattr(signal, "sigtimedwait"):
-        loader.multiprocessing_context = _CONTEXTS[method]()
+    current: Any = loader.multiprocessing_context or multiprocessing.get_context()
+    process = _PROCESSES.get(current.get_start_method())
+    if process is not None and hasattr(signal, "sigtimedwait"):
+        shielded = type(current)()
+        shielded.Process = process
+        loader.multiprocessing_context = shielded
 
 
 def shield_loop(loop: Any) -> None:

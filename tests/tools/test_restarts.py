@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from saim_mm.reliability.watchdog import EXIT_STUCK
+from saim_mm.reliability.watchdog_hook import EXIT_STUCK
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 4
