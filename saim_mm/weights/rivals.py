@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from . import keymap
-from .conversions import timm_to_encoder
+from .conversions import timm_rows
 from .files import CheckpointError
 from .keymap import Conversion, count_layers, to_ours
-from .layouts import aim_rows, nepa_rows
+from .layouts import AIM, nepa_table, rows_of
 from .position import sincos_position_embedding, with_note
 
 #: Sides of the images, in pixels, that every AIM was trained on.
@@ -31,11 +31,9 @@ def dino_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     Args:
         state: What the authors' file holds, under ``teacher`` if it has all.
     """
-    if any(key.startswith("backbone.") for key in state):
-        state = {key.removeprefix("backbone."): t for key, t in state.items()}
-    dropped = tuple(key for key in state if key.startswith("head."))
-    conversion = timm_to_encoder({k: t for k, t in state.items() if k not in dropped})
-    return replace(conversion, dropped={"head": dropped} if dropped else {})
+    state = {key.removeprefix("backbone."): t for key, t in state.items()}
+    rows = timm_rows(count_layers(state, "blocks."), "norm.weight" in state)
+    return to_ours(rows, state, keymap.TIMM, {"head": r"head\."})
 
 
 def aim_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
@@ -52,8 +50,7 @@ def aim_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     Raises:
         CheckpointError: If a key is missing or unexpected.
     """
-    depth = count_layers(state, "trunk.blocks.")
-    rows = aim_rows(max(depth, 1))
+    rows = rows_of(AIM, count_layers(state, "trunk.blocks."))
     conversion = to_ours(rows, state, keymap.AIM, {"probe": r"head\."})
     ours = dict(conversion.state_dict)
     width, _, *patch = ours["patch_embed.projection.weight"].shape
@@ -166,8 +163,8 @@ def nepa_to_encoder(state: Mapping[str, Tensor], config: NEPAConfig) -> Conversi
         CheckpointError: If a key is missing or unexpected, or the config is another's.
     """
     state = {key.removeprefix("vit_nepa."): tensor for key, tensor in state.items()}
-    depth = max(count_layers(state, "encoder.layer."), 1)
-    rows = nepa_rows(depth, config.gated, config.qk_norm == "affine")
+    table = nepa_table(config.gated, config.qk_norm == "affine")
+    rows = rows_of(table, count_layers(state, "encoder.layer."))
     allowed = {"mask token": "embeddings.mask_token$"}
     allowed["classifier"] = r"fc_norm\.|classifier\."
     conversion = to_ours(rows, state, keymap.NEPA, allowed)
