@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from .conversions import (
     timm_to_encoder,
 )
 from .files import CheckpointError, StateDict, read_checkpoint, weights_of
-from .hub_folder import find_weights, normalisation_beside, settings_beside
+from .hub_folder import find_weights, settings_beside
 from .keymap import Conversion, count_layers, describe, sign_of
 from .position import with_note
 from .rivals import (
@@ -40,14 +41,7 @@ _EPS = {
     keymap.HUGGING_FACE: 1e-12,
     keymap.DINO: 1e-6,
     keymap.AIM: 1e-6,
-}
-
-
-_CONVERT: dict[str, Callable[[StateDict], Conversion]] = {
-    keymap.TIMM: timm_to_encoder,
-    keymap.HUGGING_FACE: hf_to_encoder,
-    keymap.DINO: dino_to_encoder,
-    keymap.AIM: aim_to_encoder,
+    keymap.NEPA: 1e-12,
 }
 
 
@@ -83,67 +77,45 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     content = read_checkpoint(weights)
     state = weights_of(content, weights)
     kind = sign_of(state)[0]
-    if kind == keymap.NEPA:
-        return _nepa(state, weights)
     if kind in _EPS:
         settings = settings_beside(weights, _EPS[kind])
+        for key in [key for key in state if re.match(_BESIDE, key)]:
+            del state[key]  # in place: torch's notes hang on the dict
     else:
         meta = content.get("meta")
         text = meta.get("cfg") if isinstance(meta, Mapping) else None
         settings = parse_config_text(text if isinstance(text, str) else "")
+    convert = _CONVERT.get(kind)
+    if kind == keymap.NEPA:
+        convert = partial(nepa_to_encoder, config=NEPAConfig.beside(weights))
     try:
-        state = _in_our_names(state, kind)
+        state = convert(state).state_dict if convert else state
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from None
-    if kind in _EPS:
-        state = _with_grid(state, settings)
+    if kind in _EPS and "img_size" in settings["model"]["backbone"]:
+        rows, columns = settings["model"]["backbone"]["img_size"]
+        high, wide = state["patch_embed.projection.weight"].shape[2:]
+        state = with_note(state, (rows // high, columns // wide))
     for prefix in ("", "backbone."):
         if f"{prefix}layers.0.ln1.weight" in state:
             return EncoderFile(state, prefix, settings)
     raise CheckpointError(f"{weights}: holds no encoder. {describe(state)}")
 
 
-def _nepa(state: StateDict, weights: Path) -> EncoderFile:
-    """NEPA's, of which its config tells what the weights do not."""
-    config = NEPAConfig.beside(weights)
-    try:
-        encoder = nepa_to_encoder(state, config).state_dict
-    except CheckpointError as error:
-        raise CheckpointError(f"{weights}: {error}") from None
-    backbone = dict(
-        norm_cfg=dict(type="LN", eps=config.eps), arch=dict(num_heads=config.num_heads)
-    )
-    settings: dict[str, Any] = dict(model=dict(backbone=backbone))
-    if normal := normalisation_beside(weights):
-        settings["data_preprocessor"] = normal
-    return EncoderFile(encoder, "", settings)
-
-
-def _in_our_names(state: StateDict, kind: str) -> StateDict:
-    if kind in _EPS:
-        for key in [key for key in state if re.match(_BESIDE, key)]:
-            del state[key]  # in place: torch's notes hang on the dict
-        return _CONVERT[kind](state).state_dict
-    if kind == keymap.RELEASE_CLASSIFIER:
-        return release_to_finetuned(state).state_dict
-    if kind == keymap.RELEASE:
-        return _encoder_of_release(state)
-    return state
-
-
-def _encoder_of_release(state: StateDict) -> StateDict:
+def _encoder_of_release(state: StateDict) -> Conversion:
     """Neither the blur nor what becomes of the decoder matters to the encoder."""
     smoothing = infer_smoothing(state[_BLUR]) if _BLUR in state else None
     saved = count_layers(state, "query_blocks.")
     shallow = shares_weights(state) and saved < count_layers(state, "blocks.")
     ours = release_to_saim(state, smoothing, saved if shallow else None)
-    return saim_to_encoder(ours.state_dict).state_dict
+    return saim_to_encoder(ours.state_dict)
 
 
-def _with_grid(state: StateDict, settings: Mapping[str, Any]) -> StateDict:
-    """Notes the grid where the config beside a foreign encoder tells it."""
-    size = settings["model"]["backbone"].get("img_size")
-    if size is None:
-        return state
-    patch = state["patch_embed.projection.weight"].shape[2:]
-    return with_note(state, (size[0] // patch[0], size[1] // patch[1]))
+_CONVERT: dict[str, Callable[[StateDict], Conversion]] = {
+    keymap.TIMM: timm_to_encoder,
+    keymap.HUGGING_FACE: hf_to_encoder,
+    keymap.DINO: dino_to_encoder,
+    keymap.AIM: aim_to_encoder,
+    keymap.RELEASE_CLASSIFIER: release_to_finetuned,
+    keymap.RELEASE: _encoder_of_release,
+}

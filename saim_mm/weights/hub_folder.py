@@ -50,7 +50,8 @@ def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
         CheckpointError: If a file is damaged or the model no plain ViT.
     """
     config = _read_json(weights.with_name(_CONFIG))
-    if config.get("hidden_act", "gelu") != "gelu":
+    is_nepa = config.get("model_type") == "vit_nepa"  # whose own config is read, too
+    if config.get("hidden_act", "gelu") != "gelu" and not is_nepa:
         raise CheckpointError(
             f"{weights}: hidden_act={config['hidden_act']!r}; only 'gelu' is known."
         )
@@ -61,23 +62,15 @@ def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
     if "image_size" in config:
         size = config["image_size"]  # of squares, or rows and columns
         backbone["img_size"] = (size, size) if isinstance(size, int) else tuple(size)
-    settings = dict(model=dict(backbone=backbone))
-    if normal := normalisation_beside(weights):
-        settings["data_preprocessor"] = normal
-    return settings
-
-
-def normalisation_beside(weights: Path) -> dict[str, Any]:
-    """Mean and deviation, in the range 0 to 255 as ours; or nothing."""
-    config = _read_json(weights.with_name(_CONFIG))
+    settings: dict[str, Any] = dict(model=dict(backbone=backbone))
     given = _read_json(weights.with_name(_PREPROCESSOR))
     timm = config.get("pretrained_cfg", config)
     mean = given.get("image_mean", timm.get("mean"))
     std = given.get("image_std", timm.get("std"))
-    if not (mean and std):
-        return {}
-    scaled = [[255 * value for value in values] for values in (mean, std)]
-    return dict(mean=scaled[0], std=scaled[1], to_rgb=True)
+    if mean and std:  # from 0 to 1; ours are from 0 to 255
+        mean, std = ([255 * value for value in values] for values in (mean, std))
+        settings["data_preprocessor"] = dict(mean=mean, std=std, to_rgb=True)
+    return settings
 
 
 def _read_json(path: Path) -> dict[str, Any]:
