@@ -2,9 +2,9 @@
 
 * :mod:`files` reads and writes; nothing in a file is ever executed. :mod:`safe_loader`
   makes that true of all that MMEngine loads, where it is asked to;
-  :mod:`allowed_types` and :mod:`known_types` say what a file may hold,
-  :mod:`numpy_pickles` how numpy's part of it is built, :mod:`nested` walks through what
-  was read, and :mod:`old_torch` tells torch of it.
+  :mod:`allowed_types` says what a file may hold, :mod:`numpy_pickles` how numpy's part
+  of it is built, :mod:`nested` walks through what was read, and :mod:`old_torch` is
+  the reader of torch before 2.5.
 * :mod:`checksum_trailer` puts a file's SHA-256 into it; :mod:`resume` finds the
   newest good checkpoint of a run.
 * :mod:`conversions`, and :mod:`rivals` for AIM, NEPA and DINO, rename keys, as pure

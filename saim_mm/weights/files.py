@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..utils.atomic_file import write_atomically
-from .allowed_types import Allowed, allowing
+from .allowed_types import allowing, known_globals, restore
 from .checksum_trailer import check_intact, write_with_sha256
 from .errors import CheckpointError
-from .known_types import known_globals, restore
+from .numpy_pickles import Allowed
 
 StateDict = dict[str, Tensor]
 #: What torch says of the modules, beside the keys, in a ``.safetensors`` file.

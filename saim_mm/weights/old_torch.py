@@ -9,18 +9,16 @@ from __future__ import annotations
 import codecs
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
-from .sized_bytes import bytearray_of
+from .numpy_pickles import Allowed
 
 #: What torch came to allow later: plain values, as pickle of Python 2 spells them.
 _ALLOWED_SINCE = {
     "_codecs.encode": codecs.encode,  # a bytes
-    "builtins.bytearray": bytearray_of,
     "builtins.complex": complex,
     "builtins.set": set,
     "collections.Counter": Counter,
@@ -55,9 +53,8 @@ class ListedUnpickler(_Unpickler):
         return self.allowed[full]
 
 
-@contextmanager
-def allowing(known: Sequence[tuple[Any, str]]) -> Iterator[None]:
-    """As ``torch.serialization.safe_globals``; torch's own reader has a fixed list."""
+def unpickler_of(known: Allowed) -> type[ListedUnpickler]:
+    """What reads past some names; torch's own reader has a fixed list."""
     reader: Any = torch._weights_only_unpickler
     allowed = {
         **reader._get_allowed_globals(),
@@ -65,10 +62,4 @@ def allowing(known: Sequence[tuple[Any, str]]) -> Iterator[None]:
         **getattr(reader, "_get_user_allowed_globals", dict)(),  # since 2.4
         **{name: kind for kind, name in known},
     }
-    before = reader.Unpickler
-    # torch.load and the reader's own load take it there.
-    reader.Unpickler = type("Unpickler", (ListedUnpickler,), {"allowed": allowed})
-    try:
-        yield
-    finally:
-        reader.Unpickler = before
+    return type("Unpickler", (ListedUnpickler,), {"allowed": allowed})

@@ -21,10 +21,9 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as loading
 
-from .allowed_types import allowing, trust, trust_nothing
+from .allowed_types import allowing, known_globals, restore, trust, trust_nothing
 from .errors import CheckpointError
 from .files import explain, read_torch, refused, without_wrappers
-from .known_types import known_globals, restore
 
 Loader = Callable[..., Any]
 #: Every safe loader there was, with the one of MMEngine that it stands for: one may
