@@ -86,8 +86,8 @@ def certify_pretraining(
     arch = infer_arch(ours, "backbone.", num_heads)
     images = _seeded_images(arch)
     generator = torch.Generator().manual_seed(_SEED)
-    patches = math.prod(arch.grid)
-    noise = torch.stack([torch.randperm(patches, generator=generator) for _ in images])
+    count = math.prod(arch.grid)
+    noise = torch.stack([torch.randperm(count, generator=generator) for _ in images])
     order = noise.argsort(dim=1)
     own_layers = count_layers(ours, "neck.layers.")
     depth = own_layers or arch.num_layers

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 #: How weights for other channels are made.
 ChannelFit: TypeAlias = Literal["repeat", "mean", "random"]
-
-
-def check_fit(fit: str | None) -> None:
-    """Refuses what is no :data:`ChannelFit`.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if fit is not None and fit not in get_args(ChannelFit):
-        raise ValueError(
-            f"channels={fit!r} is unknown; choose one of {get_args(ChannelFit)}, or "
-            "None to refuse an encoder of other channels."
-        )
 
 
 def fit_channels(kernel: Tensor, initial: Tensor, fit: ChannelFit) -> Tensor:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
-from .channels import ChannelFit, check_fit, fit_channels
+from .channels import ChannelFit, fit_channels
 from .files import CheckpointError, StateDict, read_state_dict
 from .keymap import describe, has_narrow_decoder
 from .position import Grid, fit_position_embedding, noted_grid
@@ -98,7 +98,6 @@ def load_encoder(
             are wrong.
         ValueError: If ``channels`` is unknown.
     """
-    check_fit(channels)
     state = read_state_dict(path)
     return load_encoder_state(module, state, path, prefix, grid, channels)
 
@@ -189,6 +188,11 @@ def _fit_channels(
     encoder: StateDict, own: Mapping[str, Tensor], fit: ChannelFit
 ) -> tuple[str, ...]:
     """Fits the patch embedding; what else is of another shape is refused after it."""
+    if fit not in get_args(ChannelFit):
+        raise ValueError(
+            f"channels={fit!r} is unknown; choose one of {get_args(ChannelFit)}, or "
+            "None to refuse an encoder of other channels."
+        )
     kernel, initial = encoder[_KERNEL], own[_KERNEL]
     others_fit = kernel[:, :1].shape == initial[:, :1].shape
     if kernel.shape == initial.shape or not others_fit:
