@@ -74,7 +74,6 @@ class Certificate:
         return "\n".join(lines)
 
 
-@torch.no_grad()
 def certify_pretraining(
     conversion: Conversion,
     release: Mapping[str, Tensor],
@@ -105,16 +104,15 @@ def certify_pretraining(
     theirs = release_pretraining(release, images, noise, arch.num_heads, depth)
     content = model.backbone(images, model.order_sampler.plan_of(order)).states[-1]
     patches = unsort_tokens(content[:, 1:], order)
-    features = torch.cat([content[:, :1], patches], dim=1)
-    pairs = {
-        "encoder features": (theirs.content, features),
-        "predicted patches": (theirs.predictions, model.predict_patches(images, order)),
-        "loss": (theirs.loss, model.loss(images, order=order)["loss"]),
+    found = {
+        "encoder features": torch.cat([content[:, :1], patches], dim=1),
+        "predicted patches": model.predict_patches(images, order),
+        "loss": model.loss(images, order=order)["loss"],
     }
+    pairs = {name: (theirs[name], tensor) for name, tensor in found.items()}
     return _compare(conversion, pairs, ("the release", "SAIM"), arch)
 
 
-@torch.no_grad()
 def certify_encoder(
     conversion: Conversion,
     pretrained: Mapping[str, Tensor],
@@ -134,7 +132,6 @@ def certify_encoder(
     return _compare(conversion, pairs, ("SAIMViT", "VisionTransformer"), arch)
 
 
-@torch.no_grad()
 def certify_timm(
     conversion: Conversion,
     encoder: Mapping[str, Tensor],
@@ -164,7 +161,6 @@ def certify_timm(
     return _compare(conversion, pairs, ("VisionTransformer", "timm"), arch)
 
 
-@torch.no_grad()
 def certify_hf(
     conversion: Conversion, encoder: Mapping[str, Tensor], folder: str | Path
 ) -> Certificate:
@@ -178,7 +174,7 @@ def certify_hf(
         output_loading_info=True,
         attn_implementation="eager",
     )
-    model = model.float().eval()
+    model = model.float().eval().requires_grad_(False)
     wrong = {
         kind: [key for key in keys if kind != "unexpected_keys" or "pooler" not in key]
         for kind, keys in info.items()
@@ -200,7 +196,6 @@ def certify_hf(
     return _compare(conversion, pairs, sides, arch)
 
 
-@torch.no_grad()
 def certify_classifier(
     conversion: Conversion,
     release: Mapping[str, Tensor],
@@ -232,7 +227,6 @@ def certify_classifier(
     return _compare(conversion, pairs, ("the release", "ImageClassifier"), arch)
 
 
-@torch.no_grad()
 def certify_aim(
     conversion: Conversion, aim: Mapping[str, Tensor], num_heads: int | None = None
 ) -> Certificate:
@@ -247,7 +241,6 @@ def certify_aim(
     return _compare(conversion, pairs, ("AIM's release", "SAIMViT"), arch)
 
 
-@torch.no_grad()
 def certify_nepa(
     conversion: Conversion, nepa: Mapping[str, Tensor], config: NEPAConfig
 ) -> Certificate:
@@ -280,11 +273,11 @@ def _run_encoder(encoder: Mapping[str, Tensor], arch: Arch, images: Tensor) -> T
 
 
 def _load_all(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Loads all weights; the preprocessor's numbers have no place here."""
+    """Loads all weights, frozen; the preprocessor's numbers have no place here."""
     ours = {k: t for k, t in state.items() if not k.startswith("data_preprocessor.")}
     model.load_state_dict(ours, strict=True)
     model.eval()  # not chained: that of mmpretrain's backbones returns None
-    return model
+    return model.requires_grad_(False)
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -83,11 +83,6 @@ class EncoderGraph(nn.Module):
             values = values.cpu() / scale
             self.register_buffer(name, values.reshape(1, -1, 1, 1))
 
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """Rows and columns of a patch, in pixels."""
-        return self.backbone.patch_embed.projection.kernel_size
-
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), not normalised -> (B, D); of ``map`` (B, D, h, w)."""
         if self.flip:
@@ -165,10 +160,9 @@ def write_torch(
 
     dims: dict[int, Any] = {0: Dim("batch", min=1, max=65536)} if dynamic_batch else {}
     if graph.dynamic_size:  # a side of one patch would be a program of its own
-        sides = zip((2, 3), ("rows", "columns"), graph.patch_size, strict=True)
-        dims |= {
-            axis: patch * Dim(name, min=2, max=4096) for axis, name, patch in sides
-        }
+        high, wide = graph.backbone.patch_embed.projection.kernel_size
+        dims[2] = high * Dim("rows", min=2, max=4096)
+        dims[3] = wide * Dim("columns", min=2, max=4096)
     file = io.BytesIO()
     try:
         program = torch.export.export(
@@ -239,8 +233,7 @@ def write_onnx(
 
 def run_torch(content: bytes) -> Runner:
     """Runs a ``.pt2``."""
-    module = torch.export.load(io.BytesIO(content)).module()
-    return lambda images: module(images)
+    return torch.export.load(io.BytesIO(content)).module()
 
 
 def run_onnx(content: bytes) -> Runner:

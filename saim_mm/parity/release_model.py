@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,28 +18,13 @@ from torch import Tensor
 from ..weights.keymap import count_layers
 
 
-@dataclass(frozen=True)
-class ReleaseOutputs:
-    """What one forward of pretraining gives.
-
-    Attributes:
-        content: Output of the last encoder layer (B, 1 + N, D).
-        predictions: (B, N, p*p*C), in raster order.
-        loss: Scalar.
-    """
-
-    content: Tensor
-    predictions: Tensor
-    loss: Tensor
-
-
 def release_pretraining(
     state: Mapping[str, Tensor],
     images: Tensor,
     noise: Tensor,
     num_heads: int,
     decoder_depth: int,
-) -> ReleaseOutputs:
+) -> dict[str, Tensor]:
     """Runs the release's pretraining model, with normalised pixels and L2 loss.
 
     Args:
@@ -50,6 +34,10 @@ def release_pretraining(
         num_heads: Number of attention heads.
         decoder_depth: Number of query layers that run. A decoder that shares the
             encoder's layers has all of them in the file, and may run the first few.
+
+    Returns:
+        ``encoder features`` (B, 1 + N, D) of the last layer, ``predicted patches``
+        (B, N, p*p*C) in raster order and the ``loss``, a scalar.
     """
     h = _embed(state, images)
     g = state["pos_embed"].expand(len(images), -1, -1)
@@ -69,8 +57,8 @@ def release_pretraining(
     g = norm(state, "norm", g)[:, 1:]
     predict = mlp if "prediction_head.fc1.weight" in state else linear
     predictions = predict(state, "prediction_head", g)
-    target = _target(state, images)
-    return ReleaseOutputs(h, predictions, F.mse_loss(predictions, target))
+    loss = F.mse_loss(predictions, _target(state, images))
+    return {"encoder features": h, "predicted patches": predictions, "loss": loss}
 
 
 def release_classifier(

@@ -27,10 +27,7 @@ State = Mapping[str, Tensor]
 def aim_features(state: State, images: Tensor, num_heads: int) -> Tensor:
     """AIM's normed patches (B, N, D), each of which sees all.
 
-    Args:
-        state: AIM's state dict.
-        images: (B, C, H, W), normalised.
-        num_heads: Number of attention heads.
+    Of normalised images (B, C, H, W).
     """
     patches = project(state, "preprocessor.patchifier.proj", images)
     rows, columns = patches.shape[2:]
@@ -50,13 +47,10 @@ def aim_features(state: State, images: Tensor, num_heads: int) -> Tensor:
 def nepa_features(
     state: State, images: Tensor, config: NEPAConfig, causal: bool
 ) -> Tensor:
-    """NEPA's normed tokens (B, 1 + N, D), the class token first.
+    """NEPA's normed tokens (B, 1 + N, D), the class token first, by any of its models.
 
-    Args:
-        state: NEPA's state dict, of any of its models.
-        images: (B, C, H, W), normalised.
-        config: What its config.json says.
-        causal: Whether a token sees only those up to itself, as in pretraining.
+    Of normalised images (B, C, H, W). With ``causal`` a token sees only those up to
+    itself, as in pretraining.
     """
     state = {key.removeprefix("vit_nepa."): tensor for key, tensor in state.items()}
     patches = project(state, "embeddings.patch_embeddings.projection", images)

@@ -10,8 +10,8 @@
 * :mod:`conversions`, and :mod:`rivals` for AIM, NEPA and DINO, rename keys, as pure
   functions on state dicts, by the tables in :mod:`layouts`; :mod:`keymap` applies a
   table and accounts for every key.
-* :mod:`position` knows the grid of an encoder's positions and fits them to another.
-* :mod:`channels` fits a patch embedding to another number of image channels.
+* :mod:`position` fits an encoder's positions to another grid, and :mod:`channels` its
+  patch embedding to another number of image channels.
 * :mod:`loading` puts an encoder into a task model, :mod:`whole_model` a checkpoint into
   a model, completely or not at all.
 """

@@ -96,14 +96,9 @@ _trusted: dict[str, type] = {}
 
 
 def trust(types: Iterable[type | str]) -> None:
-    """Lets files of checkpoints hold some types, in this process.
+    """Lets files hold what :func:`find_classes` finds, in this process.
 
-    Args:
-        types: Classes, or their full names. What a class does when it is built or
-            restored is done for a file, so trust both.
-
-    Raises:
-        ValueError: As :func:`find_classes` does.
+    What a class does when it is built or restored is done for a file, so trust both.
     """
     _trusted.update({_full_name(kind): kind for kind in find_classes(types)})
 
@@ -182,9 +177,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def restore(content: Any) -> Any:
     """Puts numpy's own arrays and types in the place of those built from a file.
 
-    Args:
-        content: What torch read. Its dicts and lists are changed in place, each once
-            however often it is shared.
+    In place, by :func:`replace_nested`.
 
     Raises:
         CheckpointError: If a function or class lies in it, or an unfinished history.

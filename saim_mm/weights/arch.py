@@ -61,16 +61,15 @@ def infer_arch(
     """Reads the sizes off an encoder in our names.
 
     Args:
-        state: State dict.
-        prefix: What precedes the encoder's keys.
+        state: State dict of the encoder.
+        prefix: What precedes its keys.
         num_heads: Number of heads, which no shape tells; by default width / 64, as in
             ViT-S, -B and -L, 16 for the width of ViT-H, or width / 128 with a norm
             after the patch projection, as in AIM.
         grid: Rows and columns of the patches, where something else tells them.
 
     Raises:
-        CheckpointError: If the number of heads is not given and not width / 64, or
-            does not divide the width; or if the grid cannot be told.
+        CheckpointError: If the number of heads or the grid cannot be told.
     """
     width, channels, *patch = state[f"{prefix}patch_embed.projection.weight"].shape
     per_head = 128 if f"{prefix}patch_embed.norm.weight" in state else 64

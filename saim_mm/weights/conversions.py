@@ -50,8 +50,8 @@ def release_to_saim(
         The conversion. Our blur follows from the config and is no weight.
 
     Raises:
-        CheckpointError: If a key is missing or unexpected, the blur or the decoder's
-            depth is another, or the projector is neither an MLP nor a linear layer.
+        CheckpointError: Also if the blur or the decoder's depth is another, or the
+            projector is neither an MLP nor a linear layer.
     """
     _check_projector(state)
     depth = count_layers(state, "blocks.")
@@ -91,9 +91,6 @@ def saim_to_release(
         coupled: Must be set for a checkpoint without decoder layers: the keys do not
             tell a coupled decoder of all layers from a shallower one or from none, and
             for these the release has no layout.
-
-    Raises:
-        CheckpointError: If a key is missing or unexpected.
     """
     depth = count_layers(state, "backbone.layers.")
     decoder_depth = count_layers(state, "neck.layers.")
@@ -142,9 +139,6 @@ def saim_to_encoder(
             encoder has none in pretraining; the release starts fine-tuning on the class
             token from the decoder's.
         prefix: What precedes every key of the result, such as ``backbone.``.
-
-    Raises:
-        CheckpointError: If a key is missing or unexpected.
     """
     if final_norm and keymap.has_narrow_decoder(state):
         raise CheckpointError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import Any
 
 from . import keymap
 from .blur import infer_smoothing
-from .config_text import parse_config_text
 from .conversions import (
     hf_to_encoder,
     release_to_finetuned,
@@ -84,7 +85,7 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     else:
         meta = content.get("meta")
         text = meta.get("cfg") if isinstance(meta, Mapping) else None
-        settings = parse_config_text(text if isinstance(text, str) else "")
+        settings = _parse_config_text(text if isinstance(text, str) else "")
     convert = _CONVERT.get(kind)
     if kind == keymap.NEPA:
         convert = partial(nepa_to_encoder, config=NEPAConfig.beside(weights))
@@ -109,6 +110,33 @@ def _encoder_of_release(state: StateDict) -> Conversion:
     shallow = shares_weights(state) and saved < count_layers(state, "blocks.")
     ours = release_to_saim(state, smoothing, saved if shallow else None)
     return saim_to_encoder(ours.state_dict)
+
+
+def _parse_config_text(text: str) -> dict[str, Any]:
+    """The settings in a config that MMEngine keeps in a checkpoint; it is not run.
+
+    It is Python: assignments of literals and ``dict(...)`` calls. Whatever else there
+    is, is left out.
+    """
+    settings: dict[str, Any] = {}
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                with suppress(ValueError, TypeError):
+                    value = ast.literal_eval(_DictCalls().visit(node.value))
+                    settings[node.targets[0].id] = value
+    return settings
+
+
+class _DictCalls(ast.NodeTransformer):
+    """Makes a literal of ``dict(...)``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if node.args or getattr(node.func, "id", None) != "dict":
+            return node
+        keys: list[ast.expr | None] = [ast.Constant(k.arg) for k in node.keywords]
+        return ast.Dict(keys, [k.value for k in node.keywords])
 
 
 _CONVERT: dict[str, Callable[[StateDict], Conversion]] = {

@@ -50,16 +50,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Reads the weights of a checkpoint file.
+    """Reads the weights of a file, as :func:`read_checkpoint` does.
 
-    Args:
-        path: As for :func:`read_checkpoint`. The weights may lie under ``state_dict``
-            (MMEngine), ``model`` (the authors' release) or ``teacher`` (DINO's, which
-            also has a student), or be the whole file.
+    They may lie under ``state_dict`` (MMEngine), ``model`` (the authors' release) or
+    ``teacher`` (DINO's, which also has a student), or be the whole file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is refused or holds no state dict.
+        CheckpointError: Also if the file holds no state dict.
     """
     return weights_of(read_checkpoint(path), path)
 
@@ -160,10 +157,8 @@ def read_torch(
 ) -> Any:
     """Reads a file of ``torch.save``; what its pickle names is never looked up.
 
-    The file's checksum is compared, or else those of the ZIP archive.
-
     Args:
-        path: The file.
+        path: The file. Its checksum is compared, or else those of the ZIP archive.
         map_location: As for ``torch.load``.
         known: What may stand in the file beside tensors and plain values; by default
             :func:`known_globals`.

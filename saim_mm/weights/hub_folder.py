@@ -38,9 +38,7 @@ def find_weights(path: Path) -> Path:
 def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
     """What the files beside the weights say of the encoder, as a config of ours would.
 
-    Args:
-        weights: The file.
-        eps: Of the layer norms, where nothing else is said.
+    ``eps`` is that of the layer norms where nothing else is said.
 
     Returns:
         ``model.backbone`` with ``norm_cfg``, ``arch.num_heads`` and ``img_size`` and

@@ -17,14 +17,10 @@ Table = Mapping[str, str]
 
 
 def rows_of(table: Table, depth: int = 1, ours: str = "", theirs: str = "") -> Rows:
-    """The rows of a table, of so many layers.
+    """The rows of a table, of so many layers, with what precedes the names.
 
-    Args:
-        table: The table.
-        depth: Number of layers. A file without any is taken for one of one layer, so
-            that it fails by its missing keys and does not convert to nothing.
-        ours: What precedes our names.
-        theirs: What precedes theirs.
+    A file without layers is taken for one of one layer, so that it fails by its missing
+    keys and does not convert to nothing.
     """
     rows = {}
     layers = range(max(depth, 1))

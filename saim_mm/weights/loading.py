@@ -89,9 +89,6 @@ def load_encoder(
             :func:`saim_mm.weights.channels.fit_channels`. By default such a checkpoint
             is refused.
 
-    Returns:
-        What was loaded.
-
     Raises:
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file, its layout, the prefix, the keys or the shapes
@@ -130,9 +127,9 @@ def load_encoder_state(
     _check_shapes(encoder, own, path)
     known = noted_grid(getattr(state, "_metadata", None), prefix)
     notes += _fit_positions(module, encoder, path, grid, known)
-    module.load_state_dict({k: encoder[k] for k in own if k in encoder}, strict=False)
-    loaded = tuple(key for key in own if key in encoder)
-    report = LoadReport(str(path), prefix, loaded, missing, unused + beside, notes)
+    used = {key: encoder[key] for key in own if key in encoder}
+    module.load_state_dict(used, strict=False)
+    report = LoadReport(str(path), prefix, tuple(used), missing, unused + beside, notes)
     print_log(str(report), logger="current")
     return report
 

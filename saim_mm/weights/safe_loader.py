@@ -128,10 +128,8 @@ def _disarm(content: Any, filename: str) -> Any:
     if not isinstance(content, dict):
         return content
     state, meta = content.get("state_dict"), content.get("meta")
-    if isinstance(state, dict) and all(isinstance(key, str) for key in state):
-        plain = without_wrappers(state)
-        if plain.keys() != state.keys():
-            content["state_dict"] = plain
+    if isinstance(state, dict):
+        content["state_dict"] = without_wrappers(state)
     if isinstance(meta, dict) and meta.pop("config", None) is not None:
         print_log(
             f"{filename}: its meta.config is ignored; it is Python and would be "

@@ -37,23 +37,16 @@ class CompleteLoadHook(Hook):
     priority = "LOWEST"
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Compares the checkpoint with the model.
-
-        Raises:
-            CheckpointError: If a key is missing or unexpected, or a shape is another.
-        """
+        """Compares the checkpoint with the model, by :func:`check_complete`."""
         model = unwrap_model(runner.model)
         path = str(getattr(runner, "_load_from", None) or "The checkpoint")
         check_complete(model, weights_of(checkpoint, path), path)
 
 
 def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
-    """Checks that a state dict is that of a model, key by key.
+    """Checks that a state dict, of ``path``, is that of a whole model, key by key.
 
-    Args:
-        model: The whole model.
-        state: The state dict, with or without a wrapper's name before every key.
-        path: Where it is from, for the error.
+    A wrapper's name may precede every key.
 
     Raises:
         CheckpointError: If a key is missing or unexpected and not in
@@ -64,10 +57,14 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> 
     missing = not_allowed([key for key in own if key not in state], MAY_DIFFER)
     unexpected = not_allowed([key for key in state if key not in own], MAY_DIFFER)
     if missing or unexpected:
+        bare = any(key.startswith("layers.") for key in state)
+        foreign = "" if bare else f"{describe_foreign(state)} ".lstrip()
         raise CheckpointError(
             f"{path}: not a checkpoint of this {type(model).__name__}. "
-            f"Missing: {shown(missing)}. Unexpected: {shown(unexpected)}. "
-            f"{_remedy(state)}"
+            f"Missing: {shown(missing)}. Unexpected: {shown(unexpected)}. {foreign}"
+            "Give a checkpoint that tools/train.py wrote with this config. An encoder "
+            "without its head can only be trained from: "
+            "model.backbone.init_cfg.checkpoint=FILE."
         )
     # The model fits the position embedding to its grid while it loads.
     for key in _other_shapes(own, state, re.compile(r"pos_embed$")):
@@ -129,13 +126,10 @@ def _other_shapes(
 
 
 def forget_pretrained(model: nn.Module) -> list[str]:
-    """Takes the pretrained weights out of a model's ``init_cfg``.
+    """Takes the pretrained weights out of ``init_cfg``, before they are initialised.
 
     For a run that goes on from a checkpoint of its own: that holds every weight, and
     the file with the pretrained ones may be gone.
-
-    Args:
-        model: A model whose weights are not initialised yet.
 
     Returns:
         Names of the modules that will start from scratch.
@@ -150,13 +144,3 @@ def forget_pretrained(model: nn.Module) -> list[str]:
             module.init_cfg = None
             changed.append(name)
     return changed
-
-
-def _remedy(state: Mapping[str, Tensor]) -> str:
-    bare = any(key.startswith("layers.") for key in state)
-    foreign = "" if bare else describe_foreign(state)
-    return (
-        f"{foreign} Give a checkpoint that tools/train.py wrote with this config. An "
-        "encoder without its head can only be trained from: "
-        "model.backbone.init_cfg.checkpoint=FILE."
-    ).strip()
