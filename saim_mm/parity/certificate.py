@@ -21,7 +21,7 @@ from ..models import SAIM, RotaryViT, SAIMViT
 from ..models.plan import unsort_tokens
 from ..weights.arch import Arch, infer_arch
 from ..weights.blur import Smoothing
-from ..weights.files import CheckpointError
+from ..weights.files import CheckpointError, under
 from ..weights.keymap import Conversion, count_layers
 from ..weights.rivals import NEPAConfig
 from .release_model import release_classifier, release_pretraining
@@ -121,13 +121,13 @@ def certify_encoder(
 ) -> Certificate:
     """Compares the encoder in a pretraining checkpoint with a plain ViT."""
     arch = infer_arch(conversion.state_dict, prefix, num_heads)
-    backbone = _under(pretrained, "backbone.")
+    backbone = under(pretrained, "backbone.")
     if arch.final_norm:
-        for kind, tensor in _under(pretrained, "neck.norm.").items():
+        for kind, tensor in under(pretrained, "neck.norm.").items():
             backbone[f"ln1.{kind}"] = tensor
     images = _seeded_images(arch)
     saim_vit = _load_all(SAIMViT(out_type="raw", **arch.backbone), backbone)
-    encoder = _under(conversion.state_dict, prefix)
+    encoder = under(conversion.state_dict, prefix)
     pairs = {"features": (saim_vit(images)[-1], _run_encoder(encoder, arch, images))}
     return _compare(conversion, pairs, ("SAIMViT", "VisionTransformer"), arch)
 
@@ -278,10 +278,6 @@ def _load_all(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     model.load_state_dict(ours, strict=True)
     model.eval()  # not chained: that of mmpretrain's backbones returns None
     return model.requires_grad_(False)
-
-
-def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _seeded_images(arch: Arch) -> Tensor:

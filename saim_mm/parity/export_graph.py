@@ -107,7 +107,14 @@ class EncoderGraph(nn.Module):
         patches = patches.flatten(2).transpose(1, 2)
         if vit.patch_embed.norm is not None:
             patches = vit.patch_embed.norm(patches)
-        tokens = patches + self._positions(grid)
+        positions = vit.pos_embed[:, vit.num_extra_tokens :].transpose(1, 2)
+        positions = F.interpolate(
+            positions.unflatten(2, tuple(vit.patch_resolution)),
+            size=grid,
+            mode=vit.interpolate_mode,
+            align_corners=False,
+        )
+        tokens = patches + positions.flatten(2).transpose(1, 2)
         extra = vit.num_extra_tokens
         if extra:
             cls = vit.cls_token + vit.pos_embed[:, :extra]
@@ -117,16 +124,6 @@ class EncoderGraph(nn.Module):
         for layer in vit.layers:
             tokens = layer(tokens)
         return (vit.ln1(tokens) if vit.final_norm else tokens), grid
-
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (1, N, D) of the patches."""
-        vit = self.backbone
-        positions = vit.pos_embed[:, vit.num_extra_tokens :].transpose(1, 2)
-        positions = positions.unflatten(2, tuple(vit.patch_resolution))
-        positions = F.interpolate(
-            positions, size=grid, mode=vit.interpolate_mode, align_corners=False
-        )
-        return positions.flatten(2).transpose(1, 2)
 
 
 def peculiarity(backbone: SAIMViT) -> str | None:

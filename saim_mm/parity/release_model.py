@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ..weights.keymap import count_layers
 
+State = Mapping[str, Tensor]
+
 
 def release_pretraining(
-    state: Mapping[str, Tensor],
+    state: State,
     images: Tensor,
     noise: Tensor,
     num_heads: int,
@@ -62,7 +64,7 @@ def release_pretraining(
 
 
 def release_classifier(
-    state: Mapping[str, Tensor], images: Tensor, num_heads: int
+    state: State, images: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor]:
     """Runs the release's classifier, fine-tuned or a linear probe.
 
@@ -83,7 +85,7 @@ def release_classifier(
     return features, linear(state, "head.1", (features - mean) / (var + 1e-6).sqrt())
 
 
-def _embed(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
+def _embed(state: State, images: Tensor) -> Tensor:
     """Class token and patches with their positions: (B, 1 + N, D)."""
     x = project(state, "patch_embed.proj", images).flatten(2).mT
     cls = state["cls_token"].expand(len(x), -1, -1)
@@ -91,7 +93,7 @@ def _embed(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
 
 
 def _block(
-    state: Mapping[str, Tensor],
+    state: State,
     name: str,
     x: Tensor,
     memory: Tensor,
@@ -108,7 +110,7 @@ def _block(
     return x + mlp(state, f"{name}mlp", norm(state, f"{name}norm2", x))
 
 
-def _target(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
+def _target(state: State, images: Tensor) -> Tensor:
     """Blurred patches (B, N, p*p*C), laid out (row, column, channel), normalised."""
     channels = images.shape[1]
     kernel = state.get("gaussian_blur.weight")
@@ -141,25 +143,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float = 0.0) -> Tenso
     return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
 
 
-def project(state: Mapping[str, Tensor], name: str, images: Tensor) -> Tensor:
+def project(state: State, name: str, images: Tensor) -> Tensor:
     """Images (B, C, H, W) -> patches (B, D, rows, columns)."""
     weight = state[f"{name}.weight"]
     return F.conv2d(images, weight, state[f"{name}.bias"], weight.shape[2:])
 
 
-def norm(
-    state: Mapping[str, Tensor], name: str, x: Tensor, eps: float = 1e-6
-) -> Tensor:
+def norm(state: State, name: str, x: Tensor, eps: float = 1e-6) -> Tensor:
     """Layer norm, with what the state has of weight and bias."""
     weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps=eps)
 
 
-def linear(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+def linear(state: State, name: str, x: Tensor) -> Tensor:
     """A linear layer, with the bias that the state has."""
     return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
 
 
-def mlp(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+def mlp(state: State, name: str, x: Tensor) -> Tensor:
     """Two layers with GELU between them."""
     return linear(state, f"{name}.fc2", F.gelu(linear(state, f"{name}.fc1", x)))

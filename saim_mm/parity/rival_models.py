@@ -11,7 +11,7 @@ from __future__ import annotations
 import cmath
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,7 @@ from torch import Tensor
 
 from ..weights.keymap import count_layers
 from ..weights.rivals import NEPAConfig
-from .release_model import attend, heads, linear, mask_of, mlp, norm, project
-
-State = Mapping[str, Tensor]
+from .release_model import State, attend, heads, linear, mask_of, mlp, norm, project
 
 
 def aim_features(state: State, images: Tensor, num_heads: int) -> Tensor:

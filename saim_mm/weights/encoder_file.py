@@ -22,7 +22,7 @@ from .conversions import (
 )
 from .files import CheckpointError, StateDict, read_checkpoint, weights_of
 from .hub_folder import find_weights, settings_beside
-from .keymap import Conversion, count_layers, describe, sign_of
+from .keymap import Conversion, count_layers, describe, kind_of
 from .position import with_note
 from .rivals import (
     NEPAConfig,
@@ -77,7 +77,7 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     weights = find_weights(Path(path))
     content = read_checkpoint(weights)
     state = weights_of(content, weights)
-    kind = sign_of(state)[0]
+    kind = kind_of(state)
     if kind in _EPS:
         settings = settings_beside(weights, _EPS[kind])
         for key in [key for key in state if re.match(_BESIDE, key)]:

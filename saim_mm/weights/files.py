@@ -75,6 +75,12 @@ def weights_of(content: Mapping[str, Any], path: str | Path) -> StateDict:
     return without_wrappers(content)
 
 
+def under(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What lies under a prefix, without it."""
+    named = ((str(key), value) for key, value in state.items())
+    return {k.removeprefix(prefix): v for k, v in named if k.startswith(prefix)}
+
+
 def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
     """Takes off what ``DataParallel`` and ``torch.compile`` put before all keys.
 

@@ -89,7 +89,7 @@ def _account(
         if matched:
             dropped[name] = matched
     if missing or rest:
-        hint = f" {describe(source)}" if sign_of(source)[0] != what else ""
+        hint = f" {describe(source)}" if kind_of(source) != what else ""
         raise CheckpointError(
             f"The checkpoint is not {what}.{hint} "
             f"Missing keys ({len(missing)}): {_shown(missing)}; "
@@ -131,42 +131,32 @@ PRETRAINING = "a SAIM pretraining checkpoint of ours"
 ENCODER = "a bare encoder"
 #: Keys that an error names.
 _SHOWN = 8
-_CONVERTS = "tools/model_converters/{} converts it"
-_BARE = "it needs no prefix, and is --source encoder to 'saim-mm convert'"
+# What has such a key; the first that matches counts.
+_SIGNS = {
+    RELEASE: r"query_blocks\.\d+\.",
+    RELEASE_CLASSIFIER: r"blocks\.\d+\.attn\.q\.",
+    DINO: r"backbone\.blocks\.\d+\.attn\.qkv\.",
+    AIM: r"trunk\.blocks\.\d+\.norm_1\.",
+    NEPA: r"(?:vit_nepa\.)?encoder\.layer\.\d+\.intermediate\.up_proj\.",
+    TIMM: r"blocks\.\d+\.attn\.qkv\.",
+    HUGGING_FACE: r"(?:vit\.)?encoder\.layer\.\d+\.attention\.",
+    PRETRAINING: r"neck\.(?:norm|layers\.\d+\.ln1)\.",
+    ENCODER: r"layers\.\d+\.ln1\.",
+}
+_TOOL = "tools/model_converters/{} converts it"
 _VERB = "'saim-mm convert FILE encoder.pth --source {}' converts it"
-# Sign in the keys, what it means, what to do. The first that matches counts.
-_SIGNS = (
-    (r"query_blocks\.\d+\.", RELEASE, _CONVERTS.format("official_to_saim.py")),
-    (
-        r"blocks\.\d+\.attn\.q\.",
-        RELEASE_CLASSIFIER,
-        _CONVERTS.format("official_finetuned_to_mmpretrain.py"),
-    ),
-    (r"backbone\.blocks\.\d+\.attn\.qkv\.", DINO, _VERB.format("dino")),
-    (r"trunk\.blocks\.\d+\.norm_1\.", AIM, _VERB.format("aim")),
-    (
-        r"(?:vit_nepa\.)?encoder\.layer\.\d+\.intermediate\.up_proj\.",
-        NEPA,
-        _VERB.format("nepa"),
-    ),
-    (
-        r"blocks\.\d+\.attn\.qkv\.",
-        TIMM,
-        _CONVERTS.format("encoder_to_timm.py --reverse"),
-    ),
-    (
-        r"(?:vit\.)?encoder\.layer\.\d+\.attention\.",
-        HUGGING_FACE,
-        _CONVERTS.format("encoder_to_hf.py --reverse"),
-    ),
-    (
-        r"neck\.(?:norm|layers\.\d+\.ln1)\.",
-        PRETRAINING,
-        "its encoder has the prefix 'backbone.', and "
-        "tools/model_converters/saim_to_encoder.py takes it out",
-    ),
-    (r"layers\.\d+\.ln1\.", ENCODER, _BARE),
-)
+_REMEDIES = {
+    RELEASE: _TOOL.format("official_to_saim.py"),
+    RELEASE_CLASSIFIER: _TOOL.format("official_finetuned_to_mmpretrain.py"),
+    DINO: _VERB.format("dino"),
+    AIM: _VERB.format("aim"),
+    NEPA: _VERB.format("nepa"),
+    TIMM: _TOOL.format("encoder_to_timm.py --reverse"),
+    HUGGING_FACE: _TOOL.format("encoder_to_hf.py --reverse"),
+    PRETRAINING: "its encoder has the prefix 'backbone.', and "
+    "tools/model_converters/saim_to_encoder.py takes it out",
+    ENCODER: "it needs no prefix, and is --source encoder to 'saim-mm convert'",
+}
 
 
 def describe(keys: Iterable[str]) -> str:
@@ -190,16 +180,14 @@ def describe(keys: Iterable[str]) -> str:
 
 def describe_foreign(keys: Iterable[str]) -> str:
     """As :func:`describe`, or '' where the keys have none of the known signs."""
-    name, remedy = sign_of(keys)
-    return f"It looks like {name}: {remedy}." if name else ""
+    kind = kind_of(keys)
+    return f"It looks like {kind}: {_REMEDIES[kind]}." if kind else ""
 
 
-def sign_of(keys: Iterable[str]) -> tuple[str, str]:
-    """What the keys say they are, such as :data:`RELEASE`, and what to do; or ''."""
+def kind_of(keys: Iterable[str]) -> str:
+    """What the keys say they are, such as :data:`RELEASE`; or ''."""
     keys = list(keys)
-    matching = (
-        (name, remedy)
-        for pattern, name, remedy in _SIGNS
-        if any(re.match(pattern, key) for key in keys)
-    )
-    return next(matching, ("", ""))
+    for kind, sign in _SIGNS.items():
+        if any(re.match(sign, key) for key in keys):
+            return kind
+    return ""

@@ -84,20 +84,20 @@ def nepa_table(gated: bool, affine: bool) -> Table:
         gated: Whether the feed-forward network is gated (SwiGLU).
         affine: Whether the norms of queries and keys have scales.
     """
-    others = ("pos_embed", "layers.#.ffn.layers.0.0.*", "layers.#.ffn.layers.1.*")
-    table = {"ln1.*": "layernorm.*"}
-    table |= {key: name for key, name in HUGGING_FACE.items() if key not in others}
-    up, last = "encoder.layer.#.intermediate.up_proj.*", HUGGING_FACE[others[-1]]
-    if gated:
-        gate = "encoder.layer.#.intermediate.gate_proj.*"
-        table |= {"layers.#.ffn.w12.*": f"{gate} {up}", "layers.#.ffn.w3.*": last}
-    else:
-        table |= {others[1]: up, others[2]: last}
-    if affine:
-        for norm in ("q_norm.weight", "k_norm.weight"):
-            table[f"layers.#.{norm}"] = f"{_HF_ATTENTION}.{norm}"
-    return {
-        **table,
+    others = HUGGING_FACE.items()
+    table = {
+        "ln1.*": "layernorm.*",
+        **{k: v for k, v in others if k != "pos_embed" and ".ffn." not in k},
         "layers.#.attn.gamma1.weight": "encoder.layer.#.layer_scale.lambda1",
         "layers.#.ffn.gamma2.weight": "encoder.layer.#.output.layer_scale.lambda1",
     }
+    hidden, last = "layers.#.ffn.layers.0.0.*", "layers.#.ffn.layers.1.*"
+    up = "encoder.layer.#.intermediate.up_proj.*"
+    if gated:
+        hidden, last = "layers.#.ffn.w12.*", "layers.#.ffn.w3.*"
+        up = f"encoder.layer.#.intermediate.gate_proj.* {up}"
+    table |= {hidden: up, last: "encoder.layer.#.output.dense.*"}
+    if affine:
+        for norm in ("q_norm.weight", "k_norm.weight"):
+            table[f"layers.#.{norm}"] = f"{_HF_ATTENTION}.{norm}"
+    return table

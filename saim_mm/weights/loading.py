@@ -14,7 +14,7 @@ from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
 from .channels import ChannelFit, fit_channels
-from .files import CheckpointError, StateDict, read_state_dict
+from .files import CheckpointError, StateDict, read_state_dict, under
 from .keymap import describe, has_narrow_decoder
 from .position import Grid, fit_position_embedding, noted_grid
 
@@ -109,11 +109,7 @@ def load_encoder_state(
 ) -> LoadReport:
     """As :func:`load_encoder`, of what was read from ``path``."""
     prefix = _resolve_prefix(state, prefix, path)
-    encoder = {
-        key.removeprefix(prefix): tensor
-        for key, tensor in state.items()
-        if key.startswith(prefix)
-    }
+    encoder = under(state, prefix)
     own = module.state_dict()
     notes = _take_decoder_norm(encoder, state, own)
     missing = tuple(key for key in own if key not in encoder)

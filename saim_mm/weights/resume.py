@@ -124,13 +124,19 @@ class _Held(NamedTuple):
 def _newest_first(
     work_dir: Path, out_dir: str | Path | None, skipped: list[str]
 ) -> list[Path]:
-    """The checkpoints of a run; names those that cannot even be looked into."""
+    """The checkpoints of a run, unverified; names those that cannot be looked into."""
     found = []
     for folder in {work_dir.absolute(), Path(out_dir or work_dir).absolute()}:
         for path in sorted(folder.glob("*.pth")):
             try:
-                if held := _look_into(path):
-                    found.append(held)
+                if not path.is_file() or path.name.startswith("best_"):
+                    continue
+                content = read_torch(path, mmap=is_zipfile(path), check=False)
+                if isinstance(content, dict) and content.keys() >= _NEEDED:
+                    run = content.get(GUARD_KEY, {}).get("run")
+                    iteration = int(content["meta"]["iter"])
+                    written = path.stat().st_mtime_ns
+                    found.append(_Held(run, iteration, written, path))
             except Exception as error:
                 skipped.append(_failure(path, error))
     if not found:
@@ -140,17 +146,6 @@ def _newest_first(
     last = next((held for held in found if str(held.path) == noted), latest)
     found.sort(key=lambda held: (held.run == last.run, held.iteration, held.written))
     return [held.path for held in reversed(found)]
-
-
-def _look_into(path: Path) -> _Held | None:
-    """Reads without verifying; ``None`` for what is not meant to be resumed."""
-    if not path.is_file() or path.name.startswith("best_"):
-        return None
-    content = read_torch(path, mmap=is_zipfile(path), check=False)
-    if not (isinstance(content, dict) and content.keys() >= _NEEDED):
-        return None
-    run = content.get(GUARD_KEY, {}).get("run")
-    return _Held(run, int(content["meta"]["iter"]), path.stat().st_mtime_ns, path)
 
 
 def _noted_last(work_dir: Path) -> str:

@@ -128,7 +128,7 @@ def _disarm(content: Any, filename: str) -> Any:
     if not isinstance(content, dict):
         return content
     state, meta = content.get("state_dict"), content.get("meta")
-    if isinstance(state, dict):
+    if isinstance(state, dict) and all(isinstance(key, str) for key in state):
         content["state_dict"] = without_wrappers(state)
     if isinstance(meta, dict) and meta.pop("config", None) is not None:
         print_log(

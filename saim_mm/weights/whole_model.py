@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..registry import register
 from ..utils.model_state import unwrap_model
-from .files import CheckpointError, weights_of, without_wrappers
+from .files import CheckpointError, under, weights_of, without_wrappers
 from .keymap import describe_foreign
 from .loading import MAY_BE_UNUSED, not_allowed, pretrained_config, shown
 
@@ -87,14 +87,8 @@ def check_backbone(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -
             has no place in the model.
     """
     given = without_wrappers(checkpoint.get("state_dict", checkpoint))
-    own, found = (
-        {
-            str(key).removeprefix(_BACKBONE): value
-            for key, value in some.items()
-            if str(key).startswith(_BACKBONE)
-        }
-        for some in (unwrap_model(model).state_dict(), given)
-    )
+    own = under(unwrap_model(model).state_dict(), _BACKBONE)
+    found = under(given, _BACKBONE)
     wrong = {
         "missing": [k for k in own if k not in found and not k.endswith(_COUNTER)],
         "of another shape": _other_shapes(own, found, _FITTED),
