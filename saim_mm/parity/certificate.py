@@ -23,6 +23,7 @@ from ..weights.arch import Arch, infer_arch
 from ..weights.blur import Smoothing
 from ..weights.files import CheckpointError, under
 from ..weights.keymap import Conversion, count_layers
+from ..weights.position import with_note
 from ..weights.rivals import NEPAConfig
 from .release_model import release_classifier, release_pretraining
 from .rival_models import aim_features, nepa_features
@@ -188,7 +189,8 @@ def certify_hf(
     sizes = (config.image_size, config.patch_size)  # of squares, or by side
     image, patch = ((n, n) if isinstance(n, int) else n for n in sizes)
     grid = (image[0] // patch[0], image[1] // patch[1])
-    arch = infer_arch(encoder, "", config.num_attention_heads, grid)
+    noted = with_note(dict(encoder), grid)
+    arch = infer_arch(noted, num_heads=config.num_attention_heads)
     images = _seeded_images(arch)
     theirs = model(images).last_hidden_state
     pairs = {"features": (_run_encoder(encoder, arch, images), theirs)}

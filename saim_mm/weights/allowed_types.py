@@ -23,8 +23,6 @@ from .nested import replace_nested
 from .numpy_pickles import NUMPY, Allowed, ArrayInFile, DtypeInFile
 from .old_torch import unpickler_of
 
-_HISTORY_STATE = ("_log_history", "_count_history", "max_length")
-
 
 class _Discarded:
     """Stands in for what is not needed; takes anything and keeps nothing."""
@@ -46,10 +44,10 @@ class _History(HistoryBuffer):
         pass
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        log, counts, length = (state.get(name) for name in _HISTORY_STATE)
+        log, counts = state.get("_log_history"), state.get("_count_history")
         if not isinstance(log, np.ndarray) or not isinstance(counts, np.ndarray):
             raise CheckpointError("holds a log history without numbers")
-        super().__init__(list(log), list(counts), int(length or 0))
+        super().__init__(list(log), list(counts), int(state.get("max_length") or 0))
         # Bit for bit, whatever kinds of number they have.
         self._log_history, self._count_history = np.array(log), np.array(counts)
         self.__class__ = HistoryBuffer

@@ -24,12 +24,7 @@ from .files import CheckpointError, StateDict, read_checkpoint, weights_of
 from .hub_folder import find_weights, settings_beside
 from .keymap import Conversion, count_layers, describe, kind_of
 from .position import with_note
-from .rivals import (
-    NEPAConfig,
-    aim_to_encoder,
-    dino_to_encoder,
-    nepa_to_encoder,
-)
+from .rivals import NEPAConfig, aim_to_encoder, dino_to_encoder, nepa_to_encoder
 from .tied_decoder import shares_weights
 
 _BLUR = "gaussian_blur.weight"

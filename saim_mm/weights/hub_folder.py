@@ -11,7 +11,6 @@ from .files import CheckpointError
 #: Names of the weights in such a folder; the first that is there counts, averaged ones,
 #: as NEPA's authors judge, before others.
 _WEIGHTS = ("pytorch_model_ema.bin", "model.safetensors", "pytorch_model.bin")
-_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
 def find_weights(path: Path) -> Path:
@@ -47,7 +46,7 @@ def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
     Raises:
         CheckpointError: If a file is damaged or the model no plain ViT.
     """
-    config = _read_json(weights.with_name(_CONFIG))
+    config = _read_json(weights.with_name("config.json"))
     is_nepa = config.get("model_type") == "vit_nepa"  # whose own config is read, too
     if config.get("hidden_act", "gelu") != "gelu" and not is_nepa:
         raise CheckpointError(
@@ -61,7 +60,7 @@ def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
         size = config["image_size"]  # of squares, or rows and columns
         backbone["img_size"] = (size, size) if isinstance(size, int) else tuple(size)
     settings: dict[str, Any] = dict(model=dict(backbone=backbone))
-    given = _read_json(weights.with_name(_PREPROCESSOR))
+    given = _read_json(weights.with_name("preprocessor_config.json"))
     timm = config.get("pretrained_cfg", config)
     mean = given.get("image_mean", timm.get("mean"))
     std = given.get("image_std", timm.get("std"))

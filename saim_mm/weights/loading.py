@@ -153,10 +153,8 @@ def _resolve_prefix(
     state: Mapping[str, Tensor], prefix: str | None, path: str | Path
 ) -> str:
     """The prefix, checked if it was given and found if not."""
-    candidates: tuple[str, ...] = ("", "backbone.")
-    if prefix:
-        candidates = (prefix if prefix.endswith(".") else f"{prefix}.",)
-    for candidate in candidates:
+    given = (f"{prefix.removesuffix('.')}.",) if prefix else None
+    for candidate in given or ("", "backbone."):
         if any(key.startswith(f"{candidate}layers.0.ln1.") for key in state):
             return candidate
     asked = f"prefix={prefix!r}" if prefix else "no prefix or 'backbone.'"

@@ -90,13 +90,12 @@ def find_newest(
     for path in _newest_first(Path(work_dir), out_dir, newest.skipped):
         try:
             reason = refuse(read_torch(path, mmap=True))
+            if reason is None:
+                newest.path = path
+                break
+            newest.skipped.append(f"{path}: {reason}")
         except Exception as error:  # whatever it is, an older one may be good
             newest.skipped.append(_failure(path, error))
-            continue
-        if reason is None:
-            newest.path = path
-            break
-        newest.skipped.append(f"{path}: {reason}")
     return newest
 
 
