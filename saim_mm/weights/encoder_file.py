@@ -73,6 +73,9 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     content = read_checkpoint(weights)
     state = weights_of(content, weights)
     kind = kind_of(state)
+    convert = _CONVERT.get(kind)
+    if kind == keymap.NEPA:
+        convert = partial(nepa_to_encoder, config=NEPAConfig.beside(weights))
     if kind in _EPS:
         settings = settings_beside(weights, _EPS[kind])
         for key in [key for key in state if re.match(_BESIDE, key)]:
@@ -81,9 +84,6 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
         meta = content.get("meta")
         text = meta.get("cfg") if isinstance(meta, Mapping) else None
         settings = _parse_config_text(text if isinstance(text, str) else "")
-    convert = _CONVERT.get(kind)
-    if kind == keymap.NEPA:
-        convert = partial(nepa_to_encoder, config=NEPAConfig.beside(weights))
     try:
         state = convert(state).state_dict if convert else state
     except CheckpointError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -195,8 +195,8 @@ def _fit_channels(
 
 def _refuse(path: str | Path, reason: str, keys: Collection[str], allowed: str) -> None:
     """Stops at keys that one side has alone, but for those that are allowed to it."""
-    if keys := not_allowed(keys, allowed):
-        raise CheckpointError(f"{path}: {shown(keys)} {reason}.")
+    if wrong := only_in(keys, (), allowed):
+        raise CheckpointError(f"{path}: {shown(wrong)} {reason}.")
 
 
 def _check_shapes(
@@ -246,9 +246,9 @@ def _sizes(encoder: Mapping[str, Tensor]) -> str:
     return f"width {width}, patch size {tuple(patch)} and {channels} image channels"
 
 
-def not_allowed(keys: Iterable[str], allowed: str) -> list[str]:
-    """The keys that a regular expression does not match from their start."""
-    return [key for key in keys if not re.match(allowed, key)]
+def only_in(one: Iterable[str], other: Container[str], allowed: str) -> list[str]:
+    """The keys of one side alone that a pattern does not match from their start."""
+    return [key for key in one if key not in other and not re.match(allowed, key)]
 
 
 def shown(keys: Collection[str]) -> str:

@@ -14,15 +14,15 @@ from ..registry import register
 from ..utils.model_state import unwrap_model
 from .files import CheckpointError, under, weights_of, without_wrappers
 from .keymap import describe_foreign
-from .loading import MAY_BE_UNUSED, not_allowed, pretrained_config, shown
+from .loading import MAY_BE_UNUSED, only_in, pretrained_config, shown
 
 #: What either side may have alone: statistics of the images, which the config gives.
 MAY_DIFFER = r"data_preprocessor\."
 _BACKBONE = "backbone."
 #: A backbone's hooks fit these to its grid or window while it loads.
-_FITTED = re.compile(r"pos_embed|rel(?:ative)?_pos")
+_FITTED = r"pos_embed|rel(?:ative)?_pos"
 #: Missing in files of old; MMEngine passes over it, too.
-_COUNTER = "num_batches_tracked"
+_COUNTER = r".*num_batches_tracked$"
 
 
 @register("hook")
@@ -54,8 +54,8 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> 
     """
     state = without_wrappers(state)
     own = model.state_dict()
-    missing = not_allowed([key for key in own if key not in state], MAY_DIFFER)
-    unexpected = not_allowed([key for key in state if key not in own], MAY_DIFFER)
+    missing = only_in(own, state, MAY_DIFFER)
+    unexpected = only_in(state, own, MAY_DIFFER)
     if missing or unexpected:
         bare = any(key.startswith("layers.") for key in state)
         foreign = "" if bare else f"{describe_foreign(state)} ".lstrip()
@@ -67,7 +67,7 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> 
             "model.backbone.init_cfg.checkpoint=FILE."
         )
     # The model fits the position embedding to its grid while it loads.
-    for key in _other_shapes(own, state, re.compile(r"pos_embed$")):
+    for key in _other_shapes(own, state, r"pos_embed$"):
         raise CheckpointError(
             f"{path}: {key!r} has shape {tuple(state[key].shape)} and the model's "
             f"{tuple(own[key].shape)}; give the checkpoint of this config, or the "
@@ -90,11 +90,9 @@ def check_backbone(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -
     own = under(unwrap_model(model).state_dict(), _BACKBONE)
     found = under(given, _BACKBONE)
     wrong = {
-        "missing": [k for k in own if k not in found and not k.endswith(_COUNTER)],
+        "missing": only_in(own, found, _COUNTER),
         "of another shape": _other_shapes(own, found, _FITTED),
-        "without a place in the model": not_allowed(
-            [key for key in found if key not in own], MAY_BE_UNUSED
-        ),
+        "without a place in the model": only_in(found, own, MAY_BE_UNUSED),
     }
     said = [f"{shown(keys)} {what}" for what, keys in wrong.items() if keys]
     if own and said:
@@ -107,14 +105,14 @@ def check_backbone(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -
 
 
 def _other_shapes(
-    own: Mapping[str, Tensor], found: Mapping[str, Any], fitted: re.Pattern
+    own: Mapping[str, Tensor], found: Mapping[str, Any], fitted: str
 ) -> list[str]:
     """Keys of both whose shapes differ, but for those that are fitted on loading."""
     return [
         key
         for key in own
         if key in found
-        and not fitted.search(key)
+        and not re.search(fitted, key)
         and own[key].shape != getattr(found[key], "shape", None)
     ]
 
