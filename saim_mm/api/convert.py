@@ -9,18 +9,16 @@ from pathlib import Path
 
 from ..parity.certificate import Certificate
 from ..parity.convert_files import (
+    convert_aim_to_encoder,
+    convert_dino_to_encoder,
     convert_encoder_to_hf,
     convert_encoder_to_timm,
     convert_finetuned_to_mmpretrain,
     convert_hf_to_encoder,
+    convert_nepa_to_encoder,
     convert_release_to_saim,
     convert_saim_to_encoder,
     convert_saim_to_release,
-)
-from ..parity.convert_rivals import (
-    convert_aim_to_encoder,
-    convert_dino_to_encoder,
-    convert_nepa_to_encoder,
 )
 from ..utils.atomic_file import check_place
 from ..weights.blur import Smoothing

@@ -7,6 +7,7 @@ reports the largest absolute difference of their features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,16 @@ from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import Tensor, nn
 
-from ..models import SAIM, SAIMViT
+from ..models import SAIM, RotaryViT, SAIMViT
 from ..models.plan import unsort_tokens
 from ..weights.arch import Arch, infer_arch
 from ..weights.blur import Smoothing
-from ..weights.files import CheckpointError
+from ..weights.files import CheckpointError, under
 from ..weights.keymap import Conversion, count_layers
+from ..weights.position import with_note
+from ..weights.rivals import NEPAConfig
 from .release_model import release_classifier, release_pretraining
+from .rival_models import aim_features, nepa_features
 
 #: Largest absolute difference of features that passes.
 TOLERANCE = 1e-4
@@ -71,7 +75,6 @@ class Certificate:
         return "\n".join(lines)
 
 
-@torch.no_grad()
 def certify_pretraining(
     conversion: Conversion,
     release: Mapping[str, Tensor],
@@ -81,23 +84,36 @@ def certify_pretraining(
 ) -> Certificate:
     """Compares the release's pretraining model with :class:`SAIM`."""
     arch = infer_arch(ours, "backbone.", num_heads)
-    images, noise = seeded_images(arch), _noise(arch)
+    images = _seeded_images(arch)
+    generator = torch.Generator().manual_seed(_SEED)
+    count = math.prod(arch.grid)
+    noise = torch.stack([torch.randperm(count, generator=generator) for _ in images])
     order = noise.argsort(dim=1)
-    model = build_saim(ours, arch, smoothing)
-    decoder_depth = count_layers(ours, "neck.layers.") or arch.num_layers
-    theirs = release_pretraining(release, images, noise, arch.num_heads, decoder_depth)
+    own_layers = count_layers(ours, "neck.layers.")
+    depth = own_layers or arch.num_layers
+    linear = "head.projector.to_pixels.weight" in ours
+    model = SAIM(
+        backbone=dict(type="SAIMViT", out_type="raw", **arch.backbone),
+        neck=dict(type="SAIMNeck", depth=depth, tied_decoder=not own_layers),
+        head=dict(
+            type="SAIMHead",
+            projector="linear" if linear else "mlp",
+            smoothing=smoothing and dict(kernel_size=smoothing[0], sigma=smoothing[1]),
+        ),
+    )
+    _load_all(model, ours)
+    theirs = release_pretraining(release, images, noise, arch.num_heads, depth)
     content = model.backbone(images, model.order_sampler.plan_of(order)).states[-1]
     patches = unsort_tokens(content[:, 1:], order)
-    features = torch.cat([content[:, :1], patches], dim=1)
-    pairs = {
-        "encoder features": (theirs.content, features),
-        "predicted patches": (theirs.predictions, model.predict_patches(images, order)),
-        "loss": (theirs.loss, model.loss(images, order=order)["loss"]),
+    found = {
+        "encoder features": torch.cat([content[:, :1], patches], dim=1),
+        "predicted patches": model.predict_patches(images, order),
+        "loss": model.loss(images, order=order)["loss"],
     }
-    return compare(conversion, pairs, ("the release", "SAIM"), arch)
+    pairs = {name: (theirs[name], tensor) for name, tensor in found.items()}
+    return _compare(conversion, pairs, ("the release", "SAIM"), arch)
 
 
-@torch.no_grad()
 def certify_encoder(
     conversion: Conversion,
     pretrained: Mapping[str, Tensor],
@@ -105,27 +121,25 @@ def certify_encoder(
     num_heads: int | None = None,
 ) -> Certificate:
     """Compares the encoder in a pretraining checkpoint with a plain ViT."""
-    arch = infer_arch(pretrained, "backbone.", num_heads)
-    images = seeded_images(arch)
-    saim_vit = SAIMViT(out_type="raw", **arch.backbone)
-    features = load_all(saim_vit, _under(pretrained, "backbone."))(images)[-1]
     arch = infer_arch(conversion.state_dict, prefix, num_heads)
-    encoder = _under(conversion.state_dict, prefix)
+    backbone = under(pretrained, "backbone.")
     if arch.final_norm:
-        norm = nn.LayerNorm(arch.embed_dims, eps=1e-6)
-        features = load_all(norm, _under(pretrained, "neck.norm."))(features)
-    pairs = {"features": (features, run_encoder(encoder, arch, images))}
-    return compare(conversion, pairs, ("SAIMViT", "VisionTransformer"), arch)
+        for kind, tensor in under(pretrained, "neck.norm.").items():
+            backbone[f"ln1.{kind}"] = tensor
+    images = _seeded_images(arch)
+    saim_vit = _load_all(SAIMViT(out_type="raw", **arch.backbone), backbone)
+    encoder = under(conversion.state_dict, prefix)
+    pairs = {"features": (saim_vit(images)[-1], _run_encoder(encoder, arch, images))}
+    return _compare(conversion, pairs, ("SAIMViT", "VisionTransformer"), arch)
 
 
-@torch.no_grad()
 def certify_timm(
     conversion: Conversion,
     encoder: Mapping[str, Tensor],
     timm: Mapping[str, Tensor],
     num_heads: int | None = None,
 ) -> Certificate:
-    """Compares mmpretrain's ``VisionTransformer`` with timm's."""
+    """Compares mmpretrain's ``VisionTransformer`` with timm's, DINO's too."""
     from timm.models.vision_transformer import VisionTransformer as TimmViT
 
     arch = infer_arch(encoder, num_heads=num_heads)
@@ -140,14 +154,14 @@ def certify_timm(
         num_classes=0,
         final_norm=arch.final_norm,
     )
+    timm = {key.removeprefix("backbone."): t for key, t in timm.items()}
     timm = {key: t for key, t in timm.items() if not key.startswith("head.")}
-    images = seeded_images(arch)
-    theirs = load_all(model, timm).forward_features(images)  # type: ignore[operator]
-    pairs = {"features": (run_encoder(encoder, arch, images), theirs)}
-    return compare(conversion, pairs, ("VisionTransformer", "timm"), arch)
+    images = _seeded_images(arch)
+    theirs = _load_all(model, timm).forward_features(images)  # type: ignore[operator]
+    pairs = {"features": (_run_encoder(encoder, arch, images), theirs)}
+    return _compare(conversion, pairs, ("VisionTransformer", "timm"), arch)
 
 
-@torch.no_grad()
 def certify_hf(
     conversion: Conversion, encoder: Mapping[str, Tensor], folder: str | Path
 ) -> Certificate:
@@ -161,7 +175,7 @@ def certify_hf(
         output_loading_info=True,
         attn_implementation="eager",
     )
-    model = model.float().eval()
+    model = model.float().eval().requires_grad_(False)
     wrong = {
         kind: [key for key in keys if kind != "unexpected_keys" or "pooler" not in key]
         for kind, keys in info.items()
@@ -175,15 +189,15 @@ def certify_hf(
     sizes = (config.image_size, config.patch_size)  # of squares, or by side
     image, patch = ((n, n) if isinstance(n, int) else n for n in sizes)
     grid = (image[0] // patch[0], image[1] // patch[1])
-    arch = infer_arch(encoder, "", config.num_attention_heads, grid)
-    images = seeded_images(arch)
+    noted = with_note(dict(encoder), grid)
+    arch = infer_arch(noted, num_heads=config.num_attention_heads)
+    images = _seeded_images(arch)
     theirs = model(images).last_hidden_state
-    pairs = {"features": (run_encoder(encoder, arch, images), theirs)}
+    pairs = {"features": (_run_encoder(encoder, arch, images), theirs)}
     sides = ("VisionTransformer", "transformers' ViTModel")
-    return compare(conversion, pairs, sides, arch)
+    return _compare(conversion, pairs, sides, arch)
 
 
-@torch.no_grad()
 def certify_classifier(
     conversion: Conversion,
     release: Mapping[str, Tensor],
@@ -205,67 +219,77 @@ def certify_classifier(
             head=dict(type=head, num_classes=classes, in_channels=arch.embed_dims),
         )
     )
-    load_all(model, ours)
-    images = seeded_images(arch)
+    _load_all(model, ours)
+    images = _seeded_images(arch)
     features, logits = release_classifier(release, images, arch.num_heads)
     pairs = {
         "features": (features, model.extract_feat(images, "backbone")[-1]),
         "logits": (logits, model(images)),
     }
-    return compare(conversion, pairs, ("the release", "ImageClassifier"), arch)
+    return _compare(conversion, pairs, ("the release", "ImageClassifier"), arch)
 
 
-def build_saim(
-    state: Mapping[str, Tensor], arch: Arch, smoothing: Smoothing | None = None
-) -> SAIM:
-    """A :class:`SAIM` with the weights of a pretraining checkpoint, for inference."""
-    decoder_depth = count_layers(state, "neck.layers.")
-    linear = "head.projector.to_pixels.weight" in state
-    blur = smoothing and dict(kernel_size=smoothing[0], sigma=smoothing[1])
-    depth, projector = decoder_depth or arch.num_layers, "linear" if linear else "mlp"
-    model = SAIM(
-        backbone=dict(type="SAIMViT", out_type="raw", **arch.backbone),
-        neck=dict(type="SAIMNeck", depth=depth, tied_decoder=not decoder_depth),
-        head=dict(type="SAIMHead", projector=projector, smoothing=blur),
-    )
-    load_all(model, state)
-    return model
+def certify_aim(
+    conversion: Conversion, aim: Mapping[str, Tensor], num_heads: int | None = None
+) -> Certificate:
+    """Compares AIM's trunk with :class:`SAIMViT`."""
+    ours = conversion.state_dict
+    arch = infer_arch(ours, num_heads=num_heads)
+    norm = dict(norm_cfg=dict(type="LN", eps=1e-6))
+    model = SAIMViT(out_type="raw", patch_cfg=norm, **arch.backbone)
+    _load_all(model, ours)
+    images = _seeded_images(arch)
+    pairs = {"features": (aim_features(aim, images, arch.num_heads), model(images)[-1])}
+    return _compare(conversion, pairs, ("AIM's release", "SAIMViT"), arch)
 
 
-def run_encoder(encoder: Mapping[str, Tensor], arch: Arch, images: Tensor) -> Tensor:
+def certify_nepa(
+    conversion: Conversion, nepa: Mapping[str, Tensor], config: NEPAConfig
+) -> Certificate:
+    """Compares NEPA's model with :class:`RotaryViT`, with its mask and without."""
+    ours = conversion.state_dict
+    arch = infer_arch(ours, num_heads=config.num_heads)
+    images = _seeded_images(arch)
+    pairs = {}
+    for visible in ("causal", "all"):
+        model = RotaryViT(
+            out_type="raw",
+            visible=visible,
+            rope_theta=config.theta,
+            qk_norm=config.qk_norm,
+            layer_scale_init_value=1e-5,
+            norm_cfg=dict(type="LN", eps=config.eps),
+            layer_cfgs=dict(ffn_type="swiglu_fused" if config.gated else "origin"),
+            **arch.backbone,
+        )
+        theirs = nepa_features(nepa, images, config, visible == "causal")
+        features = _load_all(model, ours)(images)[-1]
+        pairs[f"features, visible={visible!r}"] = (theirs, features)
+    return _compare(conversion, pairs, ("NEPA's release", "RotaryViT"), arch)
+
+
+def _run_encoder(encoder: Mapping[str, Tensor], arch: Arch, images: Tensor) -> Tensor:
     """All output tokens (B, 1 + N, D) of mmpretrain's plain ViT."""
     model = VisionTransformer(out_type="raw", **arch.backbone)
-    return load_all(model, encoder)(images)[-1]
+    return _load_all(model, encoder)(images)[-1]
 
 
-def load_all(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Loads all weights; the preprocessor's numbers have no place here."""
+def _load_all(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Loads all weights, frozen; the preprocessor's numbers have no place here."""
     ours = {k: t for k, t in state.items() if not k.startswith("data_preprocessor.")}
     model.load_state_dict(ours, strict=True)
     model.eval()  # not chained: that of mmpretrain's backbones returns None
-    return model
+    return model.requires_grad_(False)
 
 
-def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def seeded_images(arch: Arch) -> Tensor:
+def _seeded_images(arch: Arch) -> Tensor:
     """Seeded images (B, C, H, W)."""
     generator = torch.Generator().manual_seed(_SEED)
     shape = (_IMAGES, arch.in_channels, *arch.img_size)
     return torch.randn(shape, generator=generator)
 
 
-def _noise(arch: Arch) -> Tensor:
-    """Seeded noise (B, N) in [0, 1) without ties."""
-    generator = torch.Generator().manual_seed(_SEED)
-    count = arch.grid[0] * arch.grid[1]
-    ranks = [torch.randperm(count, generator=generator) for _ in range(_IMAGES)]
-    return torch.stack(ranks) / count
-
-
-def compare(
+def _compare(
     conversion: Conversion,
     pairs: Mapping[str, tuple[Tensor, Tensor]],
     sides: tuple[str, str],

@@ -20,7 +20,9 @@ from ..weights import StateDict, read_state_dict, write_state_dict
 from ..weights.arch import Arch, infer_arch
 from ..weights.blur import Smoothing
 from ..weights.files import weights_of
+from ..weights.hub_folder import find_weights
 from ..weights.position import with_note
+from ..weights.rivals import NEPAConfig
 from . import certificate
 from .certificate import Certificate
 
@@ -88,7 +90,8 @@ def convert_encoder_to_timm(
     source = read_state_dict(src)
     convert = weights.timm_to_encoder if reverse else weights.encoder_to_timm
     conversion = convert(source)
-    encoder, timm = _in_order(source, conversion.state_dict, reverse)
+    sides = (source, conversion.state_dict)
+    encoder, timm = reversed(sides) if reverse else sides
     found = certificate.certify_timm(conversion, encoder, timm, num_heads)
     return write_certified(dst, found, "state_dict" if reverse else None)
 
@@ -100,7 +103,8 @@ def convert_finetuned_to_mmpretrain(
     source = read_state_dict(src)
     convert = weights.finetuned_to_release if reverse else weights.release_to_finetuned
     conversion = convert(source)
-    release, ours = _in_order(source, conversion.state_dict, reverse)
+    sides = (source, conversion.state_dict)
+    release, ours = reversed(sides) if reverse else sides
     found = certificate.certify_classifier(conversion, release, ours, num_heads)
     return write_certified(dst, found, "model" if reverse else "state_dict")
 
@@ -127,10 +131,37 @@ def convert_hf_to_encoder(src: Path, dst: Path) -> Certificate:
     return write_certified(dst, found, grid=found.arch.grid)
 
 
-def _in_order(
-    source: StateDict, result: StateDict, reverse: bool
-) -> tuple[StateDict, StateDict]:
-    return (result, source) if reverse else (source, result)
+def convert_dino_to_encoder(
+    src: Path, dst: Path, num_heads: int | None = None
+) -> Certificate:
+    """DINO's checkpoint, of which the teacher counts, or backbone -> a bare encoder."""
+    state = read_state_dict(src)
+    conversion = weights.dino_to_encoder(state)
+    encoder = conversion.state_dict
+    found = certificate.certify_timm(conversion, encoder, state, num_heads)
+    return write_certified(dst, found)
+
+
+def convert_aim_to_encoder(
+    src: Path, dst: Path, num_heads: int | None = None
+) -> Certificate:
+    """AIM's backbone, of PyTorch, -> a bare encoder; heads by default width / 128."""
+    state = read_state_dict(src)
+    conversion = weights.aim_to_encoder(state)
+    return write_certified(dst, certificate.certify_aim(conversion, state, num_heads))
+
+
+def convert_nepa_to_encoder(src: Path, dst: Path) -> Certificate:
+    """NEPA's folder, or weights beside their config.json -> a bare ``RotaryViT``.
+
+    Of a folder the averaged weights are taken, if it has them: all of the authors'
+    figures are of those.
+    """
+    file = find_weights(src)
+    settings = NEPAConfig.beside(file)
+    state = read_state_dict(file)
+    conversion = weights.nepa_to_encoder(state, settings)
+    return write_certified(dst, certificate.certify_nepa(conversion, state, settings))
 
 
 def write_certified(

@@ -83,11 +83,6 @@ class EncoderGraph(nn.Module):
             values = values.cpu() / scale
             self.register_buffer(name, values.reshape(1, -1, 1, 1))
 
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """Rows and columns of a patch, in pixels."""
-        return self.backbone.patch_embed.projection.kernel_size
-
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), not normalised -> (B, D); of ``map`` (B, D, h, w)."""
         if self.flip:
@@ -112,7 +107,14 @@ class EncoderGraph(nn.Module):
         patches = patches.flatten(2).transpose(1, 2)
         if vit.patch_embed.norm is not None:
             patches = vit.patch_embed.norm(patches)
-        tokens = patches + self._positions(grid)
+        positions = vit.pos_embed[:, vit.num_extra_tokens :].transpose(1, 2)
+        positions = F.interpolate(
+            positions.unflatten(2, tuple(vit.patch_resolution)),
+            size=grid,
+            mode=vit.interpolate_mode,
+            align_corners=False,
+        )
+        tokens = patches + positions.flatten(2).transpose(1, 2)
         extra = vit.num_extra_tokens
         if extra:
             cls = vit.cls_token + vit.pos_embed[:, :extra]
@@ -122,16 +124,6 @@ class EncoderGraph(nn.Module):
         for layer in vit.layers:
             tokens = layer(tokens)
         return (vit.ln1(tokens) if vit.final_norm else tokens), grid
-
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (1, N, D) of the patches."""
-        vit = self.backbone
-        positions = vit.pos_embed[:, vit.num_extra_tokens :].transpose(1, 2)
-        positions = positions.unflatten(2, tuple(vit.patch_resolution))
-        positions = F.interpolate(
-            positions, size=grid, mode=vit.interpolate_mode, align_corners=False
-        )
-        return positions.flatten(2).transpose(1, 2)
 
 
 def peculiarity(backbone: SAIMViT) -> str | None:
@@ -165,10 +157,9 @@ def write_torch(
 
     dims: dict[int, Any] = {0: Dim("batch", min=1, max=65536)} if dynamic_batch else {}
     if graph.dynamic_size:  # a side of one patch would be a program of its own
-        sides = zip((2, 3), ("rows", "columns"), graph.patch_size, strict=True)
-        dims |= {
-            axis: patch * Dim(name, min=2, max=4096) for axis, name, patch in sides
-        }
+        high, wide = graph.backbone.patch_embed.projection.kernel_size
+        dims[2] = high * Dim("rows", min=2, max=4096)
+        dims[3] = wide * Dim("columns", min=2, max=4096)
     file = io.BytesIO()
     try:
         program = torch.export.export(
@@ -239,8 +230,7 @@ def write_onnx(
 
 def run_torch(content: bytes) -> Runner:
     """Runs a ``.pt2``."""
-    module = torch.export.load(io.BytesIO(content)).module()
-    return lambda images: module(images)
+    return torch.export.load(io.BytesIO(content)).module()
 
 
 def run_onnx(content: bytes) -> Runner:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,29 +17,16 @@ from torch import Tensor
 
 from ..weights.keymap import count_layers
 
-
-@dataclass(frozen=True)
-class ReleaseOutputs:
-    """What one forward of pretraining gives.
-
-    Attributes:
-        content: Output of the last encoder layer (B, 1 + N, D).
-        predictions: (B, N, p*p*C), in raster order.
-        loss: Scalar.
-    """
-
-    content: Tensor
-    predictions: Tensor
-    loss: Tensor
+State = Mapping[str, Tensor]
 
 
 def release_pretraining(
-    state: Mapping[str, Tensor],
+    state: State,
     images: Tensor,
     noise: Tensor,
     num_heads: int,
     decoder_depth: int,
-) -> ReleaseOutputs:
+) -> dict[str, Tensor]:
     """Runs the release's pretraining model, with normalised pixels and L2 loss.
 
     Args:
@@ -50,15 +36,19 @@ def release_pretraining(
         num_heads: Number of attention heads.
         decoder_depth: Number of query layers that run. A decoder that shares the
             encoder's layers has all of them in the file, and may run the first few.
+
+    Returns:
+        ``encoder features`` (B, 1 + N, D) of the last layer, ``predicted patches``
+        (B, N, p*p*C) in raster order and the ``loss``, a scalar.
     """
     h = _embed(state, images)
     g = state["pos_embed"].expand(len(images), -1, -1)
     # The class token comes before everything; nothing else is visible to it.
     noise = torch.cat([noise.new_full((len(noise), 1), -1.0), noise], dim=1)
-    mask_h = _mask(noise[:, :, None] >= noise[:, None, :])
+    mask_h = mask_of(noise[:, :, None] >= noise[:, None, :])
     sees = noise[:, :, None] > noise[:, None, :]
     sees[:, 0, 0] = True  # the query of the class token; its prediction is dropped
-    mask_g = _mask(sees)
+    mask_g = mask_of(sees)
 
     depth = count_layers(state, "blocks.")
     step = depth // decoder_depth
@@ -66,13 +56,15 @@ def release_pretraining(
         h = _block(state, f"blocks.{i}.", h, h, num_heads, mask_h)
         if (i + 1) % step == 0:
             g = _block(state, f"query_blocks.{i // step}.", g, h, num_heads, mask_g)
-    predictions = _predict(state, _norm(state, "norm", g))[:, 1:]
-    target = _target(state, images)
-    return ReleaseOutputs(h, predictions, F.mse_loss(predictions, target))
+    g = norm(state, "norm", g)[:, 1:]
+    predict = mlp if "prediction_head.fc1.weight" in state else linear
+    predictions = predict(state, "prediction_head", g)
+    loss = F.mse_loss(predictions, _target(state, images))
+    return {"encoder features": h, "predicted patches": predictions, "loss": loss}
 
 
 def release_classifier(
-    state: Mapping[str, Tensor], images: Tensor, num_heads: int
+    state: State, images: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor]:
     """Runs the release's classifier, fine-tuned or a linear probe.
 
@@ -83,23 +75,25 @@ def release_classifier(
     for i in range(count_layers(state, "blocks.")):
         x = _block(state, f"blocks.{i}.", x, x, num_heads)
     if "fc_norm.weight" in state:
-        features = _norm(state, "fc_norm", x[:, 1:].mean(dim=1))
+        features = norm(state, "fc_norm", x[:, 1:].mean(dim=1))
     else:
-        features = _norm(state, "norm", x)[:, 0]
-    return features, _classify(state, features)
+        features = norm(state, "norm", x)[:, 0]
+    if "head.0.running_mean" not in state:
+        return features, linear(state, "head", features)
+    # In a linear probe a batch norm without weights comes before the last layer.
+    mean, var = state["head.0.running_mean"], state["head.0.running_var"]
+    return features, linear(state, "head.1", (features - mean) / (var + 1e-6).sqrt())
 
 
-def _embed(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
+def _embed(state: State, images: Tensor) -> Tensor:
     """Class token and patches with their positions: (B, 1 + N, D)."""
-    weight = state["patch_embed.proj.weight"]
-    x = F.conv2d(images, weight, state["patch_embed.proj.bias"], weight.shape[2:])
-    x = x.flatten(2).transpose(1, 2)
+    x = project(state, "patch_embed.proj", images).flatten(2).mT
     cls = state["cls_token"].expand(len(x), -1, -1)
     return torch.cat([cls, x], dim=1) + state["pos_embed"]
 
 
 def _block(
-    state: Mapping[str, Tensor],
+    state: State,
     name: str,
     x: Tensor,
     memory: Tensor,
@@ -107,34 +101,16 @@ def _block(
     mask: Tensor | float = 0.0,
 ) -> Tensor:
     """One pre-norm block; ``norm1`` is applied to the tokens and to the memory."""
-    normed, memory = (_norm(state, f"{name}norm1", t) for t in (x, memory))
+    normed, memory = (norm(state, f"{name}norm1", t) for t in (x, memory))
     q, k, v = (
-        _linear(state, f"{name}attn.{kind}", t)
-        .unflatten(-1, (num_heads, -1))
-        .transpose(1, 2)
+        heads(linear(state, f"{name}attn.{kind}", t), num_heads)
         for kind, t in (("q", normed), ("k", memory), ("v", memory))
     )
-    score = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]) + mask
-    mixed = (score.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
-    x = x + _linear(state, f"{name}attn.proj", mixed)
-    return x + _mlp(state, f"{name}mlp", _norm(state, f"{name}norm2", x))
+    x = x + linear(state, f"{name}attn.proj", attend(q, k, v, mask))
+    return x + mlp(state, f"{name}mlp", norm(state, f"{name}norm2", x))
 
 
-def _predict(state: Mapping[str, Tensor], g: Tensor) -> Tensor:
-    if "prediction_head.fc1.weight" in state:
-        return _mlp(state, "prediction_head", g)
-    return _linear(state, "prediction_head", g)
-
-
-def _classify(state: Mapping[str, Tensor], features: Tensor) -> Tensor:
-    """The logits; in a linear probe a batch norm without weights comes first."""
-    if "head.0.running_mean" not in state:
-        return _linear(state, "head", features)
-    mean, var = state["head.0.running_mean"], state["head.0.running_var"]
-    return _linear(state, "head.1", (features - mean) / (var + 1e-6).sqrt())
-
-
-def _target(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
+def _target(state: State, images: Tensor) -> Tensor:
     """Blurred patches (B, N, p*p*C), laid out (row, column, channel), normalised."""
     channels = images.shape[1]
     kernel = state.get("gaussian_blur.weight")
@@ -151,19 +127,39 @@ def _target(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
     return (patches - mean) / (var + 1e-6).sqrt()
 
 
-def _mask(sees: Tensor) -> Tensor:
+def mask_of(sees: Tensor) -> Tensor:
     """Boolean (B, L, S) -> additive (B, 1, L, S)."""
     return torch.zeros(sees.shape).masked_fill(~sees, -math.inf)[:, None]
 
 
-def _norm(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
-    return F.layer_norm(x, x.shape[-1:], weight, bias, eps=1e-6)
+def heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, L, D) -> (B, H, L, D/H)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def _linear(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float = 0.0) -> Tensor:
+    """Heads of queries (B, H, L, D/H), of keys and values -> (B, L, D)."""
+    scores = q @ k.mT / math.sqrt(q.shape[-1]) + mask
+    return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
 
 
-def _mlp(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return _linear(state, f"{name}.fc2", F.gelu(_linear(state, f"{name}.fc1", x)))
+def project(state: State, name: str, images: Tensor) -> Tensor:
+    """Images (B, C, H, W) -> patches (B, D, rows, columns)."""
+    weight = state[f"{name}.weight"]
+    return F.conv2d(images, weight, state[f"{name}.bias"], weight.shape[2:])
+
+
+def norm(state: State, name: str, x: Tensor, eps: float = 1e-6) -> Tensor:
+    """Layer norm, with what the state has of weight and bias."""
+    weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps=eps)
+
+
+def linear(state: State, name: str, x: Tensor) -> Tensor:
+    """A linear layer, with the bias that the state has."""
+    return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
+
+
+def mlp(state: State, name: str, x: Tensor) -> Tensor:
+    """Two layers with GELU between them."""
+    return linear(state, f"{name}.fc2", F.gelu(linear(state, f"{name}.fc1", x)))

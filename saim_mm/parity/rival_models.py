@@ -9,8 +9,9 @@ Symbols: B images, N patches, D channels, T tokens.
 from __future__ import annotations
 
 import cmath
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,50 +19,39 @@ from torch import Tensor
 
 from ..weights.keymap import count_layers
 from ..weights.rivals import NEPAConfig
-
-State = Mapping[str, Tensor]
+from .release_model import State, attend, heads, linear, mask_of, mlp, norm, project
 
 
 def aim_features(state: State, images: Tensor, num_heads: int) -> Tensor:
     """AIM's normed patches (B, N, D), each of which sees all.
 
-    Args:
-        state: AIM's state dict.
-        images: (B, C, H, W), normalised.
-        num_heads: Number of attention heads.
+    Of normalised images (B, C, H, W).
     """
-    patches = _project(state, "preprocessor.patchifier.proj", images)
-    grid = patches.shape[2:]
-    x = _norm(state, "preprocessor.patchifier.norm", patches.flatten(2).mT, 1e-6)
-    x = x + torch.stack(
-        [_sincos(row, column, x.shape[-1]) for row in range(grid[0])
-         for column in range(grid[1])]
-    )  # fmt: skip
+    patches = project(state, "preprocessor.patchifier.proj", images)
+    rows, columns = patches.shape[2:]
+    x = norm(state, "preprocessor.patchifier.norm", patches.flatten(2).mT)
+    places = itertools.product(range(rows), range(columns))
+    x = x + torch.stack([_sincos(*place, x.shape[-1]) for place in places])
     for n in range(count_layers(state, "trunk.blocks.")):
         name = f"trunk.blocks.{n}."
-        normed = _norm(state, f"{name}norm_1", x, 1e-6)
-        joint = _linear(state, f"{name}attn.qkv", normed).chunk(3, dim=-1)
-        q, k, v = (_heads(part, num_heads) for part in joint)
-        x = x + _linear(state, f"{name}attn.proj", _attend(q, k, v))
-        normed = _norm(state, f"{name}norm_2", x, 1e-6)
-        hidden = F.gelu(_linear(state, f"{name}mlp.fc1", normed))
-        x = x + _linear(state, f"{name}mlp.fc2", hidden)
-    return _norm(state, "trunk.post_trunk_norm", x, 1e-6)
+        normed = norm(state, f"{name}norm_1", x)
+        joint = linear(state, f"{name}attn.qkv", normed).chunk(3, dim=-1)
+        q, k, v = (heads(part, num_heads) for part in joint)
+        x = x + linear(state, f"{name}attn.proj", attend(q, k, v))
+        x = x + mlp(state, f"{name}mlp", norm(state, f"{name}norm_2", x))
+    return norm(state, "trunk.post_trunk_norm", x)
 
 
 def nepa_features(
     state: State, images: Tensor, config: NEPAConfig, causal: bool
 ) -> Tensor:
-    """NEPA's normed tokens (B, 1 + N, D), the class token first.
+    """NEPA's normed tokens (B, 1 + N, D), the class token first, by any of its models.
 
-    Args:
-        state: NEPA's state dict, of any of its models.
-        images: (B, C, H, W), normalised.
-        config: What its config.json says.
-        causal: Whether a token sees only those up to itself, as in pretraining.
+    Of normalised images (B, C, H, W). With ``causal`` a token sees only those up to
+    itself, as in pretraining.
     """
     state = {key.removeprefix("vit_nepa."): tensor for key, tensor in state.items()}
-    patches = _project(state, "embeddings.patch_embeddings.projection", images)
+    patches = project(state, "embeddings.patch_embeddings.projection", images)
     cls = state["embeddings.cls_token"].expand(len(images), -1, -1)
     x = torch.cat([cls, patches.flatten(2).mT], dim=1)
     width, grid = x.shape[-1] // config.num_heads, tuple(patches.shape[2:])
@@ -69,50 +59,47 @@ def nepa_features(
     for n in range(count_layers(state, "encoder.layer.")):
         name = f"encoder.layer.{n}."
         x = x + _nepa_attention(state, name, x, config, turns, causal)
-        normed = _norm(state, f"{name}layernorm_after", x, config.eps)
-        hidden = _linear(state, f"{name}intermediate.up_proj", normed)
+        normed = norm(state, f"{name}layernorm_after", x, config.eps)
+        hidden = linear(state, f"{name}intermediate.up_proj", normed)
         if config.gated:
-            gate = _linear(state, f"{name}intermediate.gate_proj", normed)
+            gate = linear(state, f"{name}intermediate.gate_proj", normed)
             hidden = gate * gate.sigmoid() * hidden
         else:
             hidden = F.gelu(hidden)
-        out = _linear(state, f"{name}output.dense", hidden)
+        out = linear(state, f"{name}output.dense", hidden)
         x = x + state[f"{name}output.layer_scale.lambda1"] * out
-    return _norm(state, "layernorm", x, config.eps)
+    return norm(state, "layernorm", x, config.eps)
 
 
 def _nepa_attention(
     state: State, name: str, x: Tensor, config: NEPAConfig, turns: Tensor, causal: bool
 ) -> Tensor:
-    normed = _norm(state, f"{name}layernorm_before", x, config.eps)
+    normed = norm(state, f"{name}layernorm_before", x, config.eps)
     inner = f"{name}attention.attention."
     q, k, v = (
-        _heads(_linear(state, inner + part, normed), config.num_heads)
+        heads(linear(state, inner + part, normed), config.num_heads)
         for part in ("query", "key", "value")
     )
     if config.qk_norm != "off":
         q, k = (
-            _norm(state, f"{inner}{part}_norm", each, config.eps)
+            norm(state, f"{inner}{part}_norm", each, config.eps)
             for part, each in (("q", q), ("k", k))
         )
-    out = _attend(_turned(q, turns), _turned(k, turns), v, causal)
-    out = _linear(state, f"{name}attention.output.dense", out)
+    sees = torch.ones(1, x.shape[1], x.shape[1], dtype=torch.bool)
+    mask = mask_of(sees.tril() if causal else sees)
+    out = attend(_turned(q, turns), _turned(k, turns), v, mask)
+    out = linear(state, f"{name}attention.output.dense", out)
     return state[f"{name}layer_scale.lambda1"] * out
 
 
 def _turns(grid: tuple[int, ...], head_dims: int, theta: float) -> Tensor:
     """By what each token's pairs of channels are multiplied (1 + N, D/2H)."""
     rows = [[1 + 0j] * (head_dims // 2)]
-    for row in range(grid[0]):
-        for column in range(grid[1]):
-            places = (2 * row + 1) / grid[0] - 1, (2 * column + 1) / grid[1] - 1
-            rows.append(
-                [
-                    cmath.exp(2j * math.pi * place * theta ** (-4 * i / head_dims))
-                    for place in places
-                    for i in range(head_dims // 4)
-                ]
-            )
+    omega = [theta ** (-4 * i / head_dims) for i in range(head_dims // 4)]
+    for row, column in itertools.product(range(grid[0]), range(grid[1])):
+        places = (2 * row + 1) / grid[0] - 1, (2 * column + 1) / grid[1] - 1
+        angles = [2j * math.pi * place * o for place in places for o in omega]
+        rows.append([cmath.exp(angle) for angle in angles])
     return torch.tensor(rows, dtype=torch.complex64)
 
 
@@ -122,19 +109,6 @@ def _turned(x: Tensor, turns: Tensor) -> Tensor:
     return torch.cat([pairs.real, pairs.imag], dim=-1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """Heads (B, H, T, D/H) -> (B, T, D)."""
-    scores = q @ k.mT / math.sqrt(q.shape[-1])
-    if causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        scores = scores.masked_fill(later, -math.inf)
-    return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
-
-
-def _heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
 def _sincos(row: int, column: int, width: int) -> Tensor:
     """A patch's position: sine and cosine of its column, then of its row."""
     omega = [10000 ** (-4 * k / width) for k in range(width // 4)]
@@ -142,17 +116,3 @@ def _sincos(row: int, column: int, width: int) -> Tensor:
     return torch.tensor(
         [wave(place * o) for place in (column, row) for wave in waves for o in omega]
     )
-
-
-def _project(state: State, name: str, images: Tensor) -> Tensor:
-    weight = state[f"{name}.weight"]
-    return F.conv2d(images, weight, state[f"{name}.bias"], weight.shape[2:])
-
-
-def _norm(state: State, name: str, x: Tensor, eps: float) -> Tensor:
-    weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
-    return F.layer_norm(x, x.shape[-1:], weight, bias, eps=eps)
-
-
-def _linear(state: State, name: str, x: Tensor) -> Tensor:
-    return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))

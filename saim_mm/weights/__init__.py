@@ -2,16 +2,16 @@
 
 * :mod:`files` reads and writes; nothing in a file is ever executed. :mod:`safe_loader`
   makes that true of all that MMEngine loads, where it is asked to;
-  :mod:`allowed_types` and :mod:`known_types` say what a file may hold,
-  :mod:`numpy_pickles` how numpy's part of it is built, :mod:`nested` walks through what
-  was read, and :mod:`old_torch` tells torch of it.
+  :mod:`allowed_types` says what a file may hold, :mod:`numpy_pickles` how numpy's part
+  of it is built, :mod:`nested` walks through what was read, and :mod:`old_torch` is
+  the reader of torch before 2.5.
 * :mod:`checksum_trailer` puts a file's SHA-256 into it; :mod:`resume` finds the
   newest good checkpoint of a run.
 * :mod:`conversions`, and :mod:`rivals` for AIM, NEPA and DINO, rename keys, as pure
   functions on state dicts, by the tables in :mod:`layouts`; :mod:`keymap` applies a
   table and accounts for every key.
-* :mod:`position` knows the grid of an encoder's positions and fits them to another.
-* :mod:`channels` fits a patch embedding to another number of image channels.
+* :mod:`position` fits an encoder's positions to another grid, and :mod:`channels` its
+  patch embedding to another number of image channels.
 * :mod:`loading` puts an encoder into a task model, :mod:`whole_model` a checkpoint into
   a model, completely or not at all.
 """

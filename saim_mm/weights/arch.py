@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .files import CheckpointError
 from .keymap import count_layers
-from .position import Grid, has_class_row, infer_grid, noted_grid
+from .position import has_class_row, infer_grid, noted_grid
 
 #: Width -> heads of the standard ViTs that do not have 64 channels a head.
 _HEADS_OF_WIDTH = {1280: 16}  # ViT-H
@@ -53,24 +53,19 @@ class Arch:
 
 
 def infer_arch(
-    state: Mapping[str, Tensor],
-    prefix: str = "",
-    num_heads: int | None = None,
-    grid: Grid | None = None,
+    state: Mapping[str, Tensor], prefix: str = "", num_heads: int | None = None
 ) -> Arch:
     """Reads the sizes off an encoder in our names.
 
     Args:
-        state: State dict.
-        prefix: What precedes the encoder's keys.
+        state: State dict of the encoder.
+        prefix: What precedes its keys.
         num_heads: Number of heads, which no shape tells; by default width / 64, as in
             ViT-S, -B and -L, 16 for the width of ViT-H, or width / 128 with a norm
             after the patch projection, as in AIM.
-        grid: Rows and columns of the patches, where something else tells them.
 
     Raises:
-        CheckpointError: If the number of heads is not given and not width / 64, or
-            does not divide the width; or if the grid cannot be told.
+        CheckpointError: If the number of heads or the grid cannot be told.
     """
     width, channels, *patch = state[f"{prefix}patch_embed.projection.weight"].shape
     per_head = 128 if f"{prefix}patch_embed.norm.weight" in state else 64
@@ -81,7 +76,7 @@ def infer_arch(
             "model was trained with (--num-heads), a divisor of the width; only with "
             "64 channels a head is it known."
         )
-    grid = grid or noted_grid(getattr(state, "_metadata", None), prefix)
+    grid = noted_grid(getattr(state, "_metadata", None), prefix)
     with_cls_token = has_class_row(state, prefix, math.prod(grid or ()))
     extra = int(with_cls_token)
     if registers := registers_in(state, prefix):  # of a RegisterViT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,21 +11,8 @@ from torch import Tensor
 ChannelFit: TypeAlias = Literal["repeat", "mean", "random"]
 
 
-def check_fit(fit: str | None) -> None:
-    """Refuses what is no :data:`ChannelFit`.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if fit is not None and fit not in get_args(ChannelFit):
-        raise ValueError(
-            f"channels={fit!r} is unknown; choose one of {get_args(ChannelFit)}, or "
-            "None to refuse an encoder of other channels."
-        )
-
-
 def fit_channels(kernel: Tensor, initial: Tensor, fit: ChannelFit) -> Tensor:
-    """Makes a kernel for C channels of one for S.
+    """Makes a kernel (D, C, rows, columns) of one (D, S, rows, columns).
 
     * ``repeat``: channel c gets the kernel of source channel c mod S, divided by the
       number n of channels that get the same: w'[c] = w[c mod S] / n(c mod S). Where
@@ -36,15 +23,7 @@ def fit_channels(kernel: Tensor, initial: Tensor, fit: ChannelFit) -> Tensor:
 
     By the first two the w' sum up to the sum of the w. So an image that is the same v
     in all its channels, grey after normalisation, has the response that it had:
-    sum of w'[c] * v = v * sum of w[s].
-
-    Args:
-        kernel: Of the checkpoint (D, S, rows, columns).
-        initial: Of the model (D, C, rows, columns).
-        fit: How.
-
-    Returns:
-        (D, C, rows, columns).
+    sum of w'[c] * v = v * sum of w[s]. ``initial`` is the kernel of the model.
     """
     if fit == "random":
         return initial

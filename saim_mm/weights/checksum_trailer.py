@@ -10,6 +10,7 @@ when the file is copied. Any version of torch reads the file as if there were no
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -17,17 +18,22 @@ from typing import BinaryIO
 
 from .errors import CheckpointError
 
-_END_RECORD = b"PK\x05\x06"  # begins the last 22 bytes of an archive without comment
-_END_LENGTH = 22
 _LABEL = b"saim_mm sha256:"
 _DIGEST_LENGTH = 64
 _COMMENT_LENGTH = struct.pack("<H", len(_LABEL) + _DIGEST_LENGTH)
+#: The last record of an archive; then follow the length of its comment, and that.
+_END = rb"PK\x05\x06.{16}"
+_BARE_END = re.compile(_END + rb"\0\0\Z", re.DOTALL)
+_SEALED_END = re.compile(
+    _END + re.escape(_COMMENT_LENGTH + _LABEL) + rb"(.{64})\Z", re.DOTALL
+)
+_LONGEST_END = 22 + len(_LABEL) + _DIGEST_LENGTH
 _CHUNK = 1 << 20
 
 
 def write_with_sha256(file: BinaryIO, archive: bytes) -> str:
     """Writes a ZIP archive without comment, uncopied, and its SHA-256; returns this."""
-    assert _is_bare_end(archive[-_END_LENGTH:]), "torch.save wrote no ZIP archive"
+    assert _BARE_END.search(archive[-22:]), "torch.save wrote no ZIP archive"
     digest = hashlib.sha256()
     for part in (memoryview(archive)[:-2], _COMMENT_LENGTH, _LABEL):
         digest.update(part)
@@ -45,25 +51,24 @@ def check_sha256(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(2)
         size = file.seek(0, 2)
-        tail_length = _END_LENGTH + len(_LABEL) + _DIGEST_LENGTH
-        file.seek(max(0, size - tail_length))
+        file.seek(max(0, size - _LONGEST_END))
         tail = file.read()
         if not size:
             raise CheckpointError(f"{path}: truncated: the file is empty.")
-        end, label = tail[:_END_LENGTH], tail[_END_LENGTH:-_DIGEST_LENGTH]
-        if not (
-            end.startswith(_END_RECORD)
-            and end.endswith(_COMMENT_LENGTH)
-            and label == _LABEL
-        ):
-            if _is_bare_end(tail[-_END_LENGTH:]) or not start.startswith(b"PK"):
+        sealed = _SEALED_END.match(tail)
+        if sealed is None:
+            if _BARE_END.search(tail) or start != b"PK":
                 return False
             raise CheckpointError(
                 f"{path}: truncated, or damaged at its end: {size} bytes that do not "
                 "end as a checkpoint does."
             )
-        found = _hash(file, size - _DIGEST_LENGTH)
-    written = tail[-_DIGEST_LENGTH:].decode("ascii", "replace")
+        digest, left = hashlib.sha256(), size - _DIGEST_LENGTH
+        file.seek(0)
+        while left and (chunk := file.read(min(_CHUNK, left))):
+            digest.update(chunk)
+            left -= len(chunk)
+    found, written = digest.hexdigest(), sealed[1].decode("ascii", "replace")
     if found != written:
         raise CheckpointError(
             f"{path}: damaged: its SHA-256 is {found[:12]}..., and was "
@@ -92,18 +97,3 @@ def check_intact(path: Path) -> bool:
     if damaged is not None:
         raise CheckpointError(f"{path}: damaged: CRC-32 of its record {damaged}.")
     return True
-
-
-def _is_bare_end(tail: bytes) -> bool:
-    """Whether these are the last bytes of an archive without comment."""
-    return tail.startswith(_END_RECORD) and tail.endswith(b"\0\0")
-
-
-def _hash(file: BinaryIO, length: int) -> str:
-    """SHA-256 of the first ``length`` bytes."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    while length and (chunk := file.read(min(_CHUNK, length))):
-        digest.update(chunk)
-        length -= len(chunk)
-    return digest.hexdigest()

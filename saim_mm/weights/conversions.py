@@ -16,10 +16,9 @@ from torch import Tensor
 from . import keymap
 from .blur import Smoothing, check_blur, gaussian_kernel
 from .files import CheckpointError
-from .keymap import Conversion, KeyRow, account, count_layers, to_ours, to_theirs
-from .layouts import HUGGING_FACE, RELEASE, TIMM, Layout, weight_and_bias
+from .keymap import Conversion, Rows, count_layers, to_ours, to_theirs
+from .layouts import HUGGING_FACE, RELEASE, RELEASE_LAYERS, TIMM, rows_of
 from .loading import shown
-from .position import copy_note
 from .tied_decoder import own_decoder_layers, shares_weights
 
 _BLUR = "gaussian_blur.weight"
@@ -51,8 +50,8 @@ def release_to_saim(
         The conversion. Our blur follows from the config and is no weight.
 
     Raises:
-        CheckpointError: If a key is missing or unexpected, the blur or the decoder's
-            depth is another, or the projector is neither an MLP nor a linear layer.
+        CheckpointError: Also if the blur or the decoder's depth is another, or the
+            projector is neither an MLP nor a linear layer.
     """
     _check_projector(state)
     depth = count_layers(state, "blocks.")
@@ -62,18 +61,18 @@ def release_to_saim(
     if own_layers:
         name = f"query_blocks beyond the {own_layers} that run"
     allowed = {name: r"query_blocks\."} if shares_weights(state) else {}
-    weights = {key: tensor for key, tensor in state.items() if key != _BLUR}
-    conversion = to_ours(rows, copy_note(state, weights), keymap.RELEASE, allowed)
-    if (_BLUR in state) != (smoothing is not None):
+    allowed["blur"] = f"{_BLUR}$"
+    conversion = to_ours(rows, state, keymap.RELEASE, allowed)
+    blur = conversion.dropped.pop("blur", ())
+    if bool(blur) != (smoothing is not None):
         found = "no" if smoothing else "a"
         raise CheckpointError(
             f"The checkpoint has {found} key {_BLUR!r} and smoothing={smoothing}; set "
             "smoothing=None (--no-smoothing) if, and only if, it was trained without."
         )
-    if smoothing is None:
-        return conversion
-    check_blur(state[_BLUR], smoothing)
-    return replace(conversion, used=(*conversion.used, _BLUR))
+    if smoothing is not None:
+        check_blur(state[_BLUR], smoothing)
+    return replace(conversion, used=conversion.used + blur)
 
 
 def saim_to_release(
@@ -92,9 +91,6 @@ def saim_to_release(
         coupled: Must be set for a checkpoint without decoder layers: the keys do not
             tell a coupled decoder of all layers from a shallower one or from none, and
             for these the release has no layout.
-
-    Raises:
-        CheckpointError: If a key is missing or unexpected.
     """
     depth = count_layers(state, "backbone.layers.")
     decoder_depth = count_layers(state, "neck.layers.")
@@ -143,43 +139,36 @@ def saim_to_encoder(
             encoder has none in pretraining; the release starts fine-tuning on the class
             token from the decoder's.
         prefix: What precedes every key of the result, such as ``backbone.``.
-
-    Raises:
-        CheckpointError: If a key is missing or unexpected.
     """
-    depth = count_layers(state, "backbone.layers.")
-    # Their layout does not matter here: the rows name the keys of an encoder of ours.
-    keys = [ours for ours, _ in TIMM.encoder(depth)]
-    renamed = {f"backbone.{key}": f"{prefix}{key}" for key in keys}
     if final_norm and keymap.has_narrow_decoder(state):
         raise CheckpointError(
             "final_norm=True (--final-norm): the norm of a narrow decoder is none of "
             "the encoder; leave it out."
         )
+    same = {key: key for key in TIMM}
+    rows = rows_of(same, count_layers(state, "backbone.layers."), "backbone.", prefix)
     if final_norm:
-        norm = weight_and_bias("neck.norm", f"{prefix}ln1")
-        renamed |= {old: new for old, (new,) in norm}
+        rows |= rows_of({"neck.norm.*": f"{prefix}ln1.*"})
     allowed = {"decoder (neck)": r"neck\.", "head": r"head\.", **_PREPROCESSOR}
-    dropped = account(state, renamed, keymap.PRETRAINING, allowed)
-    result = {new: state[old] for old, new in renamed.items()}
-    return Conversion(copy_note(state, result), tuple(renamed), dropped)
+    return to_theirs(rows, state, keymap.PRETRAINING, allowed)
 
 
 def encoder_to_timm(state: Mapping[str, Tensor]) -> Conversion:
     """Bare encoder -> timm's ``vit_*``; without ``ln1``, for ``final_norm=False``."""
-    rows = _encoder_rows(TIMM, count_layers(state, "layers."), "ln1.weight" in state)
+    rows = timm_rows(count_layers(state, "layers."), "ln1.weight" in state)
     return to_theirs(rows, state, keymap.ENCODER)
 
 
 def timm_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     """A ``vit_*`` of timm -> bare encoder; a classifier on top is dropped."""
-    rows = _encoder_rows(TIMM, count_layers(state, "blocks."), "norm.weight" in state)
+    rows = timm_rows(count_layers(state, "blocks."), "norm.weight" in state)
     return to_ours(rows, state, keymap.TIMM, {"classifier": r"head\.(weight|bias)$"})
 
 
 def encoder_to_hf(state: Mapping[str, Tensor]) -> Conversion:
     """Bare encoder with final norm -> ``ViTModel`` of transformers, without pooler."""
-    if count_layers(state, "layers.") and "ln1.weight" not in state:
+    depth = count_layers(state, "layers.")
+    if depth and "ln1.weight" not in state:
         raise CheckpointError(
             "The encoder has no final norm 'ln1' and ViTModel always applies one; "
             "give the checkpoint of the run (iter_N.pth or epoch_N.pth), whose decoder "
@@ -187,14 +176,13 @@ def encoder_to_hf(state: Mapping[str, Tensor]) -> Conversion:
             "writes. The narrow decoder of the fast recipe has none: export such an "
             "encoder for timm, or as .onnx or .pt2."
         )
-    rows = _encoder_rows(HUGGING_FACE, count_layers(state, "layers."), True)
-    return to_theirs(rows, state, keymap.ENCODER)
+    return to_theirs(_hf_rows(depth), state, keymap.ENCODER)
 
 
 def hf_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     """``ViTModel`` of transformers -> bare encoder; pooler and classifier dropped."""
     state = {key.removeprefix("vit."): tensor for key, tensor in state.items()}
-    rows = _encoder_rows(HUGGING_FACE, count_layers(state, "encoder.layer."), True)
+    rows = _hf_rows(count_layers(state, "encoder.layer."))
     allowed = {"pooler": r"pooler\.", "classifier": r"classifier\."}
     return to_ours(rows, state, keymap.HUGGING_FACE, allowed)
 
@@ -224,39 +212,33 @@ def finetuned_to_release(state: Mapping[str, Tensor]) -> Conversion:
     )
 
 
-def _encoder_rows(layout: Layout, depth: int, final_norm: bool) -> list[KeyRow]:
-    norm = weight_and_bias("ln1", layout.norm) if final_norm else []
-    # A file without layers must fail by its missing keys, not convert to nothing.
-    return layout.encoder(max(depth, 1)) + norm
+def timm_rows(depth: int, final_norm: bool) -> Rows:
+    """The table of a ``vit_*`` of timm."""
+    return rows_of(TIMM, depth) | (rows_of({"ln1.*": "norm.*"}) if final_norm else {})
 
 
-def _pretraining_rows(depth: int, decoder_depth: int, mlp: bool) -> list[KeyRow]:
+def _hf_rows(depth: int) -> Rows:
+    return rows_of(HUGGING_FACE, depth) | rows_of({"ln1.*": "layernorm.*"})
+
+
+def _pretraining_rows(depth: int, decoder_depth: int, mlp: bool) -> Rows:
     """The table of a whole SAIM model; ``mlp`` or linear head."""
-    pixels = "head.projector.to_pixels"
-    projector = weight_and_bias(pixels, _HEAD)
-    if mlp:
-        projector = [
-            *weight_and_bias(f"{pixels}.0", f"{_HEAD}.fc1"),
-            *weight_and_bias(f"{pixels}.2", f"{_HEAD}.fc2"),
-        ]
-    return [
-        *RELEASE.encoder(max(depth, 1), "backbone."),
-        *RELEASE.stack(decoder_depth, "neck.layers.", "query_blocks."),
-        *weight_and_bias("neck.norm", "norm"),
-        *projector,
-    ]
+    rows = rows_of(RELEASE, depth, "backbone.")
+    if decoder_depth:
+        rows |= rows_of(RELEASE_LAYERS, decoder_depth, "neck.", "query_")
+    rows |= rows_of({"neck.norm.*": "norm.*"})
+    head = {"0.*": "fc1.*", "2.*": "fc2.*"} if mlp else {"*": "*"}
+    return rows | rows_of(head, 1, "head.projector.to_pixels.", f"{_HEAD}.")
 
 
-def _classifier_rows(depth: int, pooled: bool, probe: bool, head: str) -> list[KeyRow]:
+def _classifier_rows(depth: int, pooled: bool, probe: bool, head: str) -> Rows:
     """The table of a classifier; ``probe``: with a batch norm before the last layer."""
-    norm = ("backbone.ln2", "fc_norm") if pooled else ("backbone.ln1", "norm")
-    statistics = ("running_mean", "running_var", "num_batches_tracked") if probe else ()
-    return [
-        *RELEASE.encoder(max(depth, 1), "backbone."),
-        *weight_and_bias(*norm),
-        *((f"neck.bn.{kind}", (f"head.0.{kind}",)) for kind in statistics),
-        *weight_and_bias(head, "head.1" if probe else "head"),
-    ]
+    norm = {"ln2.*": "fc_norm.*"} if pooled else {"ln1.*": "norm.*"}
+    rows = rows_of(RELEASE, depth, "backbone.") | rows_of(norm, 1, "backbone.")
+    if probe:
+        statistics = ("running_mean", "running_var", "num_batches_tracked")
+        rows |= rows_of({kind: kind for kind in statistics}, 1, "neck.bn.", "head.0.")
+    return rows | rows_of({f"{head}.*": "head.1.*" if probe else "head.*"})
 
 
 def _check_projector(state: Mapping[str, Tensor]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import keymap
 from .blur import infer_smoothing
-from .config_text import parse_config_text
 from .conversions import (
     hf_to_encoder,
     release_to_finetuned,
@@ -19,15 +21,10 @@ from .conversions import (
     timm_to_encoder,
 )
 from .files import CheckpointError, StateDict, read_checkpoint, weights_of
-from .hub_folder import find_weights, normalisation_beside, settings_beside
-from .keymap import Conversion, count_layers, describe, sign_of
+from .hub_folder import find_weights, settings_beside
+from .keymap import Conversion, count_layers, describe, kind_of
 from .position import with_note
-from .rivals import (
-    NEPAConfig,
-    aim_to_encoder,
-    dino_to_encoder,
-    nepa_to_encoder,
-)
+from .rivals import NEPAConfig, aim_to_encoder, dino_to_encoder, nepa_to_encoder
 from .tied_decoder import shares_weights
 
 _BLUR = "gaussian_blur.weight"
@@ -40,14 +37,7 @@ _EPS = {
     keymap.HUGGING_FACE: 1e-12,
     keymap.DINO: 1e-6,
     keymap.AIM: 1e-6,
-}
-
-
-_CONVERT: dict[str, Callable[[StateDict], Conversion]] = {
-    keymap.TIMM: timm_to_encoder,
-    keymap.HUGGING_FACE: hf_to_encoder,
-    keymap.DINO: dino_to_encoder,
-    keymap.AIM: aim_to_encoder,
+    keymap.NEPA: 1e-12,
 }
 
 
@@ -82,68 +72,73 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     weights = find_weights(Path(path))
     content = read_checkpoint(weights)
     state = weights_of(content, weights)
-    kind = sign_of(state)[0]
+    kind = kind_of(state)
+    convert = _CONVERT.get(kind)
     if kind == keymap.NEPA:
-        return _nepa(state, weights)
+        convert = partial(nepa_to_encoder, config=NEPAConfig.beside(weights))
     if kind in _EPS:
         settings = settings_beside(weights, _EPS[kind])
+        for key in [key for key in state if re.match(_BESIDE, key)]:
+            del state[key]  # in place: torch's notes hang on the dict
     else:
         meta = content.get("meta")
         text = meta.get("cfg") if isinstance(meta, Mapping) else None
-        settings = parse_config_text(text if isinstance(text, str) else "")
+        settings = _parse_config_text(text if isinstance(text, str) else "")
     try:
-        state = _in_our_names(state, kind)
+        state = convert(state).state_dict if convert else state
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from None
-    if kind in _EPS:
-        state = _with_grid(state, settings)
+    if kind in _EPS and "img_size" in settings["model"]["backbone"]:
+        rows, columns = settings["model"]["backbone"]["img_size"]
+        high, wide = state["patch_embed.projection.weight"].shape[2:]
+        state = with_note(state, (rows // high, columns // wide))
     for prefix in ("", "backbone."):
         if f"{prefix}layers.0.ln1.weight" in state:
             return EncoderFile(state, prefix, settings)
     raise CheckpointError(f"{weights}: holds no encoder. {describe(state)}")
 
 
-def _nepa(state: StateDict, weights: Path) -> EncoderFile:
-    """NEPA's, of which its config tells what the weights do not."""
-    config = NEPAConfig.beside(weights)
-    try:
-        encoder = nepa_to_encoder(state, config).state_dict
-    except CheckpointError as error:
-        raise CheckpointError(f"{weights}: {error}") from None
-    backbone = dict(
-        norm_cfg=dict(type="LN", eps=config.eps), arch=dict(num_heads=config.num_heads)
-    )
-    settings: dict[str, Any] = dict(model=dict(backbone=backbone))
-    if normal := normalisation_beside(weights):
-        settings["data_preprocessor"] = normal
-    return EncoderFile(encoder, "", settings)
-
-
-def _in_our_names(state: StateDict, kind: str) -> StateDict:
-    if kind in _EPS:
-        for key in [key for key in state if re.match(_BESIDE, key)]:
-            del state[key]  # in place: torch's notes hang on the dict
-        return _CONVERT[kind](state).state_dict
-    if kind == keymap.RELEASE_CLASSIFIER:
-        return release_to_finetuned(state).state_dict
-    if kind == keymap.RELEASE:
-        return _encoder_of_release(state)
-    return state
-
-
-def _encoder_of_release(state: StateDict) -> StateDict:
+def _encoder_of_release(state: StateDict) -> Conversion:
     """Neither the blur nor what becomes of the decoder matters to the encoder."""
     smoothing = infer_smoothing(state[_BLUR]) if _BLUR in state else None
     saved = count_layers(state, "query_blocks.")
     shallow = shares_weights(state) and saved < count_layers(state, "blocks.")
     ours = release_to_saim(state, smoothing, saved if shallow else None)
-    return saim_to_encoder(ours.state_dict).state_dict
+    return saim_to_encoder(ours.state_dict)
 
 
-def _with_grid(state: StateDict, settings: Mapping[str, Any]) -> StateDict:
-    """Notes the grid where the config beside a foreign encoder tells it."""
-    size = settings["model"]["backbone"].get("img_size")
-    if size is None:
-        return state
-    patch = state["patch_embed.projection.weight"].shape[2:]
-    return with_note(state, (size[0] // patch[0], size[1] // patch[1]))
+def _parse_config_text(text: str) -> dict[str, Any]:
+    """The settings in a config that MMEngine keeps in a checkpoint; it is not run.
+
+    It is Python: assignments of literals and ``dict(...)`` calls. Whatever else there
+    is, is left out.
+    """
+    settings: dict[str, Any] = {}
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                with suppress(ValueError, TypeError):
+                    value = ast.literal_eval(_DictCalls().visit(node.value))
+                    settings[node.targets[0].id] = value
+    return settings
+
+
+class _DictCalls(ast.NodeTransformer):
+    """Makes a literal of ``dict(...)``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if node.args or getattr(node.func, "id", None) != "dict":
+            return node
+        keys: list[ast.expr | None] = [ast.Constant(k.arg) for k in node.keywords]
+        return ast.Dict(keys, [k.value for k in node.keywords])
+
+
+_CONVERT: dict[str, Callable[[StateDict], Conversion]] = {
+    keymap.TIMM: timm_to_encoder,
+    keymap.HUGGING_FACE: hf_to_encoder,
+    keymap.DINO: dino_to_encoder,
+    keymap.AIM: aim_to_encoder,
+    keymap.RELEASE_CLASSIFIER: release_to_finetuned,
+    keymap.RELEASE: _encoder_of_release,
+}

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..utils.atomic_file import write_atomically
-from .allowed_types import Allowed, allowing
+from .allowed_types import allowing, known_globals, restore
 from .checksum_trailer import check_intact, write_with_sha256
 from .errors import CheckpointError
-from .known_types import known_globals, restore
+from .numpy_pickles import Allowed
 
 StateDict = dict[str, Tensor]
 #: What torch says of the modules, beside the keys, in a ``.safetensors`` file.
@@ -50,16 +50,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Reads the weights of a checkpoint file.
+    """Reads the weights of a file, as :func:`read_checkpoint` does.
 
-    Args:
-        path: As for :func:`read_checkpoint`. The weights may lie under ``state_dict``
-            (MMEngine), ``model`` (the authors' release) or ``teacher`` (DINO's, which
-            also has a student), or be the whole file.
+    They may lie under ``state_dict`` (MMEngine), ``model`` (the authors' release) or
+    ``teacher`` (DINO's, which also has a student), or be the whole file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If the file is refused or holds no state dict.
+        CheckpointError: Also if the file holds no state dict.
     """
     return weights_of(read_checkpoint(path), path)
 
@@ -76,6 +73,12 @@ def weights_of(content: Mapping[str, Any], path: str | Path) -> StateDict:
             "be the whole file."
         )
     return without_wrappers(content)
+
+
+def under(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What lies under a prefix, without it."""
+    named = ((str(key), value) for key, value in state.items())
+    return {k.removeprefix(prefix): v for k, v in named if k.startswith(prefix)}
 
 
 def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,10 +163,8 @@ def read_torch(
 ) -> Any:
     """Reads a file of ``torch.save``; what its pickle names is never looked up.
 
-    The file's checksum is compared, or else those of the ZIP archive.
-
     Args:
-        path: The file.
+        path: The file. Its checksum is compared, or else those of the ZIP archive.
         map_location: As for ``torch.load``.
         known: What may stand in the file beside tensors and plain values; by default
             :func:`known_globals`.

@@ -11,7 +11,6 @@ from .files import CheckpointError
 #: Names of the weights in such a folder; the first that is there counts, averaged ones,
 #: as NEPA's authors judge, before others.
 _WEIGHTS = ("pytorch_model_ema.bin", "model.safetensors", "pytorch_model.bin")
-_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
 def find_weights(path: Path) -> Path:
@@ -38,9 +37,7 @@ def find_weights(path: Path) -> Path:
 def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
     """What the files beside the weights say of the encoder, as a config of ours would.
 
-    Args:
-        weights: The file.
-        eps: Of the layer norms, where nothing else is said.
+    ``eps`` is that of the layer norms where nothing else is said.
 
     Returns:
         ``model.backbone`` with ``norm_cfg``, ``arch.num_heads`` and ``img_size`` and
@@ -49,8 +46,9 @@ def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
     Raises:
         CheckpointError: If a file is damaged or the model no plain ViT.
     """
-    config = _read_json(weights.with_name(_CONFIG))
-    if config.get("hidden_act", "gelu") != "gelu":
+    config = _read_json(weights.with_name("config.json"))
+    is_nepa = config.get("model_type") == "vit_nepa"  # whose own config is read, too
+    if config.get("hidden_act", "gelu") != "gelu" and not is_nepa:
         raise CheckpointError(
             f"{weights}: hidden_act={config['hidden_act']!r}; only 'gelu' is known."
         )
@@ -61,23 +59,15 @@ def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
     if "image_size" in config:
         size = config["image_size"]  # of squares, or rows and columns
         backbone["img_size"] = (size, size) if isinstance(size, int) else tuple(size)
-    settings = dict(model=dict(backbone=backbone))
-    if normal := normalisation_beside(weights):
-        settings["data_preprocessor"] = normal
-    return settings
-
-
-def normalisation_beside(weights: Path) -> dict[str, Any]:
-    """Mean and deviation, in the range 0 to 255 as ours; or nothing."""
-    config = _read_json(weights.with_name(_CONFIG))
-    given = _read_json(weights.with_name(_PREPROCESSOR))
+    settings: dict[str, Any] = dict(model=dict(backbone=backbone))
+    given = _read_json(weights.with_name("preprocessor_config.json"))
     timm = config.get("pretrained_cfg", config)
     mean = given.get("image_mean", timm.get("mean"))
     std = given.get("image_std", timm.get("std"))
-    if not (mean and std):
-        return {}
-    scaled = [[255 * value for value in values] for values in (mean, std)]
-    return dict(mean=scaled[0], std=scaled[1], to_rgb=True)
+    if mean and std:  # from 0 to 1; ours are from 0 to 255
+        mean, std = ([255 * value for value in values] for values in (mean, std))
+        settings["data_preprocessor"] = dict(mean=mean, std=std, to_rgb=True)
+    return settings
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from .files import CheckpointError, StateDict
 from .position import copy_note
 
-#: Our key, and theirs. Several of theirs are stacked along dimension 0 to make ours:
+#: Our key -> theirs. Several of theirs are stacked along dimension 0 to make ours:
 #: separate query, key and value become one matrix.
-KeyRow = tuple[str, tuple[str, ...]]
+Rows = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -33,67 +33,63 @@ class Conversion:
 
 
 def to_ours(
-    rows: Iterable[KeyRow],
+    rows: Rows,
     source: Mapping[str, Tensor],
     what: str,
     allowed: Mapping[str, str] | None = None,
 ) -> Conversion:
-    """Renames their keys to ours, by a table; the rest is as for :func:`account`."""
-    rows = list(rows)
-    used = tuple(key for _, theirs in rows for key in theirs)
-    dropped = account(source, used, what, allowed)
-    result = {ours: _stack(source, theirs) for ours, theirs in rows}
+    """Renames their keys to ours, by a table.
+
+    Args:
+        rows: The table.
+        source: A state dict in their names.
+        what: What it should be, for the error.
+        allowed: Allow-list name -> regular expression of keys that may be dropped,
+            matched from a key's start.
+
+    Raises:
+        CheckpointError: If a key of the table is missing, or another is in no list.
+    """
+    used = tuple(key for theirs in rows.values() for key in theirs)
+    dropped = _account(source, used, what, allowed or {})
+    result = {}
+    for ours, theirs in rows.items():
+        parts = [source[key] for key in theirs]
+        result[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
     return Conversion(copy_note(source, result), used, dropped)
 
 
 def to_theirs(
-    rows: Iterable[KeyRow],
+    rows: Rows,
     source: Mapping[str, Tensor],
     what: str,
     allowed: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Renames our keys to theirs; the inverse of :func:`to_ours`, bit for bit."""
-    rows = list(rows)
-    used = tuple(ours for ours, _ in rows)
-    dropped = account(source, used, what, allowed)
+    dropped = _account(source, tuple(rows), what, allowed or {})
     result: StateDict = {}
-    for ours, theirs in rows:
-        result.update(zip(theirs, _split(source[ours], len(theirs)), strict=True))
-    return Conversion(copy_note(source, result), used, dropped)
+    for ours, theirs in rows.items():
+        tensor = source[ours]
+        parts = tensor.chunk(len(theirs)) if len(theirs) > 1 else (tensor,)
+        result.update(zip(theirs, parts, strict=True))
+    return Conversion(copy_note(source, result), tuple(rows), dropped)
 
 
-def account(
-    source: Iterable[str],
-    used: Iterable[str],
-    what: str,
-    allowed: Mapping[str, str] | None = None,
+def _account(
+    source: Iterable[str], used: Sequence[str], what: str, allowed: Mapping[str, str]
 ) -> dict[str, tuple[str, ...]]:
-    """Sorts the keys that are not used into allow-lists.
-
-    Args:
-        source: All keys there are.
-        used: The keys that are needed.
-        what: What the source should be, for the error.
-        allowed: Allow-list name -> regular expression of keys that may be dropped,
-            matched from a key's start.
-
-    Returns:
-        Dropped keys by the name of their allow-list; empty lists are left out.
-
-    Raises:
-        CheckpointError: If a used key is missing, or another is in no allow-list.
-    """
-    source = list(source)
-    missing = sorted(set(used) - set(source))
-    rest = [key for key in source if key not in set(used)]
+    """The keys that are not used, by the name of their allow-list."""
+    needed = set(used)
+    missing = sorted(needed.difference(source))
+    rest = [key for key in source if key not in needed]
     dropped: dict[str, tuple[str, ...]] = {}
-    for name, pattern in (allowed or {}).items():
+    for name, pattern in allowed.items():
         matched = tuple(key for key in rest if re.match(pattern, key))
         rest = [key for key in rest if key not in matched]
         if matched:
             dropped[name] = matched
     if missing or rest:
-        hint = f" {describe(source)}" if sign_of(source)[0] != what else ""
+        hint = f" {describe(source)}" if kind_of(source) != what else ""
         raise CheckpointError(
             f"The checkpoint is not {what}.{hint} "
             f"Missing keys ({len(missing)}): {_shown(missing)}; "
@@ -135,42 +131,32 @@ PRETRAINING = "a SAIM pretraining checkpoint of ours"
 ENCODER = "a bare encoder"
 #: Keys that an error names.
 _SHOWN = 8
-_CONVERTS = "tools/model_converters/{} converts it"
-_BARE = "it needs no prefix, and is --source encoder to 'saim-mm convert'"
+# What has such a key; the first that matches counts.
+_SIGNS = {
+    RELEASE: r"query_blocks\.\d+\.",
+    RELEASE_CLASSIFIER: r"blocks\.\d+\.attn\.q\.",
+    DINO: r"backbone\.blocks\.\d+\.attn\.qkv\.",
+    AIM: r"trunk\.blocks\.\d+\.norm_1\.",
+    NEPA: r"(?:vit_nepa\.)?encoder\.layer\.\d+\.intermediate\.up_proj\.",
+    TIMM: r"blocks\.\d+\.attn\.qkv\.",
+    HUGGING_FACE: r"(?:vit\.)?encoder\.layer\.\d+\.attention\.",
+    PRETRAINING: r"neck\.(?:norm|layers\.\d+\.ln1)\.",
+    ENCODER: r"layers\.\d+\.ln1\.",
+}
+_TOOL = "tools/model_converters/{} converts it"
 _VERB = "'saim-mm convert FILE encoder.pth --source {}' converts it"
-# Sign in the keys, what it means, what to do. The first that matches counts.
-_SIGNS = (
-    (r"query_blocks\.\d+\.", RELEASE, _CONVERTS.format("official_to_saim.py")),
-    (
-        r"blocks\.\d+\.attn\.q\.",
-        RELEASE_CLASSIFIER,
-        _CONVERTS.format("official_finetuned_to_mmpretrain.py"),
-    ),
-    (r"backbone\.blocks\.\d+\.attn\.qkv\.", DINO, _VERB.format("dino")),
-    (r"trunk\.blocks\.\d+\.norm_1\.", AIM, _VERB.format("aim")),
-    (
-        r"(?:vit_nepa\.)?encoder\.layer\.\d+\.intermediate\.up_proj\.",
-        NEPA,
-        _VERB.format("nepa"),
-    ),
-    (
-        r"blocks\.\d+\.attn\.qkv\.",
-        TIMM,
-        _CONVERTS.format("encoder_to_timm.py --reverse"),
-    ),
-    (
-        r"(?:vit\.)?encoder\.layer\.\d+\.attention\.",
-        HUGGING_FACE,
-        _CONVERTS.format("encoder_to_hf.py --reverse"),
-    ),
-    (
-        r"neck\.(?:norm|layers\.\d+\.ln1)\.",
-        PRETRAINING,
-        "its encoder has the prefix 'backbone.', and "
-        "tools/model_converters/saim_to_encoder.py takes it out",
-    ),
-    (r"layers\.\d+\.ln1\.", ENCODER, _BARE),
-)
+_REMEDIES = {
+    RELEASE: _TOOL.format("official_to_saim.py"),
+    RELEASE_CLASSIFIER: _TOOL.format("official_finetuned_to_mmpretrain.py"),
+    DINO: _VERB.format("dino"),
+    AIM: _VERB.format("aim"),
+    NEPA: _VERB.format("nepa"),
+    TIMM: _TOOL.format("encoder_to_timm.py --reverse"),
+    HUGGING_FACE: _TOOL.format("encoder_to_hf.py --reverse"),
+    PRETRAINING: "its encoder has the prefix 'backbone.', and "
+    "tools/model_converters/saim_to_encoder.py takes it out",
+    ENCODER: "it needs no prefix, and is --source encoder to 'saim-mm convert'",
+}
 
 
 def describe(keys: Iterable[str]) -> str:
@@ -194,24 +180,14 @@ def describe(keys: Iterable[str]) -> str:
 
 def describe_foreign(keys: Iterable[str]) -> str:
     """As :func:`describe`, or '' where the keys have none of the known signs."""
-    name, remedy = sign_of(keys)
-    return f"It looks like {name}: {remedy}." if name else ""
+    kind = kind_of(keys)
+    return f"It looks like {kind}: {_REMEDIES[kind]}." if kind else ""
 
 
-def sign_of(keys: Iterable[str]) -> tuple[str, str]:
-    """What the keys say they are, such as :data:`RELEASE`, and what to do; or ''."""
+def kind_of(keys: Iterable[str]) -> str:
+    """What the keys say they are, such as :data:`RELEASE`; or ''."""
     keys = list(keys)
-    matching = (
-        (name, remedy)
-        for pattern, name, remedy in _SIGNS
-        if any(re.match(pattern, key) for key in keys)
-    )
-    return next(matching, ("", ""))
-
-
-def _stack(source: Mapping[str, Tensor], keys: tuple[str, ...]) -> Tensor:
-    return source[keys[0]] if len(keys) == 1 else torch.cat([source[k] for k in keys])
-
-
-def _split(tensor: Tensor, parts: int) -> tuple[Tensor, ...]:
-    return (tensor,) if parts == 1 else tensor.chunk(parts)
+    for kind, sign in _SIGNS.items():
+        if any(re.match(sign, key) for key in keys):
+            return kind
+    return ""

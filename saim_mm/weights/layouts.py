@@ -1,161 +1,103 @@
 """How the release, timm, Hugging Face, AIM and NEPA name an encoder, beside our names.
 
-Ours are those of mmpretrain's ``VisionTransformer``.
+Ours are those of mmpretrain's ``VisionTransformer``. In a table ``#`` stands for the
+number of a layer, and ``*`` for ``weight`` and ``bias``; three names of theirs are
+query, key and value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import product
 
-from .keymap import KeyRow
+from .keymap import Rows
+
+#: Our name -> theirs, with blanks between them.
+Table = Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How another project names the modules of an encoder.
+def rows_of(table: Table, depth: int = 1, ours: str = "", theirs: str = "") -> Rows:
+    """The rows of a table, of so many layers, with what precedes the names.
 
-    Attributes:
-        cls_token: The class token.
-        pos_embed: The position embedding, the class token's first.
-        projection: The patch projection.
-        layers: What precedes a layer's number.
-        parts: Our module in a layer -> theirs; three are query, key and value.
-        norm: The final norm.
+    A file without layers is taken for one of one layer, so that it fails by its missing
+    keys and does not convert to nothing.
     """
-
-    cls_token: str
-    pos_embed: str
-    projection: str
-    layers: str
-    parts: Mapping[str, tuple[str, ...]]
-    norm: str
-
-    def encoder(self, depth: int, ours: str = "") -> list[KeyRow]:
-        """The table of an encoder without final norm; ``ours`` is our prefix."""
-        return [
-            (f"{ours}cls_token", (self.cls_token,)),
-            (f"{ours}pos_embed", (self.pos_embed,)),
-            *weight_and_bias(f"{ours}patch_embed.projection", self.projection),
-            *self.stack(depth, f"{ours}layers.", self.layers),
-        ]
-
-    def stack(self, depth: int, ours: str, theirs: str) -> list[KeyRow]:
-        """The table of ``depth`` layers."""
-        return [
-            row
-            for n in range(depth)
-            for part, names in self.parts.items()
-            for row in weight_and_bias(
-                f"{ours}{n}.{part}", *(f"{theirs}{n}.{name}" for name in names)
-            )
-        ]
-
-
-def weight_and_bias(ours: str, *theirs: str) -> list[KeyRow]:
-    """The rows of one linear layer, norm or convolution."""
-    return [
-        (f"{ours}.{kind}", tuple(f"{name}.{kind}" for name in theirs))
-        for kind in ("weight", "bias")
-    ]
-
-
-_TIMM_PARTS = {
-    "ln1": ("norm1",),
-    "attn.qkv": ("attn.qkv",),
-    "attn.proj": ("attn.proj",),
-    "ln2": ("norm2",),
-    "ffn.layers.0.0": ("mlp.fc1",),
-    "ffn.layers.1": ("mlp.fc2",),
-}
-TIMM = Layout(
-    "cls_token", "pos_embed", "patch_embed.proj", "blocks.", _TIMM_PARTS, "norm"
-)
-RELEASE = Layout(
-    "cls_token",
-    "pos_embed",
-    "patch_embed.proj",
-    "blocks.",
-    {**_TIMM_PARTS, "attn.qkv": ("attn.q", "attn.k", "attn.v")},
-    "norm",
-)
-# As in files of save_pretrained; in memory, version 5 of transformers has other names.
-HUGGING_FACE = Layout(
-    "embeddings.cls_token",
-    "embeddings.position_embeddings",
-    "embeddings.patch_embeddings.projection",
-    "encoder.layer.",
-    {
-        "ln1": ("layernorm_before",),
-        "attn.qkv": (
-            "attention.attention.query",
-            "attention.attention.key",
-            "attention.attention.value",
-        ),
-        "attn.proj": ("attention.output.dense",),
-        "ln2": ("layernorm_after",),
-        "ffn.layers.0.0": ("intermediate.dense",),
-        "ffn.layers.1": ("output.dense",),
-    },
-    "layernorm",
-)
-
-
-def aim_rows(depth: int) -> list[KeyRow]:
-    """The table of AIM's release, whose linear layers have no bias."""
-    linears = {
-        "attn.qkv": "attn.qkv",
-        "attn.proj": "attn.proj",
-        "ffn.layers.0.0": "mlp.fc1",
-        "ffn.layers.1": "mlp.fc2",
-    }
-    rows = [
-        *weight_and_bias("patch_embed.projection", "preprocessor.patchifier.proj"),
-        *weight_and_bias("patch_embed.norm", "preprocessor.patchifier.norm"),
-        *weight_and_bias("ln1", "trunk.post_trunk_norm"),
-    ]
-    for n in range(depth):
-        ours, theirs = f"layers.{n}", f"trunk.blocks.{n}"
-        for number in (1, 2):
-            rows += weight_and_bias(f"{ours}.ln{number}", f"{theirs}.norm_{number}")
-        rows += [
-            (f"{ours}.{a}.weight", (f"{theirs}.{b}.weight",))
-            for a, b in linears.items()
-        ]
+    rows = {}
+    layers = range(max(depth, 1))
+    for n, (key, keys), kind in product(layers, table.items(), ("weight", "bias")):
+        key, *others = f"{key} {keys}".replace("#", f"{n}").replace("*", kind).split()
+        rows[ours + key] = tuple(theirs + other for other in others)
     return rows
 
 
-def nepa_rows(depth: int, gated: bool, affine: bool) -> list[KeyRow]:
-    """The table of NEPA's release.
+_FIXED = {
+    "cls_token": "cls_token",
+    "pos_embed": "pos_embed",
+    "patch_embed.projection.*": "patch_embed.proj.*",
+}
+_TIMM_LAYERS = {
+    "layers.#.ln1.*": "blocks.#.norm1.*",
+    "layers.#.attn.qkv.*": "blocks.#.attn.qkv.*",
+    "layers.#.attn.proj.*": "blocks.#.attn.proj.*",
+    "layers.#.ln2.*": "blocks.#.norm2.*",
+    "layers.#.ffn.layers.0.0.*": "blocks.#.mlp.fc1.*",
+    "layers.#.ffn.layers.1.*": "blocks.#.mlp.fc2.*",
+}
+_SEPARATE = "blocks.#.attn.q.* blocks.#.attn.k.* blocks.#.attn.v.*"
+RELEASE_LAYERS: Table = {**_TIMM_LAYERS, "layers.#.attn.qkv.*": _SEPARATE}
+# Encoders without their final norm, which not all have.
+TIMM: Table = {**_FIXED, **_TIMM_LAYERS}
+RELEASE: Table = {**_FIXED, **RELEASE_LAYERS}
+_HF_ATTENTION = "encoder.layer.#.attention.attention"
+# As in files of save_pretrained; in memory, version 5 of transformers has other names.
+HUGGING_FACE: Table = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.projection.*": "embeddings.patch_embeddings.projection.*",
+    "layers.#.ln1.*": "encoder.layer.#.layernorm_before.*",
+    "layers.#.attn.qkv.*": " ".join(
+        f"{_HF_ATTENTION}.{part}.*" for part in ("query", "key", "value")
+    ),
+    "layers.#.attn.proj.*": "encoder.layer.#.attention.output.dense.*",
+    "layers.#.ln2.*": "encoder.layer.#.layernorm_after.*",
+    "layers.#.ffn.layers.0.0.*": "encoder.layer.#.intermediate.dense.*",
+    "layers.#.ffn.layers.1.*": "encoder.layer.#.output.dense.*",
+}
+#: AIM's linear layers have no bias.
+AIM: Table = {
+    "patch_embed.projection.*": "preprocessor.patchifier.proj.*",
+    "patch_embed.norm.*": "preprocessor.patchifier.norm.*",
+    "ln1.*": "trunk.post_trunk_norm.*",
+    "layers.#.ln1.*": "trunk.blocks.#.norm_1.*",
+    "layers.#.ln2.*": "trunk.blocks.#.norm_2.*",
+    "layers.#.attn.qkv.weight": "trunk.blocks.#.attn.qkv.weight",
+    "layers.#.attn.proj.weight": "trunk.blocks.#.attn.proj.weight",
+    "layers.#.ffn.layers.0.0.weight": "trunk.blocks.#.mlp.fc1.weight",
+    "layers.#.ffn.layers.1.weight": "trunk.blocks.#.mlp.fc2.weight",
+}
+
+
+def nepa_table(gated: bool, affine: bool) -> Table:
+    """The table of NEPA's release, which builds on Hugging Face's.
 
     Args:
-        depth: Number of layers.
         gated: Whether the feed-forward network is gated (SwiGLU).
         affine: Whether the norms of queries and keys have scales.
     """
-    hidden, last = "ffn.layers.0.0", "ffn.layers.1"
-    into: tuple[str, ...] = ("intermediate.up_proj",)
-    if gated:
-        hidden, last = "ffn.w12", "ffn.w3"
-        into = ("intermediate.gate_proj", *into)
-    ffn = {hidden: into, last: ("output.dense",)}
-    others = HUGGING_FACE.parts.items()
-    parts = {k: v for k, v in others if not k.startswith("ffn.")} | ffn
-    scales = {
-        "attn.gamma1.weight": "layer_scale.lambda1",
-        "ffn.gamma2.weight": "output.layer_scale.lambda1",
+    others = HUGGING_FACE.items()
+    table = {
+        "ln1.*": "layernorm.*",
+        **{k: v for k, v in others if k != "pos_embed" and ".ffn." not in k},
+        "layers.#.attn.gamma1.weight": "encoder.layer.#.layer_scale.lambda1",
+        "layers.#.ffn.gamma2.weight": "encoder.layer.#.output.layer_scale.lambda1",
     }
+    hidden, last = "layers.#.ffn.layers.0.0.*", "layers.#.ffn.layers.1.*"
+    up = "encoder.layer.#.intermediate.up_proj.*"
+    if gated:
+        hidden, last = "layers.#.ffn.w12.*", "layers.#.ffn.w3.*"
+        up = f"encoder.layer.#.intermediate.gate_proj.* {up}"
+    table |= {hidden: up, last: "encoder.layer.#.output.dense.*"}
     if affine:
-        norms = ("q_norm.weight", "k_norm.weight")
-        scales |= {norm: f"attention.attention.{norm}" for norm in norms}
-    rows = [
-        ("cls_token", (HUGGING_FACE.cls_token,)),
-        *weight_and_bias("patch_embed.projection", HUGGING_FACE.projection),
-        *weight_and_bias("ln1", HUGGING_FACE.norm),
-    ]
-    for n in range(depth):
-        ours, theirs = f"layers.{n}.", f"{HUGGING_FACE.layers}{n}."
-        for part, names in parts.items():
-            rows += weight_and_bias(ours + part, *(theirs + name for name in names))
-        rows += [(ours + a, (theirs + b,)) for a, b in scales.items()]
-    return rows
+        for norm in ("q_norm.weight", "k_norm.weight"):
+            table[f"layers.#.{norm}"] = f"{_HF_ATTENTION}.{norm}"
+    return table

@@ -46,15 +46,11 @@ def load_model(
 ) -> BaseModel:
     """Builds the model of a pretraining config and loads all of its weights.
 
-    The config is run, as any config is; nothing in the checkpoint is.
-
-    Args:
-        config: Config that the model was trained with.
-        checkpoint: A checkpoint of that run, with decoder and head.
-        device: Where the model is needed.
+    The config is run, as any config is; nothing in the checkpoint, which has decoder
+    and head, is.
 
     Returns:
-        The model, in evaluation mode.
+        The model on the device, in evaluation mode.
 
     Raises:
         FileNotFoundError: If a file is missing.

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
-from .channels import ChannelFit, check_fit, fit_channels
-from .files import CheckpointError, StateDict, read_state_dict
+from .channels import ChannelFit, fit_channels
+from .files import CheckpointError, StateDict, read_state_dict, under
 from .keymap import describe, has_narrow_decoder
 from .position import Grid, fit_position_embedding, noted_grid
 
@@ -89,16 +89,12 @@ def load_encoder(
             :func:`saim_mm.weights.channels.fit_channels`. By default such a checkpoint
             is refused.
 
-    Returns:
-        What was loaded.
-
     Raises:
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file, its layout, the prefix, the keys or the shapes
             are wrong.
         ValueError: If ``channels`` is unknown.
     """
-    check_fit(channels)
     state = read_state_dict(path)
     return load_encoder_state(module, state, path, prefix, grid, channels)
 
@@ -113,11 +109,7 @@ def load_encoder_state(
 ) -> LoadReport:
     """As :func:`load_encoder`, of what was read from ``path``."""
     prefix = _resolve_prefix(state, prefix, path)
-    encoder = {
-        key.removeprefix(prefix): tensor
-        for key, tensor in state.items()
-        if key.startswith(prefix)
-    }
+    encoder = under(state, prefix)
     own = module.state_dict()
     notes = _take_decoder_norm(encoder, state, own)
     missing = tuple(key for key in own if key not in encoder)
@@ -131,9 +123,9 @@ def load_encoder_state(
     _check_shapes(encoder, own, path)
     known = noted_grid(getattr(state, "_metadata", None), prefix)
     notes += _fit_positions(module, encoder, path, grid, known)
-    module.load_state_dict({k: encoder[k] for k in own if k in encoder}, strict=False)
-    loaded = tuple(key for key in own if key in encoder)
-    report = LoadReport(str(path), prefix, loaded, missing, unused + beside, notes)
+    used = {key: encoder[key] for key in own if key in encoder}
+    module.load_state_dict(used, strict=False)
+    report = LoadReport(str(path), prefix, tuple(used), missing, unused + beside, notes)
     print_log(str(report), logger="current")
     return report
 
@@ -161,10 +153,8 @@ def _resolve_prefix(
     state: Mapping[str, Tensor], prefix: str | None, path: str | Path
 ) -> str:
     """The prefix, checked if it was given and found if not."""
-    candidates: tuple[str, ...] = ("", "backbone.")
-    if prefix:
-        candidates = (prefix if prefix.endswith(".") else f"{prefix}.",)
-    for candidate in candidates:
+    given = (f"{prefix.removesuffix('.')}.",) if prefix else None
+    for candidate in given or ("", "backbone."):
         if any(key.startswith(f"{candidate}layers.0.ln1.") for key in state):
             return candidate
     asked = f"prefix={prefix!r}" if prefix else "no prefix or 'backbone.'"
@@ -189,6 +179,11 @@ def _fit_channels(
     encoder: StateDict, own: Mapping[str, Tensor], fit: ChannelFit
 ) -> tuple[str, ...]:
     """Fits the patch embedding; what else is of another shape is refused after it."""
+    if fit not in get_args(ChannelFit):
+        raise ValueError(
+            f"channels={fit!r} is unknown; choose one of {get_args(ChannelFit)}, or "
+            "None to refuse an encoder of other channels."
+        )
     kernel, initial = encoder[_KERNEL], own[_KERNEL]
     others_fit = kernel[:, :1].shape == initial[:, :1].shape
     if kernel.shape == initial.shape or not others_fit:
@@ -200,8 +195,8 @@ def _fit_channels(
 
 def _refuse(path: str | Path, reason: str, keys: Collection[str], allowed: str) -> None:
     """Stops at keys that one side has alone, but for those that are allowed to it."""
-    if keys := not_allowed(keys, allowed):
-        raise CheckpointError(f"{path}: {shown(keys)} {reason}.")
+    if wrong := only_in(keys, (), allowed):
+        raise CheckpointError(f"{path}: {shown(wrong)} {reason}.")
 
 
 def _check_shapes(
@@ -251,9 +246,9 @@ def _sizes(encoder: Mapping[str, Tensor]) -> str:
     return f"width {width}, patch size {tuple(patch)} and {channels} image channels"
 
 
-def not_allowed(keys: Iterable[str], allowed: str) -> list[str]:
-    """The keys that a regular expression does not match from their start."""
-    return [key for key in keys if not re.match(allowed, key)]
+def only_in(one: Iterable[str], other: Container[str], allowed: str) -> list[str]:
+    """The keys of one side alone that a pattern does not match from their start."""
+    return [key for key in one if key not in other and not re.match(allowed, key)]
 
 
 def shown(keys: Collection[str]) -> str:

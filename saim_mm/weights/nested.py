@@ -13,9 +13,8 @@ _PLAIN = (str, int, float, bool, bytes, type(None))
 def replace_nested(content: Any, replace: Callable[[Any], Any]) -> Any:
     """Applies a function to all that is nested in something, inside first.
 
-    Args:
-        content: What was read. Its lists and dicts are changed in place.
-        replace: Gets each part, but for plain values, and returns what stands for it.
+    It gets each part, but for plain values, and returns what stands for it. Lists and
+    dicts are changed in place.
 
     Raises:
         CheckpointError: If it is nested more deeply than Python can follow.

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
-from .allowed_types import Allowed
 from .errors import CheckpointError
 
+#: Stand-ins, each with the full name it has in a pickle.
+Allowed = Sequence[tuple[Any, str]]
 #: Booleans, integers, floating-point and complex numbers, bytes and text, by width.
 _NUMBERS = re.compile(r"[biufcSU][1-9]\d{0,4}")
 _ORDERS = ("<", ">", "|", "=")
@@ -71,12 +73,7 @@ def _scalar(kind: Any, data: Any) -> Any:
 
 
 def build_array(dtype: Any, shape: Any, data: bytes) -> np.ndarray:
-    """An array of numbers or text.
-
-    Args:
-        dtype: Byte order, kind and width, such as ``<f4``.
-        shape: The shape, a list of integers.
-        data: Its bytes.
+    """An array of numbers or text; ``dtype`` is one such as ``<f4``.
 
     Raises:
         CheckpointError: If it is of another kind, or the bytes are too few or many.

@@ -9,18 +9,16 @@ from __future__ import annotations
 import codecs
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
-from .sized_bytes import bytearray_of
+from .numpy_pickles import Allowed
 
 #: What torch came to allow later: plain values, as pickle of Python 2 spells them.
 _ALLOWED_SINCE = {
     "_codecs.encode": codecs.encode,  # a bytes
-    "builtins.bytearray": bytearray_of,
     "builtins.complex": complex,
     "builtins.set": set,
     "collections.Counter": Counter,
@@ -34,11 +32,9 @@ class ListedUnpickler(_Unpickler):
 
     It is the one written in Python, as torch's is: that in C makes room for as many
     remembered objects as a number in the file says.
-
-    Attributes:
-        allowed: Full names, and what each stands for.
     """
 
+    #: Full names, and what each stands for.
     allowed: ClassVar[Mapping[str, Any]] = {}
     #: Without the instruction that makes room for bytes before they are read.
     dispatch: ClassVar[Mapping[int, Any]] = {
@@ -55,9 +51,8 @@ class ListedUnpickler(_Unpickler):
         return self.allowed[full]
 
 
-@contextmanager
-def allowing(known: Sequence[tuple[Any, str]]) -> Iterator[None]:
-    """As ``torch.serialization.safe_globals``; torch's own reader has a fixed list."""
+def unpickler_of(known: Allowed) -> type[ListedUnpickler]:
+    """What reads past some names; torch's own reader has a fixed list."""
     reader: Any = torch._weights_only_unpickler
     allowed = {
         **reader._get_allowed_globals(),
@@ -65,10 +60,4 @@ def allowing(known: Sequence[tuple[Any, str]]) -> Iterator[None]:
         **getattr(reader, "_get_user_allowed_globals", dict)(),  # since 2.4
         **{name: kind for kind, name in known},
     }
-    before = reader.Unpickler
-    # torch.load and the reader's own load take it there.
-    reader.Unpickler = type("Unpickler", (ListedUnpickler,), {"allowed": allowed})
-    try:
-        yield
-    finally:
-        reader.Unpickler = before
+    return type("Unpickler", (ListedUnpickler,), {"allowed": allowed})

@@ -43,13 +43,9 @@ def sincos_position_embedding(grid: tuple[int, int], width: int) -> Tensor:
     mmpretrain has one too, but it takes row and column the other way round, and on a
     grid that is not square it numbers the patches column by column.
 
-    Args:
-        grid: Rows and columns.
-        width: Number of channels D. One quarter each is sine and cosine of the column,
-            then sine and cosine of the row.
-
     Returns:
-        (rows * columns, D), patches in raster order.
+        (rows * columns, width), patches in raster order. One quarter each is sine and
+        cosine of the column, then sine and cosine of the row.
 
     Raises:
         ValueError: If the width is not a multiple of 4.
@@ -122,9 +118,7 @@ def has_class_row(state: Mapping[str, Tensor], prefix: str, patches: int) -> boo
     It is if there is a class token, or registers. The odd case is a checkpoint from
     which somebody dropped the token but not its row: told by one row more than there
     are patches, or, for another grid than the model's, by a count of rows that is no
-    square.
-
-    ``patches`` is the checkpoint's number of them, or else the model's.
+    square. ``patches`` is the checkpoint's number of them, or else the model's.
     """
     if f"{prefix}cls_token" in state or f"{prefix}registers" in state:
         return True
@@ -152,9 +146,6 @@ def infer_grid(
         like: The grid of the model that loads it.
         noted: The grid that is known; it counts if it has N patches.
         same_model: Whether as many patches as those of ``like`` are on that grid.
-
-    Returns:
-        Rows and columns, with rows * columns = N.
 
     Raises:
         CheckpointError: If none of these gives a grid, or the count gives several.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,8 +40,7 @@ class ResumeCandidate:
 def verify_checkpoint(path: str | Path) -> None:
     """Checks that a file is as it was written, and loads without running code.
 
-    Args:
-        path: A checkpoint. Without a checksum of ours, those of the ZIP archive count.
+    Without a checksum of ours, those of the ZIP archive count.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -52,9 +52,7 @@ def verify_checkpoint(path: str | Path) -> None:
 def why_not_finite(content: Mapping[str, Any], model: nn.Module) -> str | None:
     """Names a parameter of a checkpoint that is not finite, if one is not.
 
-    Args:
-        content: A checkpoint of the model.
-        model: Tells parameters from buffers, which may hold infinities.
+    The model tells parameters from buffers, which may hold infinities.
     """
     state, optimizer = content.get("state_dict", {}), content.get("optimizer") or {}
     averaged = content.get("ema_state_dict", {})
@@ -92,13 +90,12 @@ def find_newest(
     for path in _newest_first(Path(work_dir), out_dir, newest.skipped):
         try:
             reason = refuse(read_torch(path, mmap=True))
+            if reason is None:
+                newest.path = path
+                break
+            newest.skipped.append(f"{path}: {reason}")
         except Exception as error:  # whatever it is, an older one may be good
             newest.skipped.append(_failure(path, error))
-            continue
-        if reason is None:
-            newest.path = path
-            break
-        newest.skipped.append(f"{path}: {reason}")
     return newest
 
 
@@ -117,8 +114,6 @@ def find_newest_of(
 
 
 class _Held(NamedTuple):
-    """What is compared of a checkpoint."""
-
     run: Any
     iteration: int
     written: int
@@ -128,16 +123,21 @@ class _Held(NamedTuple):
 def _newest_first(
     work_dir: Path, out_dir: str | Path | None, skipped: list[str]
 ) -> list[Path]:
-    """The checkpoints of a run; names those that cannot even be looked into."""
+    """The checkpoints of a run, unverified; names those that cannot be looked into."""
     found = []
     for folder in {work_dir.absolute(), Path(out_dir or work_dir).absolute()}:
         for path in sorted(folder.glob("*.pth")):
             try:
-                held = _look_into(path)
+                if not path.is_file() or path.name.startswith("best_"):
+                    continue
+                content = read_torch(path, mmap=is_zipfile(path), check=False)
+                if isinstance(content, dict) and content.keys() >= _NEEDED:
+                    run = content.get(GUARD_KEY, {}).get("run")
+                    iteration = int(content["meta"]["iter"])
+                    written = path.stat().st_mtime_ns
+                    found.append(_Held(run, iteration, written, path))
             except Exception as error:
                 skipped.append(_failure(path, error))
-            else:
-                found += [held] if held else []
     if not found:
         return []
     noted = _noted_last(work_dir)
@@ -147,26 +147,13 @@ def _newest_first(
     return [held.path for held in reversed(found)]
 
 
-def _look_into(path: Path) -> _Held | None:
-    """Reads without verifying; ``None`` for what is not meant to be resumed."""
-    if not path.is_file() or path.name.startswith("best_"):
-        return None
-    content = read_torch(path, mmap=is_zipfile(path), check=False)
-    if not (isinstance(content, dict) and content.keys() >= _NEEDED):
-        return None
-    run = content.get(GUARD_KEY, {}).get("run")
-    return _Held(run, int(content["meta"]["iter"]), path.stat().st_mtime_ns, path)
-
-
 def _noted_last(work_dir: Path) -> str:
     """What ``last_checkpoint`` says; a hint, which may be missing or anything."""
     note = work_dir / "last_checkpoint"
-    try:
+    with suppress(OSError):
         if note.is_file():
             with note.open(errors="replace") as file:
                 return file.read(_LONGEST_PATH).strip()
-    except OSError:
-        pass
     return ""
 
 
@@ -191,9 +178,6 @@ def resume_from_newest(runner: Runner) -> None:
 
     Without one the run starts as if it were not told to resume, from ``load_from`` if
     its config names that. To be called before the runner loads anything.
-
-    Args:
-        runner: The runner.
 
     Raises:
         CheckpointError: If there are checkpoints, and none of them is good.

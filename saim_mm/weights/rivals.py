@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from . import keymap
-from .conversions import timm_to_encoder
+from .conversions import timm_rows
 from .files import CheckpointError
 from .keymap import Conversion, count_layers, to_ours
-from .layouts import aim_rows, nepa_rows
+from .layouts import AIM, nepa_table, rows_of
 from .position import sincos_position_embedding, with_note
 
 #: Sides of the images, in pixels, that every AIM was trained on.
@@ -26,16 +26,10 @@ _AIM_SIDE = 224
 
 
 def dino_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
-    """DINO's teacher, or its backbone alone, which is a ViT of timm; no head is kept.
-
-    Args:
-        state: What the authors' file holds, under ``teacher`` if it has all.
-    """
-    if any(key.startswith("backbone.") for key in state):
-        state = {key.removeprefix("backbone."): t for key, t in state.items()}
-    dropped = tuple(key for key in state if key.startswith("head."))
-    conversion = timm_to_encoder({k: t for k, t in state.items() if k not in dropped})
-    return replace(conversion, dropped={"head": dropped} if dropped else {})
+    """DINO's teacher, or its backbone alone, a ViT of timm; no head is kept."""
+    state = {key.removeprefix("backbone."): t for key, t in state.items()}
+    rows = timm_rows(count_layers(state, "blocks."), "norm.weight" in state)
+    return to_ours(rows, state, keymap.TIMM, {"head": r"head\."})
 
 
 def aim_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
@@ -45,15 +39,8 @@ def aim_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     The linear layers of its blocks have no bias; ours have, so these are zero here, and
     are trained where training goes on. Its positions are no weights; ours are those of
     images of 224 pixels, as of every release.
-
-    Args:
-        state: AIM's state dict, of PyTorch.
-
-    Raises:
-        CheckpointError: If a key is missing or unexpected.
     """
-    depth = count_layers(state, "trunk.blocks.")
-    rows = aim_rows(max(depth, 1))
+    rows = rows_of(AIM, count_layers(state, "trunk.blocks."))
     conversion = to_ours(rows, state, keymap.AIM, {"probe": r"head\."})
     ours = dict(conversion.state_dict)
     width, _, *patch = ours["patch_embed.projection.weight"].shape
@@ -70,14 +57,9 @@ def aim_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
 class NEPAConfig:
     """What config.json says of a NEPA, beyond what the weights do.
 
-    Attributes:
-        num_heads: Number of attention heads.
-        image_size: Pixels of a side.
-        patch_size: Pixels of a patch's side.
-        eps: Of all layer norms.
-        theta: Base of the rotary frequencies.
-        qk_norm: ``off``, ``plain`` or ``affine``, as for ``RotaryViT``.
-        gated: Whether the feed-forward network is gated (SwiGLU).
+    Sizes are pixels of a side; ``eps`` is that of all layer norms and ``theta`` the
+    base of the rotary frequencies; ``qk_norm`` is as for ``RotaryViT``, and ``gated``
+    says whether the feed-forward network is (SwiGLU).
     """
 
     num_heads: int
@@ -87,12 +69,6 @@ class NEPAConfig:
     theta: float
     qk_norm: Literal["off", "plain", "affine"]
     gated: bool
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        side = self.image_size // self.patch_size
-        return side, side
 
     @classmethod
     def beside(cls, file: Path) -> NEPAConfig:
@@ -158,16 +134,14 @@ def _positive(config: Mapping[str, Any], name: str, default: int) -> int:
 def nepa_to_encoder(state: Mapping[str, Tensor], config: NEPAConfig) -> Conversion:
     """NEPA's encoder -> ours, a ``RotaryViT``; mask token and classifier are dropped.
 
-    Args:
-        state: NEPA's state dict, of pretraining, of a classifier or of the bare model.
-        config: What its config.json says.
+    It may be of pretraining, of a classifier or a bare model.
 
     Raises:
-        CheckpointError: If a key is missing or unexpected, or the config is another's.
+        CheckpointError: Also if the config is another's.
     """
     state = {key.removeprefix("vit_nepa."): tensor for key, tensor in state.items()}
-    depth = max(count_layers(state, "encoder.layer."), 1)
-    rows = nepa_rows(depth, config.gated, config.qk_norm == "affine")
+    table = nepa_table(config.gated, config.qk_norm == "affine")
+    rows = rows_of(table, count_layers(state, "encoder.layer."))
     allowed = {"mask token": "embeddings.mask_token$"}
     allowed["classifier"] = r"fc_norm\.|classifier\."
     conversion = to_ours(rows, state, keymap.NEPA, allowed)
@@ -178,11 +152,11 @@ def nepa_to_encoder(state: Mapping[str, Tensor], config: NEPAConfig) -> Conversi
             f"config.json says {config} and the weights are {width} wide, of patches "
             f"of {patch} pixels; give the config.json that lay beside them."
         )
-    patches = config.grid[0] * config.grid[1]
-    ours["pos_embed"] = torch.zeros(1, 1 + patches, width)
+    side = config.image_size // config.patch_size
+    ours["pos_embed"] = torch.zeros(1, 1 + side * side, width)
     head_dims = width // config.num_heads
     steps = torch.arange(head_dims // 4, dtype=torch.float32) * 4 / head_dims
     ours["frequencies"] = config.theta**-steps
     if config.qk_norm != "off":
         ours["qk_norm"] = torch.empty(0)
-    return replace(conversion, state_dict=with_note(ours, config.grid))
+    return replace(conversion, state_dict=with_note(ours, (side, side)))

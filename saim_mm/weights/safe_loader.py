@@ -21,10 +21,9 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as loading
 
-from .allowed_types import allowing, trust, trust_nothing
+from .allowed_types import allowing, known_globals, restore, trust, trust_nothing
 from .errors import CheckpointError
 from .files import explain, read_torch, refused, without_wrappers
-from .known_types import known_globals, restore
 
 Loader = Callable[..., Any]
 #: Every safe loader there was, with the one of MMEngine that it stands for: one may
@@ -130,9 +129,7 @@ def _disarm(content: Any, filename: str) -> Any:
         return content
     state, meta = content.get("state_dict"), content.get("meta")
     if isinstance(state, dict) and all(isinstance(key, str) for key in state):
-        plain = without_wrappers(state)
-        if plain.keys() != state.keys():
-            content["state_dict"] = plain
+        content["state_dict"] = without_wrappers(state)
     if isinstance(meta, dict) and meta.pop("config", None) is not None:
         print_log(
             f"{filename}: its meta.config is ignored; it is Python and would be "

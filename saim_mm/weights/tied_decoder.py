@@ -14,9 +14,7 @@ from .keymap import count_layers
 def own_decoder_layers(state: Mapping[str, Tensor], asked: int | None) -> int:
     """How many layers our decoder has of its own; 0 if it is coupled to the encoder.
 
-    Args:
-        state: A pretraining state dict of the release.
-        asked: How many layers a decoder of shared layers runs through, where known.
+    Where known, ``asked`` are the layers that a decoder of shared ones runs through.
 
     Raises:
         CheckpointError: If ``asked`` does not fit the checkpoint, or it is not given

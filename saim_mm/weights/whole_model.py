@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from ..registry import register
 from ..utils.model_state import unwrap_model
-from .files import CheckpointError, weights_of, without_wrappers
+from .files import CheckpointError, under, weights_of, without_wrappers
 from .keymap import describe_foreign
-from .loading import MAY_BE_UNUSED, not_allowed, pretrained_config, shown
+from .loading import MAY_BE_UNUSED, only_in, pretrained_config, shown
 
 #: What either side may have alone: statistics of the images, which the config gives.
 MAY_DIFFER = r"data_preprocessor\."
 _BACKBONE = "backbone."
 #: A backbone's hooks fit these to its grid or window while it loads.
-_FITTED = re.compile(r"pos_embed|rel(?:ative)?_pos")
+_FITTED = r"pos_embed|rel(?:ative)?_pos"
 #: Missing in files of old; MMEngine passes over it, too.
-_COUNTER = "num_batches_tracked"
+_COUNTER = r".*num_batches_tracked$"
 
 
 @register("hook")
@@ -37,23 +37,16 @@ class CompleteLoadHook(Hook):
     priority = "LOWEST"
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Compares the checkpoint with the model.
-
-        Raises:
-            CheckpointError: If a key is missing or unexpected, or a shape is another.
-        """
+        """Compares the checkpoint with the model, by :func:`check_complete`."""
         model = unwrap_model(runner.model)
         path = str(getattr(runner, "_load_from", None) or "The checkpoint")
         check_complete(model, weights_of(checkpoint, path), path)
 
 
 def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
-    """Checks that a state dict is that of a model, key by key.
+    """Checks that a state dict, of ``path``, is that of a whole model, key by key.
 
-    Args:
-        model: The whole model.
-        state: The state dict, with or without a wrapper's name before every key.
-        path: Where it is from, for the error.
+    A wrapper's name may precede every key.
 
     Raises:
         CheckpointError: If a key is missing or unexpected and not in
@@ -61,16 +54,20 @@ def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> 
     """
     state = without_wrappers(state)
     own = model.state_dict()
-    missing = not_allowed([key for key in own if key not in state], MAY_DIFFER)
-    unexpected = not_allowed([key for key in state if key not in own], MAY_DIFFER)
+    missing = only_in(own, state, MAY_DIFFER)
+    unexpected = only_in(state, own, MAY_DIFFER)
     if missing or unexpected:
+        bare = any(key.startswith("layers.") for key in state)
+        foreign = "" if bare else f"{describe_foreign(state)} ".lstrip()
         raise CheckpointError(
             f"{path}: not a checkpoint of this {type(model).__name__}. "
-            f"Missing: {shown(missing)}. Unexpected: {shown(unexpected)}. "
-            f"{_remedy(state)}"
+            f"Missing: {shown(missing)}. Unexpected: {shown(unexpected)}. {foreign}"
+            "Give a checkpoint that tools/train.py wrote with this config. An encoder "
+            "without its head can only be trained from: "
+            "model.backbone.init_cfg.checkpoint=FILE."
         )
     # The model fits the position embedding to its grid while it loads.
-    for key in _other_shapes(own, state, re.compile(r"pos_embed$")):
+    for key in _other_shapes(own, state, r"pos_embed$"):
         raise CheckpointError(
             f"{path}: {key!r} has shape {tuple(state[key].shape)} and the model's "
             f"{tuple(own[key].shape)}; give the checkpoint of this config, or the "
@@ -90,20 +87,12 @@ def check_backbone(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -
             has no place in the model.
     """
     given = without_wrappers(checkpoint.get("state_dict", checkpoint))
-    own, found = (
-        {
-            str(key).removeprefix(_BACKBONE): value
-            for key, value in some.items()
-            if str(key).startswith(_BACKBONE)
-        }
-        for some in (unwrap_model(model).state_dict(), given)
-    )
+    own = under(unwrap_model(model).state_dict(), _BACKBONE)
+    found = under(given, _BACKBONE)
     wrong = {
-        "missing": [k for k in own if k not in found and not k.endswith(_COUNTER)],
+        "missing": only_in(own, found, _COUNTER),
         "of another shape": _other_shapes(own, found, _FITTED),
-        "without a place in the model": not_allowed(
-            [key for key in found if key not in own], MAY_BE_UNUSED
-        ),
+        "without a place in the model": only_in(found, own, MAY_BE_UNUSED),
     }
     said = [f"{shown(keys)} {what}" for what, keys in wrong.items() if keys]
     if own and said:
@@ -116,26 +105,23 @@ def check_backbone(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -
 
 
 def _other_shapes(
-    own: Mapping[str, Tensor], found: Mapping[str, Any], fitted: re.Pattern
+    own: Mapping[str, Tensor], found: Mapping[str, Any], fitted: str
 ) -> list[str]:
     """Keys of both whose shapes differ, but for those that are fitted on loading."""
     return [
         key
         for key in own
         if key in found
-        and not fitted.search(key)
+        and not re.search(fitted, key)
         and own[key].shape != getattr(found[key], "shape", None)
     ]
 
 
 def forget_pretrained(model: nn.Module) -> list[str]:
-    """Takes the pretrained weights out of a model's ``init_cfg``.
+    """Takes the pretrained weights out of ``init_cfg``, before they are initialised.
 
     For a run that goes on from a checkpoint of its own: that holds every weight, and
     the file with the pretrained ones may be gone.
-
-    Args:
-        model: A model whose weights are not initialised yet.
 
     Returns:
         Names of the modules that will start from scratch.
@@ -150,13 +136,3 @@ def forget_pretrained(model: nn.Module) -> list[str]:
             module.init_cfg = None
             changed.append(name)
     return changed
-
-
-def _remedy(state: Mapping[str, Tensor]) -> str:
-    bare = any(key.startswith("layers.") for key in state)
-    foreign = "" if bare else describe_foreign(state)
-    return (
-        f"{foreign} Give a checkpoint that tools/train.py wrote with this config. An "
-        "encoder without its head can only be trained from: "
-        "model.backbone.init_cfg.checkpoint=FILE."
-    ).strip()

@@ -71,7 +71,7 @@ def test_the_depth_is_no_matter_of_taste() -> None:
     images = torch.randn(2, 3, 12, 12)
     noise = torch.stack([torch.randperm(9) / 9 for _ in images])
     losses = {
-        float(release_pretraining(shared_state(), images, noise, 4, depth).loss)
+        float(release_pretraining(shared_state(), images, noise, 4, depth)["loss"])
         for depth in (1, 2, 4)
     }
     assert len(losses) == 3

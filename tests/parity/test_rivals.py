@@ -15,7 +15,7 @@ from tiny import relative
 
 from saim_mm.api import convert
 from saim_mm.models import RotaryViT, SAIMViT
-from saim_mm.parity.rival_certificates import certify_aim, certify_nepa
+from saim_mm.parity.certificate import certify_aim, certify_nepa
 from saim_mm.parity.rival_models import aim_features, nepa_features
 from saim_mm.weights import (
     CheckpointError,

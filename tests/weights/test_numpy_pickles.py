@@ -21,7 +21,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
 from saim_mm.weights import CheckpointError, verify_checkpoint
-from saim_mm.weights.known_types import _Discarded
+from saim_mm.weights.allowed_types import _Discarded
 from saim_mm.weights.safe_loader import load_from_local
 
 CORE = np.zeros(0).__reduce__()[0].__module__
