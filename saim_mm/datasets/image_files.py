@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from mmengine.fileio import BaseStorageBackend
 from mmengine.logging import print_log
 
 IMAGE_SUFFIXES = (
@@ -186,13 +187,31 @@ def read_regular(path: str | Path, max_bytes: int) -> bytes:
     with open_regular(path) as file:
         # No more than it is said to hold: files that the system makes up may not end.
         size = os.fstat(file.fileno()).st_size
-        if size > max_bytes:
-            reason = f"{size} bytes, more than {max_bytes}"
-            raise OSError(errno.EFBIG, reason, str(path))
+        check_size(size, max_bytes, path)
         content = file.read(size)
         while len(content) < size and (more := file.read(size - len(content))):
             content += more
         return content
+
+
+def check_size(size: int, max_bytes: int, path: str | Path) -> None:
+    """Raises ``OSError`` where more bytes than so many would be read."""
+    if size > max_bytes:
+        reason = f"{size} bytes, more than {max_bytes}"
+        raise OSError(errno.EFBIG, reason, str(path))
+
+
+class ReadingBackend(BaseStorageBackend):
+    """A backend of MMEngine that cannot write; subclasses have ``get``."""
+
+    def get_text(self, filepath: str | Path, encoding: str = "utf-8") -> str:
+        """Returns what ``get`` does as text."""
+        return self.get(filepath).decode(encoding)
+
+
+def one_line(text: object) -> str:
+    """The beginning of a text, or of an error's, without line breaks."""
+    return " ".join(str(text).split())[:200]
 
 
 def _check_regular(status: os.stat_result, path: str | Path) -> None:

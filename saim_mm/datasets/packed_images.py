@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..registry import register
 from .image_files import read_image_list
-from .tar_backend import tar_path
 from .tar_shards import (
     MANIFEST,
     Manifest,
@@ -14,6 +13,7 @@ from .tar_shards import (
     names_checksum,
     read_index,
     shard_path,
+    tar_path,
 )
 from .unlabeled_images import UnlabeledImages
 

@@ -1,5 +1,9 @@
 """Packs of images: plain tar files, and an index by which they are read at random.
 
+The path of a member says where its bytes lie: ``tar://FILE.tar#OFFSET+SIZE/NAME``.
+MMEngine, and with it every transform that loads files, reads such paths like others as
+soon as this module is imported.
+
 A million small files are slow to list, copy and open on network disks. A pack is a
 folder of a few large ones:
 
@@ -15,19 +19,26 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+from mmengine.fileio import register_backend
+
 from ..utils.atomic_file import write_json
-from .image_files import open_regular, read_regular
+from .image_files import ReadingBackend, check_size, open_regular, read_regular
 from .load_image import MAX_BYTES
 
 FORMAT = 1
 MANIFEST = "pack.json"
 #: Of an index; one of ImageNet as a whole has 200 MB.
 _MAX_JSON = 2**30
+#: Tar files that a process keeps open; of all files, 1024 is the usual limit.
+MAX_OPEN = 256
+_PATH = re.compile(r"tar://(.*?\.tar)#(\d+)\+(\d+)/", re.DOTALL | re.IGNORECASE)
 
 
 class PackError(ValueError):
@@ -216,6 +227,48 @@ def open_tar(file: BinaryIO, mode: Literal["r:", "w:"]) -> tarfile.TarFile:
     # The names of files need not be UTF-8.
     names: Any = dict(encoding="utf-8", errors="surrogateescape")
     return tarfile.open(fileobj=file, mode=mode, format=tarfile.GNU_FORMAT, **names)
+
+
+def tar_path(tar: Path | str, offset: int, size: int, name: str) -> str:
+    """Returns the path by which MMEngine reads ``size`` bytes of a file ``*.tar``.
+
+    The name of the member only tells people what they look at.
+    """
+    return f"tar://{tar}#{offset}+{size}/{name}"
+
+
+class TarBackend(ReadingBackend):
+    """Reads members of tar files, by :func:`tar_path`.
+
+    A process opens each tar file once. It reads without moving the file's position,
+    so that forked data workers may share what their parent had open.
+    """
+
+    def __init__(self) -> None:
+        # What is dropped from it is closed when nobody reads from it any more.
+        self._open = lru_cache(MAX_OPEN)(open_regular)
+
+    def get(self, filepath: str | Path) -> bytes:
+        """Returns the bytes of a member.
+
+        Raises:
+            ValueError: If the path does not say where they are.
+            OSError: If they cannot be read, or the tar file ends before they do.
+        """
+        match = _PATH.match(str(filepath))
+        if match is None:
+            raise ValueError(
+                f"{str(filepath)!r} must be tar://FILE.tar#OFFSET+SIZE/NAME"
+            )
+        tar, offset, size = match[1], int(match[2]), int(match[3])
+        check_size(size, MAX_BYTES, filepath)
+        content = os.pread(self._open(tar).fileno(), size, offset)
+        if len(content) != size:
+            raise OSError(f"{tar} ends after {len(content)} of {size} bytes")
+        return content
+
+
+register_backend("tar", TarBackend, force=True, prefixes="tar")
 
 
 def _is_count(value: Any) -> bool:

@@ -21,7 +21,7 @@ from saim_mm.datasets import (
     WebDatasetImages,
     webdataset_images,
 )
-from saim_mm.datasets.shard_samples import shard_samples
+from saim_mm.datasets.webdataset_images import shard_samples
 
 JPEG = encoded()
 CROP = dict(type="LoadRandomResizedCrop", scale=16, flip_prob=0.5)
