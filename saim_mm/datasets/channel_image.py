@@ -14,8 +14,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import cv2
+import mmcv
 import numpy as np
 
+from .image_files import one_line
 from .image_header import MAX_PIXELS, TIFF, not_an_image
 
 NPY = b"\x93NUMPY"
@@ -127,7 +129,7 @@ def _read_tiff(content: bytes, channels: int, limit: int) -> np.ndarray:
                 _check_page(page, content, limit // len(pages))
             planes = [page.asarray(maxworkers=1) for page in pages]
     except Exception as error:  # tifffile and its codecs raise anything
-        raise ValueError(f"TIFF: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"TIFF: {one_line(error)}") from error
     return planes[0] if len(planes) == 1 else np.stack(planes)
 
 
@@ -168,11 +170,17 @@ def _read_other(content: bytes, channels: int) -> np.ndarray:
     """What OpenCV reads, in RGB order; transparency counts where 4 channels do."""
     upright = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
     flag = cv2.IMREAD_UNCHANGED if channels == 4 else upright
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
-    except cv2.error as error:
-        raise ValueError(" ".join(str(error).split())[:200]) from error
-    if image is None:
-        raise ValueError(not_an_image(content))
+    image = imdecode(content, flag)
     colours = image.ndim == 3 and image.shape[2] >= 3
     return image[..., [2, 1, 0, 3][: image.shape[2]]] if colours else image
+
+
+def imdecode(content: bytes, flag: int | str, backend: str = "cv2") -> np.ndarray:
+    """:func:`mmcv.imfrombytes`, which raises ``ValueError`` for what is no image."""
+    try:
+        image = mmcv.imfrombytes(content, flag=flag, backend=backend)
+    except cv2.error as error:
+        raise ValueError(one_line(error)) from error
+    if image is None:
+        raise ValueError(not_an_image(content))
+    return image
