@@ -18,7 +18,7 @@ import mmcv
 import numpy as np
 
 from .image_files import one_line
-from .image_header import MAX_PIXELS, TIFF, not_an_image
+from .image_header import TIFF, not_an_image
 
 NPY = b"\x93NUMPY"
 #: By version of .npy; the third is for records, whose names are not Latin.
@@ -35,15 +35,8 @@ _IS_REDUCED, _IS_MASK = 1, 4
 _CODECS = (1, 8, 32946, 34926, 50000)
 
 
-def decode_channels(
-    content: bytes, channels: int, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
-    """Decodes an image of C channels.
-
-    Args:
-        content: What a file holds.
-        channels: Number of channels C that it must have.
-        max_pixels: An image may have so many values.
+def decode_channels(content: bytes, channels: int, max_pixels: int) -> np.ndarray:
+    """Decodes a file's image of C channels, and of at most so many values.
 
     Returns:
         (H, W, C) float32, channels in the order of the file. Whole numbers of more than

@@ -86,14 +86,10 @@ class CheckLabels(BaseTransform):
                 "it); turn or resize one of them, so that pixels lie on pixels",
             )
         reduce = bool(results.get("reduce_zero_label"))
-        ids = _ids(labels)
-        self._check_range(path, labels, ids, reduce)
-        self._check_content(path, ids, reduce, results.get("label_map") or {})
-        return results
-
-    def _check_range(
-        self, path: str, labels: np.ndarray, ids: np.ndarray, reduce: bool
-    ) -> None:
+        if labels.dtype == np.uint8:  # faster than to sort the pixels
+            ids = np.flatnonzero(np.bincount(labels.ravel()))
+        else:
+            ids = np.unique(labels)
         highest = self.num_classes - 1 + reduce
         wrong = np.setdiff1d(ids, [*range(highest + 1), self.ignore_index])
         if wrong.size:
@@ -106,6 +102,8 @@ class CheckLabels(BaseTransform):
                 f"reduce_zero_label={reduce}. Mend the file, or num_classes of the "
                 "config",
             )
+        self._check_content(path, ids, reduce, results.get("label_map") or {})
+        return results
 
     def _check_content(
         self, path: str, ids: np.ndarray, reduce: bool, label_map: dict[int, int]
@@ -151,13 +149,6 @@ class CheckLabels(BaseTransform):
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             _fail(path, f"cannot be decoded ({reason}); restore it")
-
-
-def _ids(labels: np.ndarray) -> np.ndarray:
-    """All ids of a label map, sorted."""
-    if labels.dtype == np.uint8:  # faster than to sort the pixels
-        return np.flatnonzero(np.bincount(labels.ravel()))
-    return np.unique(labels)
 
 
 def _warn(text: str) -> None:

@@ -98,11 +98,8 @@ def _read_jpeg(content: bytes) -> tuple[int, int, int]:
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Walks over the segments of a JPEG as libjpeg does, those between scans too.
 
-    Yields:
-        Marker, and where its data begin and end.
-
-    Raises:
-        ValueError: If there are too many.
+    Yields its marker, and where its data begin and end; ``ValueError`` if there are
+    too many.
     """
     position = 2
     for _ in range(_MAX_SEGMENTS):
@@ -151,11 +148,7 @@ def odd_tiff(content: bytes) -> str:
 
 
 def _tiff_tags(content: bytes) -> dict[int, int]:
-    """First value of each tag of the first image of a TIFF; Pillow would read all.
-
-    Raises:
-        struct.error: If the file ends before.
-    """
+    """First value of each tag of the first image of a TIFF; Pillow would read all."""
     order = "<" if content.startswith(b"I") else ">"
     is_big = content[2:4] in (b"+\0", b"\0+")
     word, count, width = ("Q", "Q", 8) if is_big else ("I", "H", 4)

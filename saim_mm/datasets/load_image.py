@@ -42,11 +42,9 @@ class BrokenImageError(ValueError):
 
 
 def broken_image(error: Exception) -> str | None:
-    """What is wrong with which image, if that was the reason of an error.
+    """What is wrong with which image, if that was the reason of a loader's error.
 
-    Args:
-        error: What a loader raised. Torch tells that of a worker as the text of its
-            traceback, which ends in the error.
+    Torch tells that of a worker as the text of its traceback, which ends in the error.
     """
     if isinstance(error, BrokenImageError):
         return str(error)
@@ -58,9 +56,8 @@ def broken_image(error: Exception) -> str | None:
 def _lacks_jpeg_end(content: bytes) -> bool:
     """Tells whether a JPEG breaks off before its end-of-image marker.
 
-    OpenCV up to 4.8 decodes such a file into a picture whose rest is grey, without
-    an error; later versions miss some. Whole files nearly always end in the marker,
-    so the search, for cameras that append data of their own, seldom runs.
+    OpenCV up to 4.8 decodes the rest as grey, without an error; later versions miss
+    some. The search is for cameras that append data of their own, and seldom runs.
     """
     if not content.startswith(b"\xff\xd8") or content.endswith(b"\xff\xd9"):
         return False
@@ -195,9 +192,7 @@ class LoadImage(LoadImageFromFile):
         return content
 
     def decode(self, content: bytes, path: str) -> np.ndarray:
-        """Returns the image, (H, W, C), that a file's content stands for.
-
-        It is uint8, or float32 where ``channels`` are given.
+        """Returns the image of a file (H, W, C), uint8 or of ``channels`` float32.
 
         Args:
             content: What :meth:`read` gave, or is known to be harmless.
@@ -242,10 +237,8 @@ class CheckedImageBackend(LocalBackend):
     """Gives other loaders the files that :class:`LoadImage` would read, and no others.
 
     mm's inferencers find a pipeline's loader by the name ``LoadImageFromFile``; our
-    recipes say ``backend_args=dict(backend="checked_image")`` there.
-
-    Args:
-        max_pixels: As for :class:`LoadImage`.
+    recipes say ``backend_args=dict(backend="checked_image")`` there. ``max_pixels`` is
+    as for :class:`LoadImage`.
     """
 
     def __init__(self, max_pixels: int = MAX_PIXELS) -> None:

@@ -197,8 +197,7 @@ def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> Tensor:
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
     """Returns (H, W) of a JPEG that simplejpeg decodes as OpenCV does, or None.
 
-    OpenCV turns an image upright if its EXIF data say so, and converts CMYK in a way
-    of its own; such files, and all others, are None.
+    OpenCV turns an image upright as EXIF says, and has its own way to convert CMYK.
     """
     if simplejpeg is None or not content.startswith(b"\xff\xd8"):
         return None

@@ -43,13 +43,7 @@ SIDE = 224
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How images become a pack.
-
-    Attributes:
-        images_per_shard: Images in every tar file but the last.
-        short_side: Shorter side to which larger images are reduced, in pixels.
-        quality: JPEG quality of the reduced images; 95 by default where there are any.
-        uncompressed: Decode all images and pack bitmaps.
+    """How images become a pack, see :class:`Manifest`; quality is 95 by default.
 
     Raises:
         ValueError: If an option is out of its range, or would have no effect.
@@ -259,10 +253,9 @@ def _read_bytes(src: Path, name: str) -> bytes:
 
 
 def _changed(src: Path, name: str, short_side: float, quality: int | None) -> bytes:
-    """The bytes of an image, reduced if it is larger and encoded again.
+    """The bytes of an image, reduced and encoded again, or its own if that is no use.
 
-    They are those of the file if it is broken, or would be encoded again without being
-    reduced. ``short_side`` may be infinity; no ``quality`` stands for bitmaps.
+    ``short_side`` may be infinity; no ``quality`` stands for bitmaps.
     """
     try:
         pixels = LoadImage()(dict(img_path=str(src / name)))["img"]
@@ -338,10 +331,8 @@ def _as_seen(content: bytes, name: str) -> np.ndarray:
 
 
 def _existing_shards(folder: Path, number: int) -> tuple[list[Path], Path]:
-    """Of so many tar files, those that are there, and the first one that is not.
-
-    Their number is what a file claims; the time depends on those that are there.
-    """
+    """Of so many tar files, those that are there, and the first one that is not."""
+    # Their number is what a file claims; the time depends on those that are there.
     found = {path.stem.removeprefix("images-") for path in folder.glob("images-*.tar")}
     numbers = {int(n) for n in found if n.isdecimal() and f"{int(n):05d}" == n}
     missing = next(n for n in itertools.count() if n not in numbers)

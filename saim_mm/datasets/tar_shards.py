@@ -46,13 +46,9 @@ class PackError(ValueError):
 
 
 class Member(NamedTuple):
-    """An image in a tar file.
+    """An image in a tar file: which bytes it has, and their hexadecimal checksum.
 
-    Attributes:
-        name: Path relative to the folder that was packed, class folders included.
-        offset: Where its bytes begin.
-        size: How many there are.
-        sha256: Their checksum, in hexadecimal digits.
+    The name is the path in the folder that was packed, class folders included.
     """
 
     name: str
@@ -139,10 +135,7 @@ def write_tar(
 ) -> list[Member]:
     """Writes what ``read`` gives for each name into an open, empty file as a tar file.
 
-    The same images make the same bytes.
-
-    Returns:
-        Where each of them lies.
+    The same images make the same bytes. Returns where each of them lies.
     """
     members = []
     with open_tar(file, "w:") as tar:

@@ -21,6 +21,7 @@ from torch.utils.data import get_worker_info
 
 from ..registry import register
 from ..utils.sample_index import generators_of, seed_from
+from .exact_sampler import SeedSample
 from .image_files import (
     IMAGE_SUFFIXES,
     describe_left_out,
@@ -29,7 +30,6 @@ from .image_files import (
     warn_of_left_out,
 )
 from .load_image import BrokenImageError
-from .seed_sample import SeedSample
 
 #: Lines of a list whose files are looked up when it is read. A wrong prefix shows in
 #: the first; looking up all 1.28 M takes minutes on a network file system.
@@ -103,9 +103,8 @@ class UnlabeledImages(BaseDataset):
                 f"max_broken_share={max_broken_share} must be in [0, 1]; 0.001 lets "
                 "1 image in 1000 be broken"
             )
-        if isinstance(extensions, str) or not all(
-            s[:1] in (".", "") for s in extensions
-        ):
+        begins = {suffix[:1] for suffix in extensions}
+        if isinstance(extensions, str) or not begins <= {".", ""}:
             raise ValueError(
                 f"extensions={extensions!r} must be a list of suffixes that begin with "
                 "a dot, such as ['.jpg', '.png'], or [''] for every file"
@@ -182,12 +181,9 @@ class UnlabeledImages(BaseDataset):
             return self.get_data_info(idx)
         # In the main process the model draws from the same generators.
         with generators_of(idx, restore=get_worker_info() is None):
-            return self._run_pipeline(idx)
-
-    def _run_pipeline(self, idx: int) -> Any:
-        sample = self._load(idx) if self.test_mode else self._load_or_replace(idx)
-        transforms = self.pipeline.transforms[self._num_loading() :]
-        sample = self._part(transforms)(sample)
+            sample = self._load(idx) if self.test_mode else self._load_or_replace(idx)
+            transforms = self.pipeline.transforms[self._num_loading() :]
+            sample = self._part(transforms)(sample)
         if sample is None:
             # mmengine would serve a random other image, which no resumed run or other
             # rank could repeat.
@@ -203,10 +199,7 @@ class UnlabeledImages(BaseDataset):
         return min(1 + seeds_first, len(self.pipeline.transforms))
 
     def _part(self, transforms: list[Callable]) -> Compose:
-        """The pipeline with some of its transforms, of its own kind.
-
-        mm's ``browse_dataset.py`` puts one in that keeps what each transform makes.
-        """
+        # Of its own kind: mm's browse_dataset.py has one that keeps all that is made.
         part = copy.copy(self.pipeline)
         part.transforms = transforms
         return part
@@ -245,12 +238,10 @@ class UnlabeledImages(BaseDataset):
         return f"{self.get_data_info(idx)['img_path']!r}: {self.broken_reason(idx)}"
 
     def check_broken_share(self, count: int, last: str) -> None:
-        """Raises ``TooManyBrokenImages`` if there are more than :attr:`max_broken`.
+        """Raises ``TooManyBrokenImages`` if ``count`` is more than :attr:`max_broken`.
 
-        Args:
-            count: How many are broken. An argument, as the flags may change while
-                the ranks of a run must come to one conclusion.
-            last: The broken image that was found last, and why it does not load.
+        The count is given, as the flags may change while the ranks of a run must come
+        to one conclusion; ``last`` is the image found last, and why it does not load.
         """
         if count > self.max_broken:
             raise TooManyBrokenImages(

@@ -111,12 +111,10 @@ class WebDatasetImages(UnlabeledImages):
 def shard_samples(
     shard: str | Path, suffixes: Sequence[str]
 ) -> Iterator[dict[str, str]]:
-    """Finds the samples of a shard, in its order.
+    """Finds the samples of a shard, a file ``*.tar``, in its order.
 
-    Args:
-        shard: An uncompressed tar file, whose name ends in ``.tar``.
-        suffixes: Of images, in lower case. Of a sample with several, the image with the
-            first of these counts.
+    Of a sample with several images that with the first of the suffixes, in lower case,
+    counts.
 
     Yields:
         For each sample ``dict(img_path=...)``, as of :func:`tar_path`. A sample without
