@@ -117,24 +117,17 @@ def _read_tiff(content: bytes, channels: int, limit: int) -> np.ndarray:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         with tifffile.TiffFile(io.BytesIO(content), is_ome=False) as file:
-            pages = _pages_of_image(file, channels)
+            shape, pages = file.pages.first.shape, list[Any]()
+            for page in itertools.islice(file.pages, channels + _OTHER_PAGES):
+                kind = getattr(page, "subfiletype", 0)
+                if page.shape == shape and not kind & (_IS_REDUCED | _IS_MASK):
+                    pages.append(page)
             for page in pages:
                 _check_page(page, content, limit // len(pages))
             planes = [page.asarray(maxworkers=1) for page in pages]
     except Exception as error:  # tifffile and its codecs raise anything
         raise ValueError(f"TIFF: {one_line(error)}") from error
     return planes[0] if len(planes) == 1 else np.stack(planes)
-
-
-def _pages_of_image(file: Any, channels: int) -> list[Any]:
-    """The pages of a TIFF that are as large as its first, without masks."""
-    first = file.pages.first
-    pages = itertools.islice(file.pages, channels + _OTHER_PAGES)
-    return [
-        page
-        for page in pages
-        if page.shape == first.shape and not page.subfiletype & (_IS_REDUCED | _IS_MASK)
-    ]
 
 
 def _check_page(page: Any, content: bytes, limit: int) -> None:

@@ -18,7 +18,7 @@ from mmpretrain.datasets import ImageNet
 from torch.utils.data import Dataset
 
 from ..registry import register
-from .fixed_view import loaded_view
+from .fixed_view import fixed_view
 from .image_files import IMAGE_SUFFIXES, list_images, suffixes_of, warn_of_left_out
 
 TRAIN_FOLDER = "train"
@@ -37,7 +37,7 @@ class ClassImages(Dataset):
     Args:
         images: Class -> the paths of its images.
         classes: All classes; a label is an index into them.
-        size: This and the options below are those of :func:`loaded_view`.
+        size: This and the options below are those of :func:`fixed_view`.
         crop_ratio: Share of the short edge that the crop keeps.
         channels: Of images that are no photographs.
     """
@@ -54,7 +54,7 @@ class ClassImages(Dataset):
         self.classes = tuple(classes)
         index = {name: label for label, name in enumerate(classes)}
         self.samples = [(path, index[name]) for name in images for path in images[name]]
-        self._transform = Compose(loaded_view(size, crop_ratio, channels))
+        self._transform = Compose(fixed_view(size, crop_ratio, channels))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -7,7 +7,6 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,8 +35,7 @@ def list_images(
 
     Args:
         folder: Where to look.
-        extensions: Suffixes in lower case; the case of a file's name does not matter.
-            ``""`` is every file.
+        extensions: Suffixes in lower case, of names in any; ``""`` is every file.
 
     Returns:
         The sorted paths relative to ``folder``, and how much else was seen, by suffix.
@@ -53,15 +51,21 @@ def list_images(
         path = os.path.join(folder, parent)
         subfolders = []
         try:
-            for entry in _scan(path, visited):
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if _is_folder(entry):
-                    subfolders.append(f"{parent}{entry.name}/")
-                elif entry.name.lower().endswith(extensions):
-                    images.append(parent + entry.name)
-                else:
-                    others[_suffix(entry.name)] += 1
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith(".") or name == "__MACOSX":
+                        continue
+                    if _is_folder(entry):
+                        subfolders.append(f"{parent}{name}/")
+                    elif name.lower().endswith(extensions):
+                        images.append(parent + name)
+                    else:
+                        others[_suffix(name)] += 1
         except OSError as error:
             if not parent:
                 raise
@@ -71,15 +75,6 @@ def list_images(
         pending += sorted(subfolders, reverse=True)
     images.sort()
     return images, others
-
-
-def _scan(path: str, visited: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder, the first time that it is reached."""
-    status = os.stat(path)
-    if (status.st_dev, status.st_ino) not in visited:
-        visited.add((status.st_dev, status.st_ino))
-        with os.scandir(path) as entries:
-            yield from entries
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -98,8 +98,11 @@ def _read_jpeg(content: bytes) -> tuple[int, int, int]:
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Walks over the segments of a JPEG as libjpeg does, those between scans too.
 
-    Yields its marker, and where its data begin and end; ``ValueError`` if there are
-    too many.
+    Yields:
+        Marker, and where its data begin and end.
+
+    Raises:
+        ValueError: If there are too many.
     """
     position = 2
     for _ in range(_MAX_SEGMENTS):

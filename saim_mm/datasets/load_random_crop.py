@@ -116,10 +116,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         """Loads the image at ``results["img_path"]`` into ``results``, and crops it.
 
         One that is loaded already, as before mmpretrain's ``MultiView``, is cropped.
-
-        Raises:
-            BrokenImageError: If the file is empty, truncated, too large, or no image.
-            OSError: If the file cannot be read.
+        Errors are those of :class:`LoadImage`.
         """
         if "img" in results:
             size = results["img"].shape[:2]

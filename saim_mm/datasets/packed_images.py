@@ -52,11 +52,9 @@ class PackedImages(UnlabeledImages):
 
 
 def read_pack(folder: Path) -> dict[str, str]:
-    """Returns the path of each image of a pack, by its name and in its order.
+    """The path of each image of a pack, by its name and in its order.
 
-    Raises:
-        FileNotFoundError: If there is no pack, or a file of it is missing.
-        PackError: If it is not complete, or does not fit its index.
+    Errors are those of :class:`PackedImages`.
     """
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(

@@ -71,11 +71,6 @@ class PackOptions:
             raise ValueError(f"quality={quality} must be from 1 to 100, such as 95")
         object.__setattr__(self, "quality", quality)
 
-    @property
-    def change_images(self) -> bool:
-        """Whether images may not keep their bytes."""
-        return self.uncompressed or self.short_side is not None
-
 
 class Packed(NamedTuple):
     """A finished pack.
@@ -114,9 +109,6 @@ def pack_images(
         on_shard: Is told of every tar file: which it is (from 1), of how many, its
             path and how many images it holds.
 
-    Returns:
-        What was packed, and over a sample of images what their changes cost.
-
     Raises:
         PackError: If images or folders cannot be used; a ``ValueError``.
         OSError: If a file cannot be written.
@@ -129,10 +121,11 @@ def pack_images(
     plan = Manifest(images=len(names), names_sha256=checksum, **vars(options))
     _begin(dst, plan)
     read = partial(_read_bytes, src)
-    if options.change_images:
+    changes = options.uncompressed or options.short_side is not None
+    if changes:
         side, quality = options.short_side or math.inf, options.quality
         read = partial(_changed, src, short_side=side, quality=quality)
-    step = options.images_per_shard
+    step = plan.images_per_shard
     shards = [shard_path(dst, number) for number in range(plan.shards)]
     parts = [names[start : start + step] for start in range(0, len(names), step)]
     total, empty = 0, []
@@ -141,7 +134,7 @@ def pack_images(
         total += sum(member.size for member in members)
         empty += [member.name for member in members if not member.size]
         on_shard(number, len(shards), shard, len(members))
-    costs = _measure_cost(src, names, read) if options.change_images else []
+    costs = _measure_cost(src, names, read) if changes else []
     if costs:
         cost = dict(mean=round(mean(costs), 2), least=round(min(costs), 2))
         plan = plan._replace(psnr=cost)
@@ -230,18 +223,17 @@ def _check_links(src: Path, names: list[str]) -> None:
 def _begin(dst: Path, plan: Manifest) -> None:
     """Makes the folder of a new pack, or checks that an old one is of this plan."""
     dst.mkdir(parents=True, exist_ok=True)
-    if (dst / MANIFEST).exists():
-        old = Manifest.read(dst)
-        if old._replace(complete=False, psnr=None) != plan:
-            raise PackError(
-                f"{str(dst)!r} holds a pack of other images, or made with other "
-                "options; repeat its own command, or choose another folder"
-            )
-        remove_parts(dst)
-        return
-    if any(dst.iterdir()):
-        raise PackError(f"{str(dst)!r} is neither empty nor a pack; choose another one")
-    plan.write(dst)
+    if not (dst / MANIFEST).exists():
+        if any(dst.iterdir()):
+            reason = "is neither empty nor a pack; choose another one"
+            raise PackError(f"{str(dst)!r} {reason}")
+        plan.write(dst)
+    elif Manifest.read(dst)._replace(complete=False, psnr=None) != plan:
+        raise PackError(
+            f"{str(dst)!r} holds a pack of other images, or made with other options; "
+            "repeat its own command, or choose another folder"
+        )
+    remove_parts(dst)
 
 
 def _read_bytes(src: Path, name: str) -> bytes:
@@ -267,8 +259,7 @@ def _changed(src: Path, name: str, short_side: float, quality: int | None) -> by
         return _read_bytes(src, name)
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-        pixels = np.asarray(image)
+        pixels = _reduced(pixels, size)
     if quality is None:
         return cv2.imencode(".bmp", pixels)[1].tobytes()
     buffer = io.BytesIO()
@@ -320,14 +311,14 @@ def _measure_cost(
     for name in names[:: math.ceil(len(names) / SAMPLE)]:
         content, original = read(name), _read_bytes(src, name)
         if content != original:  # so it is not broken
-            found.append(psnr(_as_seen(content, name), _as_seen(original, name)))
+            views = [LoadImage().decode(c, name) for c in (content, original)]
+            found.append(psnr(*(_reduced(view, (SIDE, SIDE)) for view in views)))
     return found
 
 
-def _as_seen(content: bytes, name: str) -> np.ndarray:
-    """An image as a whole, (SIDE, SIDE, 3) uint8."""
-    image = Image.fromarray(LoadImage().decode(content, name))
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+def _reduced(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image (H, W, 3) uint8 in another size, (width, height)."""
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def _existing_shards(folder: Path, number: int) -> tuple[list[Path], Path]:

@@ -59,8 +59,7 @@ class NoPhotosError(ValueError):
 def find_photos(folder: str | Path, limit: int) -> tuple[list[Path], int]:
     """Finds the images of a folder; of more than ``limit`` some, always the same.
 
-    Returns:
-        The images, sorted, and how many there are in all.
+    Returns them, sorted, and how many there are in all.
 
     Raises:
         NoPhotosError: If the folder does not exist or holds no image.
@@ -85,8 +84,7 @@ def find_photos(folder: str | Path, limit: int) -> tuple[list[Path], int]:
 def copy_small(sources: Sequence[Path], folder: Path) -> list[str]:
     """Writes a small JPEG of every photograph into a new folder, numbered as they are.
 
-    Returns:
-        What is wrong with each that cannot be read, and has no copy.
+    Returns what is wrong with each that cannot be read, and has no copy.
 
     Raises:
         NoPhotosError: If none of them can be read.

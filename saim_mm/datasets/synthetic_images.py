@@ -10,6 +10,9 @@ from mmengine.dataset import BaseDataset
 
 from ..registry import register
 
+#: Options of ``LoadRandomResizedCrop`` that are not about the file.
+_CROP = ("scale", "crop_ratio_range", "aspect_ratio_range", "max_attempts")
+
 
 def without_files(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The transforms of a config's pipeline, for images that need no loader.
@@ -18,18 +21,12 @@ def without_files(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     kept: list[dict[str, Any]] = []
     for transform in pipeline:
-        options = dict(transform)
-        kind = options.pop("type")
-        if kind == "LoadRandomResizedCrop":
-            flip = options.pop("flip_prob", 0.0)
-            for name in ("reduce", "channels"):
-                options.pop(name, None)
-            crop = dict(backend="pillow", interpolation="bicubic", **options)
-            kept += [
-                dict(type="RandomResizedCrop", **crop),
-                dict(type="RandomFlip", prob=flip),
-            ]
-        elif not kind.startswith("LoadImage"):
+        if transform["type"] == "LoadRandomResizedCrop":
+            crop = {name: transform[name] for name in _CROP if name in transform}
+            crop |= dict(backend="pillow", interpolation="bicubic")
+            flip = dict(type="RandomFlip", prob=transform.get("flip_prob", 0.0))
+            kept += [dict(type="RandomResizedCrop", **crop), flip]
+        elif not transform["type"].startswith("LoadImage"):
             kept.append(dict(transform))
     return kept
 
@@ -45,7 +42,7 @@ class SyntheticImages(BaseDataset):
         num_images: Length of the dataset.
         size: Height and width, in pixels.
         seed: Seed of the patterns.
-        pipeline: Transforms; they find the image under ``img``, so no loader is needed.
+        pipeline: Transforms; they find the image under ``img`` and need no loader.
 
     Raises:
         ValueError: If the length or the size is not positive.

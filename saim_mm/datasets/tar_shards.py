@@ -94,12 +94,12 @@ class Manifest(NamedTuple):
         """Reads ``pack.json``.
 
         Raises:
-            FileNotFoundError: If there is none.
             PackError: If it is none of this version.
         """
-        fields = _read_json(folder / MANIFEST, tuple(cls._fields))
+        fields = _read_json(folder / MANIFEST, cls._fields)
         manifest = cls(**{field: fields[field] for field in cls._fields})
-        if not (_is_count(manifest.images) and _is_count(manifest.images_per_shard)):
+        counts = manifest.images, manifest.images_per_shard
+        if not all(type(count) is int and count > 0 for count in counts):
             raise PackError(
                 f"{folder / MANIFEST} gives images={manifest.images!r} and "
                 f"images_per_shard={manifest.images_per_shard!r}; both must be "
@@ -157,7 +157,6 @@ def verify_tar(path: Path, members: list[Member]) -> None:
 
     Raises:
         PackError: If a member is not where, or what, the index says.
-        OSError: If it cannot be read.
     """
     position = 0
     try:
@@ -205,11 +204,12 @@ def read_index(shard: Path) -> list[Member]:
         raise PackError(f"{index}: an entry is no name, offset, size, sha256") from None
     for member in members:
         check_name(member.name)
-        inside = _is_count(member.offset) and type(member.size) is int
-        if not (inside and 0 <= member.size <= min(length - member.offset, MAX_BYTES)):
+        offset, size = member.offset, member.size
+        whole = type(offset) is int and type(size) is int and offset > 0
+        if not (whole and 0 <= size <= min(length - offset, MAX_BYTES)):
             raise PackError(
-                f"{index}: {member.name!r} is said to be {member.size!r} bytes at "
-                f"{member.offset!r}, outside of the {length} bytes of {shard.name} or "
+                f"{index}: {member.name!r} is said to be {size!r} bytes at "
+                f"{offset!r}, outside of the {length} bytes of {shard.name} or "
                 f"more than {MAX_BYTES}"
             )
     return members
@@ -262,10 +262,6 @@ class TarBackend(ReadingBackend):
 
 
 register_backend("tar", TarBackend, force=True, prefixes="tar")
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
 
 
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:

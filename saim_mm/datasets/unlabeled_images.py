@@ -163,8 +163,19 @@ class UnlabeledImages(BaseDataset):
             names = read_image_list(self.ann_file, self.extensions)
             if not remote:
                 self._probe_list(names)
+        elif not folder:
+            raise ValueError(
+                "no images were named; set data_root to the folder that holds them"
+            )
         else:
-            names = self._find_images()
+            names, others = list_images(folder, self.extensions)
+            if not names:
+                raise ValueError(
+                    f"no image in {folder!r}; {describe_left_out(others)}. Images end "
+                    f"in one of {', '.join(self.extensions)}: put some there, or set "
+                    "the dataset's extensions"
+                )
+            warn_of_left_out(folder, len(names), others)
         return [dict(img_path=os.path.join(folder, name)) for name in names]
 
     def prepare_data(self, idx: int) -> Any:
@@ -182,27 +193,28 @@ class UnlabeledImages(BaseDataset):
         # In the main process the model draws from the same generators.
         with generators_of(idx, restore=get_worker_info() is None):
             sample = self._load(idx) if self.test_mode else self._load_or_replace(idx)
-            transforms = self.pipeline.transforms[self._num_loading() :]
-            sample = self._part(transforms)(sample)
+            _, rest = self._parts()
+            sample = rest(sample)
         if sample is None:
             # mmengine would serve a random other image, which no resumed run or other
             # rank could repeat.
             raise RuntimeError(
-                f"One of {transforms} returned None for image {idx}; only the loader, "
-                "the first transform, may reject an image"
+                f"One of {rest.transforms} returned None for image {idx}; only the "
+                "loader, the first transform, may reject an image"
             )
         return sample
 
-    def _num_loading(self) -> int:
-        """Transforms up to the loader: the first one that does not only seed."""
-        seeds_first = isinstance(self.pipeline.transforms[0], SeedSample)
-        return min(1 + seeds_first, len(self.pipeline.transforms))
+    def _parts(self) -> tuple[Compose, Compose]:
+        """The pipeline up to the loader, the first that does not only seed; the rest.
 
-    def _part(self, transforms: list[Callable]) -> Compose:
-        # Of its own kind: mm's browse_dataset.py has one that keeps all that is made.
-        part = copy.copy(self.pipeline)
-        part.transforms = transforms
-        return part
+        Both are of its own kind: mm's ``browse_dataset.py`` has one that keeps what
+        each transform makes.
+        """
+        transforms = self.pipeline.transforms
+        count = 1 + isinstance(transforms[0], SeedSample)
+        loading, rest = copy.copy(self.pipeline), copy.copy(self.pipeline)
+        loading.transforms, rest.transforms = transforms[:count], transforms[count:]
+        return loading, rest
 
     @property
     def max_broken(self) -> int:
@@ -252,17 +264,17 @@ class UnlabeledImages(BaseDataset):
             )
 
     def _load(self, idx: int) -> dict[str, Any]:
-        loaders = self.pipeline.transforms[: self._num_loading()]
+        loading, _ = self._parts()
         info = self.get_data_info(idx)
         path = info["img_path"]
         try:
-            sample = self._part(loaders)(info)
+            sample = loading(info)
         # What a loader raises for a bad file is its own affair (cv2.error, OSError,
         # AssertionError, ...). A loader that always fails soon ends the run anyway.
         except Exception as error:
             raise BrokenImageError(path, _reason(error)) from error
         if sample is None:
-            name = type(loaders[-1]).__name__
+            name = type(loading.transforms[-1]).__name__
             raise BrokenImageError(path, f"{name} returned None")
         return sample
 
@@ -302,21 +314,6 @@ class UnlabeledImages(BaseDataset):
                 f"image folder {folder!r} is a file; {where}, and a list of images "
                 "belongs in ann_file"
             )
-
-    def _find_images(self) -> list[str]:
-        if not self.img_prefix:
-            raise ValueError(
-                "no images were named; set data_root to the folder that holds them"
-            )
-        names, others = list_images(self.img_prefix, self.extensions)
-        if not names:
-            raise ValueError(
-                f"no image in {self.img_prefix!r}; {describe_left_out(others)}. Images "
-                f"end in one of {', '.join(self.extensions)}: put some there, or set "
-                "the dataset's extensions"
-            )
-        warn_of_left_out(self.img_prefix, len(names), others)
-        return names
 
     def _probe_list(self, names: list[str]) -> None:
         for index in range(0, len(names), math.ceil(len(names) / PROBED_LINES)):
