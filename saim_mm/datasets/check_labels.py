@@ -70,7 +70,15 @@ class CheckLabels(BaseTransform):
         path = results.get("seg_map_path")
         if path is None:
             return results
-        labels = self._load(path)
+        try:  # as mmseg does it, but ids above 255 stay
+            content = self._file.read(path)
+            labels = mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
+        except FileNotFoundError:
+            _fail(path, "does not exist; every image needs a label map of its name")
+        # Pillow raises OSError, SyntaxError, ValueError, ..., none with the name.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            _fail(path, f"cannot be decoded ({reason}); restore it")
         if labels.ndim != 2:
             _fail(
                 path,
@@ -137,18 +145,6 @@ class CheckLabels(BaseTransform):
                 f"{self._seen} of {self.num_classes} (reduce_zero_label={reduce}); a "
                 "model learns to say nothing else."
             )
-
-    def _load(self, path: str) -> np.ndarray:
-        """Decodes as mmseg does, but keeps ids above 255."""
-        try:
-            content = self._file.read(path)
-            return mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
-        except FileNotFoundError:
-            _fail(path, "does not exist; every image needs a label map of its name")
-        # Pillow raises OSError, SyntaxError, ValueError, ..., none with the name.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            _fail(path, f"cannot be decoded ({reason}); restore it")
 
 
 def _warn(text: str) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from .hugging_face_images import SPLITS, STATE, HuggingFaceImages
 from .image_files import IMAGE_SUFFIXES
-from .packed_images import PackedImages
-from .tar_shards import MANIFEST
+from .packed_images import MANIFEST, PackedImages
 from .unlabeled_images import UnlabeledImages
 from .webdataset_images import SHARDS, WebDatasetImages
 

@@ -99,16 +99,12 @@ class ExactSampler(Sampler):
     def __iter__(self) -> Iterator[SampleIndex]:
         """Yields the samples of this process."""
         start, self._start = self._start, 0
-        return self._stream(start) if self.endless else self._rest_of_epoch(start)
-
-    def _rest_of_epoch(self, start: int) -> Iterator[SampleIndex]:
         size = len(self.dataset)
-        rounds = max(self._rounds(size - start), 0)
-        positions = start + self.rank + self.world_size * torch.arange(rounds)
-        yield from self._samples(self.epoch, positions % size)
-
-    def _stream(self, start: int) -> Iterator[SampleIndex]:
-        size = len(self.dataset)
+        if not self.endless:
+            rounds = max(self._rounds(size - start), 0)
+            positions = start + self.rank + self.world_size * torch.arange(rounds)
+            yield from self._samples(self.epoch, positions % size)
+            return
         position = start + self.rank
         while True:
             epoch, offset = divmod(position, size)

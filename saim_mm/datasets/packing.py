@@ -21,8 +21,7 @@ from PIL import Image
 from ..utils.atomic_file import remove_parts, write_atomically
 from .image_files import list_images, read_image_list, read_regular, warn_of_left_out
 from .load_image import MAX_BYTES, LoadImage
-from .packed_images import read_pack
-from .tar_shards import (
+from .packed_images import (
     MANIFEST,
     Manifest,
     Member,
@@ -30,6 +29,7 @@ from .tar_shards import (
     check_name,
     names_checksum,
     read_index,
+    read_pack,
     shard_path,
     verify_tar,
     write_index,

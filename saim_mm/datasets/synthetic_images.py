@@ -73,15 +73,12 @@ class SyntheticImages(BaseDataset):
         """The entry of an image, with its pixels (H, W, 3) uint8 under ``img``."""
         info = super().get_data_info(idx)
         rng = np.random.default_rng((self.seed, info["sample_idx"]))
-        info["img"] = self._pattern(rng)
-        info["img_shape"] = info["ori_shape"] = self.size
-        return info
-
-    def _pattern(self, rng: np.random.Generator, num_waves: int = 3) -> np.ndarray:
         rows = np.linspace(0, 1, self.size[0])[:, None, None, None]
         columns = np.linspace(0, 1, self.size[1])[None, :, None, None]
-        shape = (1, 1, 3, num_waves)
+        shape = (1, 1, 3, 3)  # of three channels, three waves each
         frequency_y, frequency_x = rng.normal(0, 5, (2, *shape))
         phase = rng.uniform(0, 2 * np.pi, shape)
         waves = np.sin(frequency_y * rows + frequency_x * columns + phase)
-        return (127.5 + 127.5 * waves.mean(-1)).astype(np.uint8)
+        info["img"] = (127.5 + 127.5 * waves.mean(-1)).astype(np.uint8)
+        info["img_shape"] = info["ori_shape"] = self.size
+        return info

@@ -21,7 +21,7 @@ from mmengine.logging import print_log
 from ..registry import register
 from .image_files import list_images, one_line, open_regular, read_image_list
 from .load_image import BrokenImageError
-from .tar_shards import open_tar, tar_path
+from .packed_images import open_tar, tar_path
 from .unlabeled_images import UnlabeledImages
 
 #: No image of such a shard can be read without unpacking all that comes before it.

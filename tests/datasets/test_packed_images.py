@@ -16,11 +16,10 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from saim_mm.datasets import PackedImages, UnlabeledImages, tar_shards
+from saim_mm.datasets import PackedImages, UnlabeledImages, packed_images
 from saim_mm.datasets.image_files import open_regular
 from saim_mm.datasets.load_image import MAX_BYTES, BrokenImageError
-from saim_mm.datasets.packing import verify_pack
-from saim_mm.datasets.tar_shards import (
+from saim_mm.datasets.packed_images import (
     Manifest,
     Member,
     PackError,
@@ -34,6 +33,7 @@ from saim_mm.datasets.tar_shards import (
     write_index,
     write_tar,
 )
+from saim_mm.datasets.packing import verify_pack
 from saim_mm.utils.sample_index import SampleIndex
 
 LOAD = [dict(type="LoadImage")]
@@ -341,7 +341,7 @@ def test_a_process_opens_a_tar_file_once_and_not_too_many(
         opened.append(Path(path).name)
         return open_regular(path, *args, **options)
 
-    monkeypatch.setattr(tar_shards, "open_regular", counted)
+    monkeypatch.setattr(packed_images, "open_regular", counted)
     backend = TarBackend()
     paths = [
         tar_path(shard, m.offset, m.size, m.name)
@@ -355,7 +355,7 @@ def test_a_process_opens_a_tar_file_once_and_not_too_many(
         "images-00001.tar",
         "images-00002.tar",
     ]
-    monkeypatch.setattr(tar_shards, "MAX_OPEN", 2)
+    monkeypatch.setattr(packed_images, "MAX_OPEN", 2)
     backend = TarBackend()
     assert [backend.get(path) for path in paths * 2] == contents[: 2 * len(paths)]
     assert backend._open.cache_info().currsize == 2
