@@ -34,10 +34,6 @@ class ChannelDataPreprocessor(SelfSupDataPreprocessor):
             one of them, in grey. By default the first three, or the only one. What
             pictures show of a channel is its mean and two deviations to both sides.
 
-    Attributes:
-        channels: C.
-        shown: As given, or the default.
-
     Raises:
         ValueError: If the numbers do not fit each other, or a deviation is no
             positive number.
@@ -68,9 +64,8 @@ class ChannelDataPreprocessor(SelfSupDataPreprocessor):
         if shown is None:
             shown = range(3) if self.channels >= 3 else range(1)
         self.shown = tuple(shown)
-        if len(self.shown) not in (1, 3) or not set(self.shown) <= set(
-            range(self.channels)
-        ):
+        known = set(self.shown) <= set(range(self.channels))
+        if len(self.shown) not in (1, 3) or not known:
             raise ValueError(
                 f"shown={shown} must be one or three of the channels 0 to "
                 f"{self.channels - 1}"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, NoReturn
 
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmengine.logging import print_log
 
 from ..registry import register
+from .image_files import warn
 from .load_image import LoadImage
 
 #: What mmseg makes of ids that do not count.
@@ -63,9 +62,7 @@ class CheckLabels(BaseTransform):
         """Checks the file at ``results["seg_map_path"]``, and returns ``results``.
 
         Raises:
-            LabelMapError: If it is missing, cannot be decoded, has several channels, is
-                not as large as its image, or holds an id that is no class; and if none
-                of the first ``max_empty`` holds a class.
+            LabelMapError: If it is of no use, or the last of ``max_empty`` without any.
         """
         path = results.get("seg_map_path")
         if path is None:
@@ -128,7 +125,7 @@ class CheckLabels(BaseTransform):
         )
         if not kept and path not in self._empty:
             self._empty.add(path)
-            _warn(f"seg_map_path {path!r} {text}.")
+            warn(f"seg_map_path {path!r} {text}.")
         self._looked_at += 1
         self._seen |= kept
         if self._looked_at != self.max_empty:
@@ -140,15 +137,11 @@ class CheckLabels(BaseTransform):
                 "reduce_zero_label, or set max_empty=None of CheckLabels",
             )
         if len(self._seen) == 1 and self.num_classes > 1:
-            _warn(
+            warn(
                 f"The first {self.max_empty} label maps hold one class alone, "
                 f"{self._seen} of {self.num_classes} (reduce_zero_label={reduce}); a "
                 "model learns to say nothing else."
             )
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger="current", level=logging.WARNING)
 
 
 def _fail(path: str, reason: str) -> NoReturn:

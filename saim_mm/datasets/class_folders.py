@@ -37,9 +37,7 @@ class ClassImages(Dataset):
     Args:
         images: Class -> the paths of its images.
         classes: All classes; a label is an index into them.
-        size: This and the options below are those of :func:`fixed_view`.
-        crop_ratio: Share of the short edge that the crop keeps.
-        channels: Of images that are no photographs.
+        size: As for :func:`fixed_view`, as are ``crop_ratio`` and ``channels``.
     """
 
     def __init__(
@@ -111,11 +109,11 @@ def split_class_folders(
     Args:
         root: Has ``train/<class>/`` and ``val/<class>/`` (or ``test``). With
             ``val_share`` it has ``<class>/``, or only ``train/<class>/``.
-        size: As for :class:`ClassImages`; so is ``crop_ratio``.
+        size: As for :func:`fixed_view`.
         val_share: Share of each class, in (0, 1), that is split off for validation.
         images_per_class: Use at most so many images of each class to learn from.
         val_images_per_class: Use at most so many images of each class to judge.
-        crop_ratio: Share of the short edge that the crop keeps.
+        crop_ratio: As for :func:`fixed_view`.
         channels: As for :class:`LoadImage`; ``.npy`` files are images then.
 
     Raises:

@@ -16,7 +16,11 @@ from mmengine.logging import print_log
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
 )  # fmt: skip
-_WARNING = logging.WARNING
+
+
+def warn(text: str) -> None:
+    """Logs a warning."""
+    print_log(text, logger="current", level=logging.WARNING)
 
 
 def suffixes_of(channels: int | None) -> tuple[str, ...]:
@@ -69,7 +73,7 @@ def list_images(
         except OSError as error:
             if not parent:
                 raise
-            print_log(f"{path!r} is left out: {error.strerror}", "current", _WARNING)
+            warn(f"{path!r} is left out: {error.strerror}")
             others["unreadable folders"] += 1
         # Sorted, or the disk would decide by which of two links a folder is reached.
         pending += sorted(subfolders, reverse=True)
@@ -103,11 +107,10 @@ def describe_left_out(others: Counter[str]) -> str:
 def warn_of_left_out(folder: str, images: int, others: Counter[str]) -> None:
     """Logs what :func:`list_images` left out, if it did."""
     if others:
-        text = (
+        warn(
             f"{folder!r}: {images} images; {describe_left_out(others)}. To use images "
             "among them, rename them or name their suffixes in the dataset's extensions"
         )
-        print_log(text, "current", _WARNING)
 
 
 def read_image_list(

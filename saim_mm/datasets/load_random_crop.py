@@ -7,7 +7,6 @@ for 8-bit images, vectorised: the same pixels to within 2 levels in a fifth of t
 from __future__ import annotations
 
 import io
-import logging
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.logging import print_log
 from mmpretrain.datasets import RandomResizedCrop
 from PIL import ExifTags, Image
 from torch import Tensor
 
 from ..registry import register
+from .image_files import warn
 from .image_header import MAX_PIXELS, jpeg_header
 from .load_image import BrokenImageError, LoadImage
 
@@ -59,10 +58,8 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         reduce: How many times the needed size a reduced JPEG must still have; at least
             1. More is slower and nearer to the unreduced image.
         max_attempts: Tries to draw a crop that fits, before a central one is taken.
-        backend_args: This and the options below are those of :class:`LoadImage`.
-        max_pixels: Of an image.
-        bit_depth: Of 16-bit files.
-        channels: Number of channels C of images that are no photographs.
+        backend_args: As for :class:`LoadImage`, as are ``max_pixels``, ``bit_depth``
+            and the number of ``channels`` C.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -105,12 +102,8 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             channels=channels,
         )
         if simplejpeg is None:
-            print_log(
-                "simplejpeg is not installed: OpenCV decodes JPEGs, always at their "
-                "full size (pip install simplejpeg)",
-                logger="current",
-                level=logging.WARNING,
-            )
+            text = "OpenCV decodes JPEGs, always at their full size"
+            warn(f"simplejpeg is not installed: {text} (pip install simplejpeg)")
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Loads the image at ``results["img_path"]`` into ``results``, and crops it.

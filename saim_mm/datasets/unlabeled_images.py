@@ -26,6 +26,7 @@ from .image_files import (
     IMAGE_SUFFIXES,
     describe_left_out,
     list_images,
+    one_line,
     read_image_list,
     warn_of_left_out,
 )
@@ -332,4 +333,4 @@ def _reason(error: Exception) -> str:
         return error.reason
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return one_line(f"{type(error).__name__}: {error}")

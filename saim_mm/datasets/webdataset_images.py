@@ -7,7 +7,6 @@ it could begin in the middle, or shuffle well, at the cost of reading all before
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import tarfile
@@ -16,10 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mmengine.logging import print_log
-
 from ..registry import register
-from .image_files import list_images, one_line, open_regular, read_image_list
+from .image_files import list_images, one_line, open_regular, read_image_list, warn
 from .load_image import BrokenImageError
 from .packed_images import open_tar, tar_path
 from .unlabeled_images import UnlabeledImages
@@ -73,7 +70,7 @@ class WebDatasetImages(UnlabeledImages):
             )
         if faulty:  # what was lost with the rest of a shard nobody can count
             text = f"{len(faulty)} samples or ends of shards, such as {first}"
-            print_log(f"no image in {text}", "current", logging.WARNING)
+            warn(f"no image in {text}")
         return samples
 
     def _load(self, idx: int) -> dict[str, Any]:

@@ -208,9 +208,7 @@ def test_what_is_lost_is_said_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[str] = []
-    monkeypatch.setattr(
-        webdataset_images, "print_log", lambda text, *_, **__: logged.append(text)
-    )
+    monkeypatch.setattr(webdataset_images, "warn", logged.append)
     write_shard(tmp_path / "0.tar", {"a.png": png(1), "b.txt": b"x", "c.png": png(2)})
     WebDatasetImages(str(tmp_path))
     (line,) = logged
