@@ -293,8 +293,7 @@ class PackedImages(UnlabeledImages):
 
     They come in the order, under the indices and, unless they were reduced, with the
     bytes that :class:`UnlabeledImages` has of the folder that was packed; so do crops
-    and replacements of broken images. The transforms need no option: the path of an
-    image says in which tar file, and where in it, the image lies.
+    and replacements of broken images. The transforms need no option.
 
     Takes the options of :class:`UnlabeledImages`. ``data_root`` and ``data_prefix``
     give the folder of the pack; ``ann_file``, if given, lists the members to use.

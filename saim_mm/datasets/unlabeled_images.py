@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -151,6 +152,19 @@ class UnlabeledImages(BaseDataset):
     def load_data_list(self) -> list[dict[str, str]]:
         """Returns ``dict(img_path=...)`` for each image."""
         folder = self.img_prefix
+        names, others = self._find_files(self.extensions)
+        if not names:
+            raise ValueError(
+                f"no image in {folder!r}; {describe_left_out(others)}. Images end in "
+                f"one of {', '.join(self.extensions)}: put some there, or set the "
+                "dataset's extensions"
+            )
+        warn_of_left_out(folder, len(names), others)
+        return [dict(img_path=os.path.join(folder, name)) for name in names]
+
+    def _find_files(self, suffixes: tuple[str, ...]) -> tuple[list[str], Counter[str]]:
+        """Names of files, sorted or as listed, and how much else lies beside them."""
+        folder = self.img_prefix
         # Folders behind a storage backend (s3://...) cannot be walked or checked here.
         remote = "://" in folder
         if not remote:
@@ -160,24 +174,19 @@ class UnlabeledImages(BaseDataset):
                 f"images cannot be searched for in {folder!r}, which is no local "
                 "folder; list them in an ann_file"
             )
-        if self.ann_file:
-            names = read_image_list(self.ann_file, self.extensions)
-            if not remote:
-                self._probe_list(names)
-        elif not folder:
-            raise ValueError(
-                "no images were named; set data_root to the folder that holds them"
-            )
-        else:
-            names, others = list_images(folder, self.extensions)
-            if not names:
-                raise ValueError(
-                    f"no image in {folder!r}; {describe_left_out(others)}. Images end "
-                    f"in one of {', '.join(self.extensions)}: put some there, or set "
-                    "the dataset's extensions"
+        if not self.ann_file:
+            return list_images(folder, suffixes)
+        names = read_image_list(self.ann_file, suffixes)
+        probed = range(0, len(names), math.ceil(len(names) / PROBED_LINES))
+        for index in probed if not remote else ():
+            path = os.path.join(folder, names[index])
+            # lexists: a link that leads nowhere is a broken image, not a wrong list.
+            if not os.path.lexists(path):
+                raise FileNotFoundError(
+                    f"line {index + 1} of {self.ann_file!r} names {path!r}, which does "
+                    "not exist; correct data_root and data_prefix, or the list"
                 )
-            warn_of_left_out(folder, len(names), others)
-        return [dict(img_path=os.path.join(folder, name)) for name in names]
+        return names, Counter()
 
     def prepare_data(self, idx: int) -> Any:
         """Returns what the pipeline makes of image ``idx`` or its replacement.
@@ -304,6 +313,10 @@ class UnlabeledImages(BaseDataset):
         self.broken = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def _check_folder(self, folder: str) -> None:
+        if not folder and not self.ann_file:
+            raise ValueError(
+                "no images were named; set data_root to the folder that holds them"
+            )
         where = (
             f"data_root={self.data_root!r} and data_prefix={self.img_prefix!r} must "
             "give the folder that holds the images"
@@ -315,16 +328,6 @@ class UnlabeledImages(BaseDataset):
                 f"image folder {folder!r} is a file; {where}, and a list of images "
                 "belongs in ann_file"
             )
-
-    def _probe_list(self, names: list[str]) -> None:
-        for index in range(0, len(names), math.ceil(len(names) / PROBED_LINES)):
-            path = os.path.join(self.img_prefix, names[index])
-            # lexists: a link that leads nowhere is a broken image, not a wrong list.
-            if not os.path.lexists(path):
-                raise FileNotFoundError(
-                    f"line {index + 1} of {self.ann_file!r} names {path!r}, which does "
-                    "not exist; correct data_root and data_prefix, or the list"
-                )
 
 
 def _reason(error: Exception) -> str:

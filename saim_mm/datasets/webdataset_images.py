@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..registry import register
-from .image_files import list_images, one_line, open_regular, read_image_list, warn
+from .image_files import one_line, open_regular, warn
 from .load_image import BrokenImageError
 from .packed_images import open_tar, tar_path
 from .unlabeled_images import UnlabeledImages
@@ -81,12 +81,7 @@ class WebDatasetImages(UnlabeledImages):
 
     def _shards(self) -> list[str]:
         """Names of the shards, sorted or as listed."""
-        self._check_folder(self.img_prefix)
-        if self.ann_file:
-            names = read_image_list(self.ann_file, SHARDS)
-            self._probe_list(names)
-        else:
-            names, _ = list_images(self.img_prefix, SHARDS)
+        names, _ = self._find_files(SHARDS)
         compressed = [name for name in names if name.lower().endswith(_COMPRESSED)]
         if compressed:
             raise ValueError(
