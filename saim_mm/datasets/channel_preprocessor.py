@@ -124,13 +124,9 @@ class ChannelStatistics:
 def channel_statistics(
     folder: str | Path, channels: int, number: int | None = 1000
 ) -> ChannelStatistics:
-    """Measures the images of a folder, nested or flat.
+    """Measures the images of C channels of a folder, nested or flat.
 
-    Args:
-        folder: Where they lie.
-        channels: Number of channels C.
-        number: At most so many images, evenly spread over the sorted names; ``None``
-            for all.
+    They are at most so many, evenly spread over the sorted names; ``None`` is all.
 
     Raises:
         FileNotFoundError: If there is no such folder.

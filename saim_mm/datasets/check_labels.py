@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -65,30 +65,32 @@ class CheckLabels(BaseTransform):
             LabelMapError: If it is of no use, or the last of ``max_empty`` without any.
         """
         path = results.get("seg_map_path")
-        if path is None:
-            return results
+        fault = None if path is None else self._fault(path, results)
+        if fault:
+            raise LabelMapError(f"seg_map_path {path!r} {fault}.")
+        return results
+
+    def _fault(self, path: str, results: dict[str, Any]) -> str | None:
+        """What is wrong with a label map, or with so many as are the first ones."""
         try:  # as mmseg does it, but ids above 255 stay
             content = self._file.read(path)
             labels = mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
         except FileNotFoundError:
-            _fail(path, "does not exist; every image needs a label map of its name")
+            return "does not exist; every image needs a label map of its name"
         # Pillow raises OSError, SyntaxError, ValueError, ..., none with the name.
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            _fail(path, f"cannot be decoded ({reason}); restore it")
+            return f"cannot be decoded ({type(error).__name__}: {error}); restore it"
         if labels.ndim != 2:
-            _fail(
-                path,
+            return (
                 f"has shape {labels.shape}; a label map has one channel that holds "
-                "class ids, not colours",
+                "class ids, not colours"
             )
         shape = tuple(results.get("ori_shape", labels.shape))
         if labels.shape != shape:
-            _fail(
-                path,
+            return (
                 f"has (height, width) {labels.shape} and its image "
                 f"{results.get('img_path')!r} {shape}, as it is loaded (EXIF turns "
-                "it); turn or resize one of them, so that pixels lie on pixels",
+                "it); turn or resize one of them, so that pixels lie on pixels"
             )
         reduce = bool(results.get("reduce_zero_label"))
         if labels.dtype == np.uint8:  # faster than to sort the pixels
@@ -99,22 +101,15 @@ class CheckLabels(BaseTransform):
         wrong = np.setdiff1d(ids, [*range(highest + 1), self.ignore_index])
         if wrong.size:
             pixels = np.isin(labels, wrong).sum()
-            _fail(
-                path,
+            return (
                 f"holds the label id {wrong[0]} ({pixels} pixels, {len(wrong)} ids out "
                 f"of range); 0 to {highest} and {self.ignore_index} (ignored) are "
                 f"allowed with num_classes={self.num_classes} and "
                 f"reduce_zero_label={reduce}. Mend the file, or num_classes of the "
-                "config",
+                "config"
             )
-        self._check_content(path, ids, reduce, results.get("label_map") or {})
-        return results
-
-    def _check_content(
-        self, path: str, ids: np.ndarray, reduce: bool, label_map: dict[int, int]
-    ) -> None:
-        """Warns of a map without a class, and stops if there are no others."""
         classes = (ids[ids != self.ignore_index].astype(int) - reduce).tolist()
+        label_map = results.get("label_map") or {}
         kept = {label_map.get(i, i) for i in classes if i >= 0} - {_IGNORED}
         if ids.tolist() == [0, _IGNORED]:
             kept.clear()
@@ -129,20 +124,16 @@ class CheckLabels(BaseTransform):
         self._looked_at += 1
         self._seen |= kept
         if self._looked_at != self.max_empty:
-            return
-        if not self._seen:
-            _fail(
-                path,
-                f"{text}. So do all of the first {self.max_empty}: mend them or "
-                "reduce_zero_label, or set max_empty=None of CheckLabels",
-            )
+            return None
         if len(self._seen) == 1 and self.num_classes > 1:
             warn(
                 f"The first {self.max_empty} label maps hold one class alone, "
                 f"{self._seen} of {self.num_classes} (reduce_zero_label={reduce}); a "
                 "model learns to say nothing else."
             )
-
-
-def _fail(path: str, reason: str) -> NoReturn:
-    raise LabelMapError(f"seg_map_path {path!r} {reason}.")
+        if self._seen:
+            return None
+        return (
+            f"{text}. So do all of the first {self.max_empty}: mend them or "
+            "reduce_zero_label, or set max_empty=None of CheckLabels"
+        )

@@ -71,7 +71,6 @@ class ImageNetPart(ImageNet):
     Args:
         every: How many images there are to each that is held out.
         held_out: Whether these are those that are held out.
-        **kwargs: As for ``ImageNet``.
 
     Raises:
         ValueError: If ``every`` is less than 2.
@@ -186,9 +185,7 @@ def list_class_folders(
 ) -> ClassPaths:
     """Class -> the paths of its images, nested or flat; both sorted.
 
-    Args:
-        folder: Has ``<class>/``; hidden folders and other files do not count.
-        suffixes: Suffixes that make a file an image, in lower case.
+    The folder has ``<class>/``; hidden folders and other files do not count.
 
     Raises:
         FileNotFoundError: If there is no such folder.

@@ -40,10 +40,9 @@ def row_path(folder: Path | str, row: int, column: str) -> str:
 
 @lru_cache(maxsize=64)
 def open_rows(folder: str) -> Any:
-    """Opens what ``save_to_disk`` wrote; its files are mapped into memory.
+    """Opens the ``datasets.Dataset`` that ``save_to_disk`` wrote.
 
-    Returns:
-        The ``datasets.Dataset``, whose rows are pieces of arrow tables.
+    Its files are mapped into memory, and its rows are pieces of arrow tables.
 
     Raises:
         ImportError: If the library is not installed.
@@ -121,7 +120,6 @@ class HuggingFaceImages(UnlabeledImages):
     Args:
         column: Name of the column of the images, of type ``Image`` or binary; by
             default the only one of type ``Image``.
-        **options: As for :class:`UnlabeledImages`.
 
     Raises:
         FileNotFoundError: If there is no such folder.

@@ -28,12 +28,7 @@ _SURELY_16_BITS = 2**14
 
 
 class BrokenImageError(ValueError):
-    """One file cannot be loaded as an image.
-
-    Args:
-        path: The file.
-        reason: What is wrong with it, in one line, without the path.
-    """
+    """One file cannot be loaded as an image, for a reason of one line."""
 
     def __init__(self, path: str, reason: str) -> None:
         # !r keeps odd file names (newlines, undecodable bytes) on one printable line.
@@ -64,17 +59,6 @@ def _lacks_jpeg_end(content: bytes) -> bool:
     # Skip the header: a thumbnail in it has an end marker too.
     header_end = max((end for *_, end in jpeg_header(content)), default=2)
     return content.rfind(b"\xff\xd9", header_end) < 0
-
-
-def _check_mode(content: bytes) -> None:
-    """Refuses what Pillow would not scale to 8 bits, but cut off: all white."""
-    mode = ""
-    with suppress(Exception), Image.open(io.BytesIO(content)) as image:
-        mode = image.mode  # of a bad header, the decoder will tell
-    if mode[:1] in ("I", "F"):
-        raise ValueError(
-            "values of more than 8 bits, which imdecode_backend='cv2' scales"
-        )
 
 
 @register("transform")
@@ -194,9 +178,7 @@ class LoadImage(LoadImageFromFile):
     def decode(self, content: bytes, path: str) -> np.ndarray:
         """Returns the image of a file (H, W, C), uint8 or of ``channels`` float32.
 
-        Args:
-            content: What :meth:`read` gave, or is known to be harmless.
-            path: The file, for errors.
+        The content is what :meth:`read` gave, or is known to be harmless.
 
         Raises:
             BrokenImageError: If it is truncated, no image, or what is white is unknown.
@@ -212,7 +194,12 @@ class LoadImage(LoadImageFromFile):
     def _decode_colours(self, content: bytes) -> np.ndarray:
         if self.imdecode_backend != "cv2" or self.color_type == "unchanged":
             if self.imdecode_backend == "pillow" and self.color_type != "unchanged":
-                _check_mode(content)
+                mode = ""
+                with suppress(Exception), Image.open(io.BytesIO(content)) as file:
+                    mode = file.mode  # of a bad header, the decoder will tell
+                if mode[:1] in ("I", "F"):  # Pillow cuts it off: all would be white
+                    values = "values of more than 8 bits"
+                    raise ValueError(f"{values}, which imdecode_backend='cv2' scales")
             return imdecode(content, self.color_type, self.imdecode_backend)
         flag = imread_flags[self.color_type]
         image = imdecode(content, flag | cv2.IMREAD_ANYDEPTH)

@@ -148,19 +148,23 @@ def verify_pack(
 ) -> Manifest:
     """Reads a whole pack and compares it with its checksums; returns what it holds.
 
-    Args:
-        folder: Of the pack.
-        workers: Processes.
-        on_fault: Is told what is wrong with each bad tar file, as soon as it is found.
+    What is wrong with a bad tar file, ``on_fault`` is told as soon as it is found.
 
     Raises:
         PackError: If something is wrong, or the pack is not complete.
         FileNotFoundError: If there is none.
     """
     manifest = Manifest.read(folder)
-    shards, missing = _existing_shards(folder, manifest.shards)
+    # Their number is what a file claims; the time depends on those that are there.
+    there = {path.name for path in folder.glob("images-*.tar")}
+    found = (name.removeprefix("images-").removesuffix(".tar") for name in there)
+    numbers = sorted({int(n) for n in found if n.isdecimal()})
+    shards = [shard_path(folder, n) for n in numbers if n < manifest.shards]
+    shards = [shard for shard in shards if shard.name in there]
     bad = manifest.shards - len(shards)
     if bad:
+        paths = (shard_path(folder, number) for number in itertools.count())
+        missing = next(path for path in paths if path.name not in there)
         on_fault(f"{bad} tar files are missing; the first one is {missing}")
     for fault in _in_turn_or_parallel(workers, _verify_shard, shards):
         if fault:
@@ -319,16 +323,6 @@ def _measure_cost(
 def _reduced(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An image (H, W, 3) uint8 in another size, (width, height)."""
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def _existing_shards(folder: Path, number: int) -> tuple[list[Path], Path]:
-    """Of so many tar files, those that are there, and the first one that is not."""
-    # Their number is what a file claims; the time depends on those that are there.
-    found = {path.stem.removeprefix("images-") for path in folder.glob("images-*.tar")}
-    numbers = {int(n) for n in found if n.isdecimal() and f"{int(n):05d}" == n}
-    missing = next(n for n in itertools.count() if n not in numbers)
-    present = sorted(n for n in numbers if n < number)
-    return [shard_path(folder, n) for n in present], shard_path(folder, missing)
 
 
 def _verify_shard(shard: Path) -> str | None:
