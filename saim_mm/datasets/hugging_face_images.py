@@ -141,7 +141,8 @@ class HuggingFaceImages(UnlabeledImages):
             )
         self._check_folder(self.img_prefix)
         folder = Path(self.img_prefix)
-        _check_saved(folder)
+        if not (folder / STATE).is_file():
+            raise ValueError(f"{str(folder)!r} holds {_other_data(folder)}")
         rows = open_rows(str(folder))
         column = self.column or _only_image_column(folder, rows)
         if column not in rows.column_names:
@@ -151,22 +152,19 @@ class HuggingFaceImages(UnlabeledImages):
         return [dict(img_path=row_path(folder, n, column)) for n in range(len(rows))]
 
 
-def _check_saved(folder: Path) -> None:
-    """Says what a folder is that holds no dataset, as far as that can be known."""
-    if (folder / STATE).is_file():
-        return
+def _other_data(folder: Path) -> str:
+    """What a folder holds that is no dataset, as far as that can be known."""
     if (folder / SPLITS).is_file():
         splits = json.loads(read_regular(folder / SPLITS, 2**20))["splits"]
-        raise ValueError(
-            f"{str(folder)!r} holds the splits {splits}; set data_prefix to one of "
-            "them, or give its folder"
+        return (
+            f"the splits {splits}; set data_prefix to one of them, or give its folder"
         )
-    parquet = any(folder.rglob("*.parquet"))
-    what = "parquet files, of which a row is read only with hundreds beside it"
-    raise ValueError(
-        f"{str(folder)!r} holds {what if parquet else f'no {STATE}'}; have the data "
-        "written once by datasets.load_dataset(FOLDER, split='train').save_to_disk("
-        "OTHER_FOLDER), which takes as much room again"
+    found = f"no {STATE}"
+    if any(folder.rglob("*.parquet")):
+        found = "parquet files, of which a row is read only with hundreds beside it"
+    return (
+        f"{found}; have the data written once by datasets.load_dataset(FOLDER, "
+        "split='train').save_to_disk(OTHER_FOLDER), which takes as much room again"
     )
 
 

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -276,12 +277,10 @@ def _pack_shard(
     read: Callable[[str], bytes], shard: Path, names: list[str]
 ) -> list[Member]:
     """Writes a tar file and its index, unless both are there; a pack's unit of work."""
-    try:
+    with suppress(FileNotFoundError, PackError):
         members = read_index(shard)
         if [member.name for member in members] == names:
             return members
-    except (FileNotFoundError, PackError):
-        pass
     members = []
     write_atomically(
         shard,

@@ -105,13 +105,11 @@ def shard_samples(
 ) -> Iterator[dict[str, str]]:
     """Finds the samples of a shard, a file ``*.tar``, in its order.
 
-    Of a sample with several images that with the first of the suffixes, in lower case,
-    counts.
+    Of a sample, the image with the first of the suffixes (in lower case) counts.
 
     Yields:
-        For each sample ``dict(img_path=...)``, as of :func:`tar_path`. A sample without
-        an image, and the rest of a shard that cannot be read, also has ``fault``, which
-        says what is wrong.
+        For each sample ``dict(img_path=...)``, as of :func:`tar_path`. One without an
+        image, and the rest of a shard that cannot be read, also has a ``fault``.
     """
     try:
         with open_regular(shard) as file, open_tar(file, "r:") as tar:
