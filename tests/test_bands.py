@@ -12,7 +12,7 @@ from mmengine.runner import Runner, save_checkpoint
 from test_training import ROOT, shrink, train
 
 from saim_mm import api
-from saim_mm.datasets.channel_statistics import channel_statistics
+from saim_mm.datasets.channel_preprocessor import channel_statistics
 
 RECIPE = ROOT / "configs/saim/saim_vit-s_300e_bands-13.py"
 KINDS, STEPS = 6, 400

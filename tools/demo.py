@@ -27,8 +27,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from saim_mm import launch
-from saim_mm.datasets.sample_photos import sample_photos
-from saim_mm.datasets.small_photos import NoPhotosError, copy_small, find_photos
+from saim_mm.datasets.sample_photos import (
+    NoPhotosError,
+    copy_small,
+    find_photos,
+    sample_photos,
+)
 from saim_mm.engine import quiet_runner, shown
 from saim_mm.utils.progress_line import ProgressLine
 from saim_mm.utils.run_folder import RunFolderError, run_folder

@@ -15,7 +15,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from saim_mm import launch
-from saim_mm.datasets.broken_in_loader import broken_image
+from saim_mm.datasets.load_image import broken_image
 from saim_mm.engine.knn_loop import KNNLoop
 from saim_mm.weights.whole_model import CompleteLoadHook
 

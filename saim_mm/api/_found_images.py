@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..datasets import UnlabeledImages
 from ..datasets.data_kinds import kind_of_data
 from ..datasets.load_image import LoadImage
-from ..datasets.small_photos import NoPhotosError, find_photos
+from ..datasets.sample_photos import NoPhotosError, find_photos
 from ._rule import LEAST
 
 #: Images that are opened.

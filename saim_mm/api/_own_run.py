@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from .._doctor import parse_options
 from ..datasets import TooManyBrokenImages
-from ..datasets.broken_in_loader import broken_image
+from ..datasets.load_image import broken_image
 from ..engine import quiet_runner, shown
 from ..reliability.preemption_hook import EXIT_NOT_SAVED, EXIT_PREEMPTED
 from ..utils.atomic_file import write_atomically

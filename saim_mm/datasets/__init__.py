@@ -5,15 +5,13 @@ from __future__ import annotations
 from ..utils.sample_index import SampleIndex
 from .channel_preprocessor import ChannelDataPreprocessor
 from .check_labels import CheckLabels
-from .exact_sampler import ExactSampler
+from .class_folders import ImageNetPart
+from .exact_sampler import ExactSampler, SeedSample, stack_samples
 from .hugging_face_images import HuggingFaceImages
 from .image_files import IMAGE_SUFFIXES, list_images
-from .image_net_part import ImageNetPart
 from .load_image import BrokenImageError, LoadImage
 from .load_random_crop import LoadRandomResizedCrop
 from .packed_images import PackedImages
-from .seed_sample import SeedSample
-from .stack_samples import stack_samples
 from .synthetic_images import SyntheticImages, without_files
 from .unlabeled_images import TooManyBrokenImages, UnlabeledImages
 from .webdataset_images import WebDatasetImages

@@ -14,9 +14,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import cv2
+import mmcv
 import numpy as np
 
-from .image_header import MAX_PIXELS, TIFF, not_an_image
+from .image_files import one_line
+from .image_header import TIFF, not_an_image
 
 NPY = b"\x93NUMPY"
 #: By version of .npy; the third is for records, whose names are not Latin.
@@ -33,15 +35,8 @@ _IS_REDUCED, _IS_MASK = 1, 4
 _CODECS = (1, 8, 32946, 34926, 50000)
 
 
-def decode_channels(
-    content: bytes, channels: int, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
-    """Decodes an image of C channels.
-
-    Args:
-        content: What a file holds.
-        channels: Number of channels C that it must have.
-        max_pixels: An image may have so many values.
+def decode_channels(content: bytes, channels: int, max_pixels: int) -> np.ndarray:
+    """Decodes a file's image of C channels, and of at most so many values.
 
     Returns:
         (H, W, C) float32, channels in the order of the file. Whole numbers of more than
@@ -122,24 +117,17 @@ def _read_tiff(content: bytes, channels: int, limit: int) -> np.ndarray:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         with tifffile.TiffFile(io.BytesIO(content), is_ome=False) as file:
-            pages = _pages_of_image(file, channels)
+            shape, pages = file.pages.first.shape, list[Any]()
+            for page in itertools.islice(file.pages, channels + _OTHER_PAGES):
+                kind = getattr(page, "subfiletype", 0)
+                if page.shape == shape and not kind & (_IS_REDUCED | _IS_MASK):
+                    pages.append(page)
             for page in pages:
                 _check_page(page, content, limit // len(pages))
             planes = [page.asarray(maxworkers=1) for page in pages]
     except Exception as error:  # tifffile and its codecs raise anything
-        raise ValueError(f"TIFF: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"TIFF: {one_line(error)}") from error
     return planes[0] if len(planes) == 1 else np.stack(planes)
-
-
-def _pages_of_image(file: Any, channels: int) -> list[Any]:
-    """The pages of a TIFF that are as large as its first, without masks."""
-    first = file.pages.first
-    pages = itertools.islice(file.pages, channels + _OTHER_PAGES)
-    return [
-        page
-        for page in pages
-        if page.shape == first.shape and not page.subfiletype & (_IS_REDUCED | _IS_MASK)
-    ]
 
 
 def _check_page(page: Any, content: bytes, limit: int) -> None:
@@ -168,11 +156,17 @@ def _read_other(content: bytes, channels: int) -> np.ndarray:
     """What OpenCV reads, in RGB order; transparency counts where 4 channels do."""
     upright = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
     flag = cv2.IMREAD_UNCHANGED if channels == 4 else upright
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
-    except cv2.error as error:
-        raise ValueError(" ".join(str(error).split())[:200]) from error
-    if image is None:
-        raise ValueError(not_an_image(content))
+    image = imdecode(content, flag)
     colours = image.ndim == 3 and image.shape[2] >= 3
     return image[..., [2, 1, 0, 3][: image.shape[2]]] if colours else image
+
+
+def imdecode(content: bytes, flag: int | str, backend: str = "cv2") -> np.ndarray:
+    """:func:`mmcv.imfrombytes`, which raises ``ValueError`` for what is no image."""
+    try:
+        image = mmcv.imfrombytes(content, flag=flag, backend=backend)
+    except cv2.error as error:
+        raise ValueError(one_line(error)) from error
+    if image is None:
+        raise ValueError(not_an_image(content))
+    return image

@@ -1,16 +1,22 @@
-"""Normalising images of any number of channels; it also says how they are shown."""
+"""Images of any number of channels: normalised, shown, and measured for that."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.utils import SelfSupDataPreprocessor
 
 from ..registry import register
+from .image_files import suffixes_of
+from .load_image import BrokenImageError, LoadImage
+from .unlabeled_images import UnlabeledImages
 
 
 @register("model")
@@ -27,10 +33,6 @@ class ChannelDataPreprocessor(SelfSupDataPreprocessor):
         shown: Channels, counted from 0, that pictures show as red, green and blue; or
             one of them, in grey. By default the first three, or the only one. What
             pictures show of a channel is its mean and two deviations to both sides.
-
-    Attributes:
-        channels: C.
-        shown: As given, or the default.
 
     Raises:
         ValueError: If the numbers do not fit each other, or a deviation is no
@@ -62,9 +64,8 @@ class ChannelDataPreprocessor(SelfSupDataPreprocessor):
         if shown is None:
             shown = range(3) if self.channels >= 3 else range(1)
         self.shown = tuple(shown)
-        if len(self.shown) not in (1, 3) or not set(self.shown) <= set(
-            range(self.channels)
-        ):
+        known = set(self.shown) <= set(range(self.channels))
+        if len(self.shown) not in (1, 3) or not known:
             raise ValueError(
                 f"shown={shown} must be one or three of the channels 0 to "
                 f"{self.channels - 1}"
@@ -100,3 +101,67 @@ def are_colours(channels: int, preprocessor: BaseDataPreprocessor) -> bool:
 def channels_of(preprocessor: BaseDataPreprocessor) -> int | None:
     """Number of channels that a loader must be told of; none for photographs."""
     return getattr(preprocessor, "channels", None)
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """What was measured over all pixels, by channel (C,) in the order of the files.
+
+    Attributes:
+        mean: And ``std``, ``low`` and ``high``, the least and the largest value.
+        images: Number of images that were read.
+        broken: What is wrong with each of the others, by its path.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    images: int
+    broken: dict[str, str]
+
+
+def channel_statistics(
+    folder: str | Path, channels: int, number: int | None = 1000
+) -> ChannelStatistics:
+    """Measures the images of C channels of a folder, nested or flat.
+
+    They are at most so many, evenly spread over the sorted names; ``None`` is all.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no image that loads, or the number is not positive.
+    """
+    if number is not None and number < 1:
+        raise ValueError(f"number={number} of images must be at least 1.")
+    dataset = UnlabeledImages(
+        str(folder),
+        pipeline=[LoadImage(channels=channels)],
+        extensions=suffixes_of(channels),
+        test_mode=True,
+    )
+    count = len(dataset) if number is None else min(number, len(dataset))
+    found, broken = [], {}
+    for i in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
+        try:
+            values = dataset[i]["img"].reshape(-1, channels).astype(np.float64)
+        except BrokenImageError as error:
+            broken[dataset.get_data_info(i)["img_path"]] = error.reason
+            continue
+        of_each = values.mean(0), values.var(0), values.min(0), values.max(0)
+        found.append((np.array(len(values)), *of_each))
+    if not found:
+        path, reason = next(iter(broken.items()))
+        raise ValueError(
+            f"none of {count} images of {channels} channels loads; the first is "
+            f"{path!r}: {reason}"
+        )
+    pixels, mean, square, low, high = map(np.stack, zip(*found, strict=True))
+    weight = (pixels / pixels.sum())[:, None]
+    total = (weight * mean).sum(0)
+    # The squares are about each image's own mean, or large values would lose them.
+    variance = (weight * (square + (mean - total) ** 2)).sum(0)
+    order = slice(None, None, -1) if channels == 3 else slice(None)  # of the file
+    measured = total, np.sqrt(variance), low.min(0), high.max(0)
+    mean, std, low, high = (values[order] for values in measured)
+    return ChannelStatistics(mean, std, low, high, len(found), broken)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Any, NoReturn
+from typing import Any
 
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmengine.logging import print_log
 
 from ..registry import register
+from .image_files import warn
 from .load_image import LoadImage
 
 #: What mmseg makes of ids that do not count.
@@ -63,55 +62,54 @@ class CheckLabels(BaseTransform):
         """Checks the file at ``results["seg_map_path"]``, and returns ``results``.
 
         Raises:
-            LabelMapError: If it is missing, cannot be decoded, has several channels, is
-                not as large as its image, or holds an id that is no class; and if none
-                of the first ``max_empty`` holds a class.
+            LabelMapError: If it is of no use, or the last of ``max_empty`` without any.
         """
         path = results.get("seg_map_path")
-        if path is None:
-            return results
-        labels = self._load(path)
+        fault = None if path is None else self._fault(path, results)
+        if fault:
+            raise LabelMapError(f"seg_map_path {path!r} {fault}.")
+        return results
+
+    def _fault(self, path: str, results: dict[str, Any]) -> str | None:
+        """What is wrong with a label map, or with so many as are the first ones."""
+        try:  # as mmseg does it, but ids above 255 stay
+            content = self._file.read(path)
+            labels = mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
+        except FileNotFoundError:
+            return "does not exist; every image needs a label map of its name"
+        # Pillow raises OSError, SyntaxError, ValueError, ..., none with the name.
+        except Exception as error:
+            return f"cannot be decoded ({type(error).__name__}: {error}); restore it"
         if labels.ndim != 2:
-            _fail(
-                path,
+            return (
                 f"has shape {labels.shape}; a label map has one channel that holds "
-                "class ids, not colours",
+                "class ids, not colours"
             )
         shape = tuple(results.get("ori_shape", labels.shape))
         if labels.shape != shape:
-            _fail(
-                path,
+            return (
                 f"has (height, width) {labels.shape} and its image "
                 f"{results.get('img_path')!r} {shape}, as it is loaded (EXIF turns "
-                "it); turn or resize one of them, so that pixels lie on pixels",
+                "it); turn or resize one of them, so that pixels lie on pixels"
             )
         reduce = bool(results.get("reduce_zero_label"))
-        ids = _ids(labels)
-        self._check_range(path, labels, ids, reduce)
-        self._check_content(path, ids, reduce, results.get("label_map") or {})
-        return results
-
-    def _check_range(
-        self, path: str, labels: np.ndarray, ids: np.ndarray, reduce: bool
-    ) -> None:
+        if labels.dtype == np.uint8:  # faster than to sort the pixels
+            ids = np.flatnonzero(np.bincount(labels.ravel()))
+        else:
+            ids = np.unique(labels)
         highest = self.num_classes - 1 + reduce
         wrong = np.setdiff1d(ids, [*range(highest + 1), self.ignore_index])
         if wrong.size:
             pixels = np.isin(labels, wrong).sum()
-            _fail(
-                path,
+            return (
                 f"holds the label id {wrong[0]} ({pixels} pixels, {len(wrong)} ids out "
                 f"of range); 0 to {highest} and {self.ignore_index} (ignored) are "
                 f"allowed with num_classes={self.num_classes} and "
                 f"reduce_zero_label={reduce}. Mend the file, or num_classes of the "
-                "config",
+                "config"
             )
-
-    def _check_content(
-        self, path: str, ids: np.ndarray, reduce: bool, label_map: dict[int, int]
-    ) -> None:
-        """Warns of a map without a class, and stops if there are no others."""
         classes = (ids[ids != self.ignore_index].astype(int) - reduce).tolist()
+        label_map = results.get("label_map") or {}
         kept = {label_map.get(i, i) for i in classes if i >= 0} - {_IGNORED}
         if ids.tolist() == [0, _IGNORED]:
             kept.clear()
@@ -122,47 +120,20 @@ class CheckLabels(BaseTransform):
         )
         if not kept and path not in self._empty:
             self._empty.add(path)
-            _warn(f"seg_map_path {path!r} {text}.")
+            warn(f"seg_map_path {path!r} {text}.")
         self._looked_at += 1
         self._seen |= kept
         if self._looked_at != self.max_empty:
-            return
-        if not self._seen:
-            _fail(
-                path,
-                f"{text}. So do all of the first {self.max_empty}: mend them or "
-                "reduce_zero_label, or set max_empty=None of CheckLabels",
-            )
+            return None
         if len(self._seen) == 1 and self.num_classes > 1:
-            _warn(
+            warn(
                 f"The first {self.max_empty} label maps hold one class alone, "
                 f"{self._seen} of {self.num_classes} (reduce_zero_label={reduce}); a "
                 "model learns to say nothing else."
             )
-
-    def _load(self, path: str) -> np.ndarray:
-        """Decodes as mmseg does, but keeps ids above 255."""
-        try:
-            content = self._file.read(path)
-            return mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
-        except FileNotFoundError:
-            _fail(path, "does not exist; every image needs a label map of its name")
-        # Pillow raises OSError, SyntaxError, ValueError, ..., none with the name.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            _fail(path, f"cannot be decoded ({reason}); restore it")
-
-
-def _ids(labels: np.ndarray) -> np.ndarray:
-    """All ids of a label map, sorted."""
-    if labels.dtype == np.uint8:  # faster than to sort the pixels
-        return np.flatnonzero(np.bincount(labels.ravel()))
-    return np.unique(labels)
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger="current", level=logging.WARNING)
-
-
-def _fail(path: str, reason: str) -> NoReturn:
-    raise LabelMapError(f"seg_map_path {path!r} {reason}.")
+        if self._seen:
+            return None
+        return (
+            f"{text}. So do all of the first {self.max_empty}: mend them or "
+            "reduce_zero_label, or set max_empty=None of CheckLabels"
+        )

@@ -1,7 +1,6 @@
 """COCO annotations that are checked when they are read.
 
-Not imported with the package, as it needs mmdet: a config names the module in
-``custom_imports``.
+It needs mmdet, so that a config must name it in ``custom_imports``.
 """
 
 from __future__ import annotations
@@ -112,10 +111,6 @@ class CheckedCocoDataset(CocoDataset):
     instances, crowds, and boxes less than a pixel wide. So are annotations of
     categories that ``metainfo.classes`` leaves out on purpose.
 
-    Args:
-        *args: As for ``CocoDataset``.
-        **kwargs: As for ``CocoDataset``.
-
     Raises:
         AnnotationError: If the annotations are of no use; it names file and key.
         FileNotFoundError: If there is no such file.
@@ -141,7 +136,6 @@ class CheckedCocoDataset(CocoDataset):
         for annotation in raw_data_info["raw_ann_info"]:
             self._check_annotation(annotation, image)
             self._fates[self._fate_of(annotation, image)] += 1
-        self._fates.setdefault(_KEPT, 0)
         self._in_file = len(self.coco.anns)
         return super().parse_data_info(raw_data_info)
 
@@ -160,7 +154,7 @@ class CheckedCocoDataset(CocoDataset):
         strays = self._in_file - self._fates.total()
         if strays:
             self._fates["dropped: 'image_id' is not among 'images'"] = strays
-        kept = self._fates.pop(_KEPT)
+        kept = self._fates.pop(_KEPT, 0)
         lost = "".join(f"; {n} {fate}" for fate, n in self._fates.most_common())
         if self._in_file and not kept:
             self._fail(f"none of its {self._in_file} annotations is an instance{lost}")
@@ -189,23 +183,20 @@ class CheckedCocoDataset(CocoDataset):
                 f"{name} has 'category_id' {annotation['category_id']}, which is not "
                 f"among its 'categories' {_shown(self.coco.cats)}"
             )
-        self._check_box(name, annotation["bbox"], image)
-        if not _is_numbers([annotation["area"]]):
-            self._fail(f"{name} has 'area' {annotation['area']!r}; it must be a number")
-
-    def _check_box(self, name: str, box: list[float], image: dict[str, Any]) -> None:
+        box = annotation["bbox"]
         if not _is_numbers(box) or len(box) != 4:
             self._fail(f"{name} has 'bbox' {box!r}; it must be [x, y, width, height]")
         x, y, width, height = box
-        if width < 1 or height < 1:
-            return
+        is_thin = width < 1 or height < 1  # as real COCO has them
         # Said so that NaN fails too. A box that only sticks out is for mmdet to cut.
         starts_inside = x < image["width"] and y < image["height"]
-        if not (starts_inside and x + width > 0 and y + height > 0):
+        if not (is_thin or starts_inside and x + width > 0 and y + height > 0):
             self._fail(
                 f"{name} has 'bbox' {box}, which is outside its image "
                 f"{image['file_name']} of {image['width']} x {image['height']} pixels"
             )
+        if not _is_numbers([annotation["area"]]):
+            self._fail(f"{name} has 'area' {annotation['area']!r}; it must be a number")
 
     def _fate_of(self, annotation: dict[str, Any], image: dict[str, Any]) -> str:
         """What mmdet makes of a sound annotation: keeps it, ignores it, drops it."""

@@ -1,7 +1,7 @@
 """Labelled images in folders of classes, as ImageNet and ImageFolder lay them out.
 
-Not read by mmpretrain's ``CustomDataset``: hidden and empty folders are classes to it,
-which shifts all labels after them, and a link to a folder above it is an error.
+mmpretrain's ``CustomDataset`` takes hidden and empty folders for classes, which shifts
+all labels after them, and ends at a link to a folder above it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dataset import Compose
+from mmpretrain.datasets import ImageNet
 from torch.utils.data import Dataset
 
-from .fixed_view import loaded_view
+from ..registry import register
+from .fixed_view import fixed_view
 from .image_files import IMAGE_SUFFIXES, list_images, suffixes_of, warn_of_left_out
 
 TRAIN_FOLDER = "train"
@@ -35,13 +37,7 @@ class ClassImages(Dataset):
     Args:
         images: Class -> the paths of its images.
         classes: All classes; a label is an index into them.
-        size: Rows and columns after the crop, in pixels.
-        crop_ratio: Share of the resized image's short edge that the crop keeps; 224 of
-            256, the usual one for ImageNet, by default. 1 crops nothing of a square.
-        channels: As for :class:`LoadImage`.
-
-    Raises:
-        ValueError: If the ratio is not in (0, 1].
+        size: As for :func:`fixed_view`, as are ``crop_ratio`` and ``channels``.
     """
 
     def __init__(
@@ -56,7 +52,7 @@ class ClassImages(Dataset):
         self.classes = tuple(classes)
         index = {name: label for label, name in enumerate(classes)}
         self.samples = [(path, index[name]) for name in images for path in images[name]]
-        self._transform = Compose(loaded_view(size, crop_ratio, channels))
+        self._transform = Compose(fixed_view(size, crop_ratio, channels))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -64,6 +60,35 @@ class ClassImages(Dataset):
     def __getitem__(self, idx: int) -> dict[str, Any]:
         path, label = self.samples[idx]
         return self._transform(dict(img_path=path, gt_label=label))
+
+
+@register("dataset")
+class ImageNetPart(ImageNet):
+    """mmpretrain's ``ImageNet`` without every so-manieth image, or of these alone.
+
+    They are taken in the order of the folders, and so evenly of each class.
+
+    Args:
+        every: How many images there are to each that is held out.
+        held_out: Whether these are those that are held out.
+
+    Raises:
+        ValueError: If ``every`` is less than 2.
+    """
+
+    def __init__(self, every: int = 50, held_out: bool = False, **kwargs: Any) -> None:
+        if every < 2:
+            raise ValueError(f"every={every} must be at least 2, or nothing is left.")
+        self.every, self.held_out = every, held_out
+        super().__init__(**kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Those that are, or are not, at multiples of ``every``."""
+        return [
+            image
+            for index, image in enumerate(super().load_data_list())
+            if (index % self.every == 0) == self.held_out
+        ]
 
 
 def split_class_folders(
@@ -83,11 +108,11 @@ def split_class_folders(
     Args:
         root: Has ``train/<class>/`` and ``val/<class>/`` (or ``test``). With
             ``val_share`` it has ``<class>/``, or only ``train/<class>/``.
-        size: As for :class:`ClassImages`.
+        size: As for :func:`fixed_view`.
         val_share: Share of each class, in (0, 1), that is split off for validation.
         images_per_class: Use at most so many images of each class to learn from.
         val_images_per_class: Use at most so many images of each class to judge.
-        crop_ratio: As for :class:`ClassImages`.
+        crop_ratio: As for :func:`fixed_view`.
         channels: As for :class:`LoadImage`; ``.npy`` files are images then.
 
     Raises:
@@ -98,58 +123,49 @@ def split_class_folders(
         raise ValueError(
             f"val_share={val_share} must be greater than 0 and less than 1, such as 0.2"
         )
-    limits = dict(
-        images_per_class=images_per_class, val_images_per_class=val_images_per_class
-    )
-    for name, limit in limits.items():
+    for name, limit in (
+        ("images_per_class", images_per_class),
+        ("val_images_per_class", val_images_per_class),
+    ):
         if limit is not None and limit < 1:
             raise ValueError(
                 f"{name}={limit} must be at least 1; leave it out to use every image"
             )
     root = Path(root).expanduser()
     suffixes = suffixes_of(channels)
-    if val_share is None:
-        train, val = _read(root, suffixes)
-    else:
-        train, val = _split(root, val_share, suffixes)
-    unknown = sorted(set(val) - set(train))
-    if unknown:
-        raise ValueError(
-            f"{root}: classes {unknown[:5]} ({len(unknown)} in all) are to be judged "
-            f"but have no folder in {root / TRAIN_FOLDER}; give both the same folders."
-        )
-    classes = sorted(train)
-    view = (classes, size, crop_ratio, channels)
-    return (
-        ClassImages(_limit(train, images_per_class), *view),
-        ClassImages(_limit(val, val_images_per_class), *view),
-    )
-
-
-def _read(root: Path, suffixes: tuple[str, ...]) -> tuple[ClassPaths, ClassPaths]:
-    """The images of ``train`` and of the first of ``VAL_FOLDERS`` that is there."""
-    val = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
-    if val is None or not (root / TRAIN_FOLDER).is_dir():
+    folder = root / TRAIN_FOLDER
+    judged = next((root / name for name in VAL_FOLDERS if (root / name).is_dir()), None)
+    if val_share is not None:
+        if judged is not None:
+            raise ValueError(
+                f"{root}: has {judged.name}/ already, so val_share={val_share} would "
+                "split nothing off; leave it out."
+            )
+        train, val = _split(folder if folder.is_dir() else root, val_share, suffixes)
+    elif judged is None or not folder.is_dir():
         raise FileNotFoundError(
             f"{root}: wanted the folders {TRAIN_FOLDER}/<class>/ and "
             f"{' or '.join(VAL_FOLDERS)}/<class>/, and found {_subfolders(root)}; give "
             "the folder above them, or a val_share (--val-share 0.2) to split one."
         )
-    train = list_class_folders(root / TRAIN_FOLDER, suffixes)
-    return train, list_class_folders(val, suffixes)
+    else:
+        train = list_class_folders(folder, suffixes)
+        val = list_class_folders(judged, suffixes)
+    unknown = sorted(set(val) - set(train))
+    if unknown:
+        raise ValueError(
+            f"{root}: classes {unknown[:5]} ({len(unknown)} in all) are to be judged "
+            f"but have no folder in {folder}; give both the same folders."
+        )
+    train, val = _limit(train, images_per_class), _limit(val, val_images_per_class)
+    view = (sorted(train), size, crop_ratio, channels)
+    return ClassImages(train, *view), ClassImages(val, *view)
 
 
 def _split(
-    root: Path, val_share: float, suffixes: tuple[str, ...]
+    folder: Path, val_share: float, suffixes: tuple[str, ...]
 ) -> tuple[ClassPaths, ClassPaths]:
     """Splits one set of class folders."""
-    both = [name for name in VAL_FOLDERS if (root / name).is_dir()]
-    if both:
-        raise ValueError(
-            f"{root}: has {both[0]}/ already, so val_share={val_share} would split "
-            "nothing off; leave it out."
-        )
-    folder = root / TRAIN_FOLDER if (root / TRAIN_FOLDER).is_dir() else root
     train: dict[str, list[str]] = {}
     val: dict[str, list[str]] = {}
     for name, paths in list_class_folders(folder, suffixes).items():
@@ -159,9 +175,8 @@ def _split(
                 "off for validation."
             )
         number = min(max(round(val_share * len(paths)), 1), len(paths) - 1)
-        chosen = set(_choose(name, paths, number))
-        val[name] = sorted(chosen)
-        train[name] = [path for path in paths if path not in chosen]
+        val[name] = _choose(name, paths, number)
+        train[name] = sorted(set(paths) - set(val[name]))
     return train, val
 
 
@@ -170,9 +185,7 @@ def list_class_folders(
 ) -> ClassPaths:
     """Class -> the paths of its images, nested or flat; both sorted.
 
-    Args:
-        folder: Has ``<class>/``; hidden folders and other files do not count.
-        suffixes: Suffixes that make a file an image, in lower case.
+    The folder has ``<class>/``; hidden folders and other files do not count.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -207,11 +220,11 @@ def _subfolders(folder: Path) -> list[str]:
 def _limit(images: ClassPaths, number: int | None) -> ClassPaths:
     if number is None:
         return images
-    return {c: sorted(_choose(c, p, min(number, len(p)))) for c, p in images.items()}
+    return {c: _choose(c, p, min(number, len(p))) for c, p in images.items()}
 
 
 def _choose(name: str, paths: list[str], number: int) -> list[str]:
     """Some images of a class, at random but always the same."""
     # Not the first ones: files are often numbered along a video or a photographer.
     # As bytes, for names that are not UTF-8; of others the seed is the same.
-    return random.Random(os.fsencode(name)).sample(paths, number)
+    return sorted(random.Random(os.fsencode(name)).sample(paths, number))

@@ -1,16 +1,22 @@
-"""A sampler whose order does not depend on the number of processes, nor on restarts."""
+"""Which samples come, seeded by what, and as a batch.
+
+The order does not depend on the number of processes, nor on restarts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any
 
 import torch
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import default_collate
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from ..registry import register
-from ..utils.sample_index import SampleIndex, Stream
+from ..utils.sample_index import SampleIndex, Stream, seed_from
 from ..utils.splitmix64 import mix64
 
 
@@ -85,25 +91,20 @@ class ExactSampler(Sampler):
     def start_at(self, position: int) -> None:
         """Makes the next iteration, and only that one, begin later in the order.
 
-        Args:
-            position: Samples of all processes to leave out; from the beginning of the
-                epoch, or if :attr:`endless` of the stream.
+        So many samples of all processes are left out, from the beginning of the epoch
+        or, if :attr:`endless`, of the stream.
         """
         self._start = position
 
     def __iter__(self) -> Iterator[SampleIndex]:
         """Yields the samples of this process."""
         start, self._start = self._start, 0
-        return self._stream(start) if self.endless else self._rest_of_epoch(start)
-
-    def _rest_of_epoch(self, start: int) -> Iterator[SampleIndex]:
         size = len(self.dataset)
-        rounds = self._rounds(size - start)
-        positions = start + self.rank + self.world_size * torch.arange(max(rounds, 0))
-        yield from self._samples(self.epoch, positions % size)
-
-    def _stream(self, start: int) -> Iterator[SampleIndex]:
-        size = len(self.dataset)
+        if not self.endless:
+            rounds = max(self._rounds(size - start), 0)
+            positions = start + self.rank + self.world_size * torch.arange(rounds)
+            yield from self._samples(self.epoch, positions % size)
+            return
         position = start + self.rank
         while True:
             epoch, offset = divmod(position, size)
@@ -118,18 +119,47 @@ class ExactSampler(Sampler):
 
     def _samples(self, epoch: int, positions: Tensor) -> Iterator[SampleIndex]:
         """The samples at some positions (K,) of an epoch's order."""
+        order = torch.arange(len(self.dataset))
+        if self.shuffle:
+            generator = torch.Generator()
+            generator.manual_seed(mix64(self.seed, epoch, Stream.PERMUTATION))
+            order = torch.randperm(len(self.dataset), generator=generator)
         # Not .tolist() of the whole order: that is a list of a million for ImageNet.
-        indices = self._order(epoch)[positions // self.num_repeats].tolist()
+        indices = order[positions // self.num_repeats].tolist()
         repeats = (positions % self.num_repeats).tolist()
         for index, repeat in zip(indices, repeats, strict=True):
             # Each repeat has a key of its own, as if the dataset were that much longer.
             requested = index + repeat * len(self.dataset)
             yield SampleIndex(index, self.seed, epoch, requested)
 
-    def _order(self, epoch: int) -> Tensor:
-        size = len(self.dataset)
-        if not self.shuffle:
-            return torch.arange(size)
-        generator = torch.Generator()
-        generator.manual_seed(mix64(self.seed, epoch, Stream.PERMUTATION))
-        return torch.randperm(size, generator=generator)
+
+@register("transform")
+class SeedSample(BaseTransform):
+    """Seeds ``random``, NumPy and torch, so that later transforms repeat themselves.
+
+    Stands first in the pipeline of a classifier, detector or segmentor whose sampler is
+    :class:`ExactSampler`; crop, flip and so on then depend on (seed, epoch, index)
+    alone. :class:`UnlabeledImages` needs none, it does the same by itself.
+
+    With any other sampler it does nothing. The generators are not put back: a process
+    that also trains must seed its own steps, as :class:`ExactResumeHook` does.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Seeds from ``results["sample_idx"]``, which mmengine's datasets set."""
+        if "sample_idx" in results:
+            seed_from(results["sample_idx"])
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+@register("function")
+def stack_samples(samples: Sequence[Any], _scope_: str | None = None) -> Any:
+    """Stacks samples as MMEngine's ``default_collate`` does.
+
+    That one refuses ``_scope_``, which MMEngine hands over in a config that inherits
+    from ``saim_mm::...``.
+    """
+    return default_collate(samples)

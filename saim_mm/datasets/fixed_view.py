@@ -14,14 +14,15 @@ from .load_random_crop import resize_bicubic
 
 
 def fixed_view(
-    size: tuple[int, int], crop_ratio: float = 224 / 256
+    size: tuple[int, int], crop_ratio: float = 224 / 256, channels: int | None = None
 ) -> list[Callable[..., Any]]:
-    """The transforms that follow the loader, as in ``in1k_test_224.py``.
+    """The transforms of ``in1k_test_224.py``, loader included.
 
     Args:
         size: Rows and columns after the crop, in pixels.
         crop_ratio: Share of the resized image's short edge that the crop keeps; 224 of
             256, the usual one for ImageNet, by default. 1 crops nothing of a square.
+        channels: As for :class:`LoadImage`.
 
     Raises:
         ValueError: If the ratio is not in (0, 1].
@@ -33,17 +34,11 @@ def fixed_view(
         )
     edge = round(max(size) / crop_ratio)
     return [
+        LoadImage(channels=channels),
         _ResizeEdge(edge, "short", "pillow", interpolation="bicubic"),
         CenterCrop(crop_size=(size[1], size[0])),  # (width, height)
         PackInputs(),
     ]
-
-
-def loaded_view(
-    size: tuple[int, int], crop_ratio: float = 224 / 256, channels: int | None = None
-) -> list[Callable[..., Any]]:
-    """:func:`fixed_view` with the loader; ``channels`` as for :class:`LoadImage`."""
-    return [LoadImage(channels=channels), *fixed_view(size, crop_ratio)]
 
 
 class _ResizeEdge(ResizeEdge):

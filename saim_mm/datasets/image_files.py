@@ -7,16 +7,20 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from mmengine.fileio import BaseStorageBackend
 from mmengine.logging import print_log
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
 )  # fmt: skip
-_WARNING = logging.WARNING
+
+
+def warn(text: str) -> None:
+    """Logs a warning."""
+    print_log(text, logger="current", level=logging.WARNING)
 
 
 def suffixes_of(channels: int | None) -> tuple[str, ...]:
@@ -31,12 +35,8 @@ def list_images(
 
     Linked folders are followed. A folder that can be reached in several ways counts
     once, so links cannot make the walk endless nor list an image twice. One that
-    cannot be read is named in the log.
-
-    Args:
-        folder: Where to look.
-        extensions: Suffixes in lower case; the case of a file's name does not matter.
-            ``""`` is every file.
+    cannot be read is named in the log. The extensions are in lower case, and stand for
+    any case; ``""`` is every file.
 
     Returns:
         The sorted paths relative to ``folder``, and how much else was seen, by suffix.
@@ -52,33 +52,30 @@ def list_images(
         path = os.path.join(folder, parent)
         subfolders = []
         try:
-            for entry in _scan(path, visited):
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if _is_folder(entry):
-                    subfolders.append(f"{parent}{entry.name}/")
-                elif entry.name.lower().endswith(extensions):
-                    images.append(parent + entry.name)
-                else:
-                    others[_suffix(entry.name)] += 1
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith(".") or name == "__MACOSX":
+                        continue
+                    if _is_folder(entry):
+                        subfolders.append(f"{parent}{name}/")
+                    elif name.lower().endswith(extensions):
+                        images.append(parent + name)
+                    else:
+                        others[_suffix(name)] += 1
         except OSError as error:
             if not parent:
                 raise
-            print_log(f"{path!r} is left out: {error.strerror}", "current", _WARNING)
+            warn(f"{path!r} is left out: {error.strerror}")
             others["unreadable folders"] += 1
         # Sorted, or the disk would decide by which of two links a folder is reached.
         pending += sorted(subfolders, reverse=True)
     images.sort()
     return images, others
-
-
-def _scan(path: str, visited: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder, the first time that it is reached."""
-    status = os.stat(path)
-    if (status.st_dev, status.st_ino) not in visited:
-        visited.add((status.st_dev, status.st_ino))
-        with os.scandir(path) as entries:
-            yield from entries
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -107,11 +104,10 @@ def describe_left_out(others: Counter[str]) -> str:
 def warn_of_left_out(folder: str, images: int, others: Counter[str]) -> None:
     """Logs what :func:`list_images` left out, if it did."""
     if others:
-        text = (
+        warn(
             f"{folder!r}: {images} images; {describe_left_out(others)}. To use images "
             "among them, rename them or name their suffixes in the dataset's extensions"
         )
-        print_log(text, "current", _WARNING)
 
 
 def read_image_list(
@@ -120,11 +116,8 @@ def read_image_list(
     """Reads a text file of one path per line, as ImageNet's ``meta/train.txt``.
 
     The first line decides for all whether a label follows the path: it does if the
-    line as a whole does not end in an image suffix. Labels are dropped.
-
-    Args:
-        ann_file: The text file; UTF-8, paths may contain spaces.
-        extensions: Suffixes in lower case.
+    line as a whole does not end in one of the extensions, which are in lower case.
+    Labels are dropped. The file is UTF-8; paths may contain spaces.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -186,13 +179,31 @@ def read_regular(path: str | Path, max_bytes: int) -> bytes:
     with open_regular(path) as file:
         # No more than it is said to hold: files that the system makes up may not end.
         size = os.fstat(file.fileno()).st_size
-        if size > max_bytes:
-            reason = f"{size} bytes, more than {max_bytes}"
-            raise OSError(errno.EFBIG, reason, str(path))
+        check_size(size, max_bytes, path)
         content = file.read(size)
         while len(content) < size and (more := file.read(size - len(content))):
             content += more
         return content
+
+
+def check_size(size: int, max_bytes: int, path: str | Path) -> None:
+    """Raises ``OSError`` where more bytes than so many would be read."""
+    if size > max_bytes:
+        reason = f"{size} bytes, more than {max_bytes}"
+        raise OSError(errno.EFBIG, reason, str(path))
+
+
+class ReadingBackend(BaseStorageBackend):
+    """A backend of MMEngine that cannot write; subclasses have ``get``."""
+
+    def get_text(self, filepath: str | Path, encoding: str = "utf-8") -> str:
+        """Returns what ``get`` does as text."""
+        return self.get(filepath).decode(encoding)
+
+
+def one_line(text: object) -> str:
+    """The beginning of a text, or of an error's, without line breaks."""
+    return " ".join(str(text).split())[:200]
 
 
 def _check_regular(status: os.stat_result, path: str | Path) -> None:

@@ -151,11 +151,7 @@ def odd_tiff(content: bytes) -> str:
 
 
 def _tiff_tags(content: bytes) -> dict[int, int]:
-    """First value of each tag of the first image of a TIFF; Pillow would read all.
-
-    Raises:
-        struct.error: If the file ends before.
-    """
+    """First value of each tag of the first image of a TIFF; Pillow would read all."""
     order = "<" if content.startswith(b"I") else ">"
     is_big = content[2:4] in (b"+\0", b"\0+")
     word, count, width = ("Q", "Q", 8) if is_big else ("I", "H", 4)

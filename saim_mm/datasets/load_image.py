@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmcv
 import mmengine.fileio as fileio
 import numpy as np
 from mmcv.image.io import imread_flags
@@ -17,9 +16,9 @@ from mmengine.fileio import LocalBackend, register_backend
 from PIL import Image
 
 from ..registry import register
-from .channel_image import NPY, decode_channels
+from .channel_image import NPY, decode_channels, imdecode
 from .image_files import read_regular
-from .image_header import MAX_PIXELS, check_cost, jpeg_header, not_an_image, odd_tiff
+from .image_header import MAX_PIXELS, check_cost, jpeg_header, odd_tiff
 
 #: A file may have so many bytes for each pixel that an image may have: 16 bits, RGBA.
 BYTES_PER_PIXEL = 8
@@ -29,12 +28,7 @@ _SURELY_16_BITS = 2**14
 
 
 class BrokenImageError(ValueError):
-    """One file cannot be loaded as an image.
-
-    Args:
-        path: The file.
-        reason: What is wrong with it, in one line, without the path.
-    """
+    """One file cannot be loaded as an image, for a reason of one line."""
 
     def __init__(self, path: str, reason: str) -> None:
         # !r keeps odd file names (newlines, undecodable bytes) on one printable line.
@@ -42,29 +36,29 @@ class BrokenImageError(ValueError):
         self.reason = reason
 
 
+def broken_image(error: Exception) -> str | None:
+    """What is wrong with which image, if that was the reason of a loader's error.
+
+    Torch tells that of a worker as the text of its traceback, which ends in the error.
+    """
+    if isinstance(error, BrokenImageError):
+        return str(error)
+    last = str(error).strip().rpartition("\n")[2]
+    kind, _, text = last.partition(": ")
+    return text if kind.rpartition(".")[2] == BrokenImageError.__name__ else None
+
+
 def _lacks_jpeg_end(content: bytes) -> bool:
     """Tells whether a JPEG breaks off before its end-of-image marker.
 
-    OpenCV up to 4.8 decodes such a file into a picture whose rest is grey, without
-    an error; later versions miss some. Whole files nearly always end in the marker,
-    so the search, for cameras that append data of their own, seldom runs.
+    OpenCV up to 4.8 decodes the rest as grey, without an error; later versions miss
+    some. The search is for cameras that append data of their own, and seldom runs.
     """
     if not content.startswith(b"\xff\xd8") or content.endswith(b"\xff\xd9"):
         return False
     # Skip the header: a thumbnail in it has an end marker too.
     header_end = max((end for *_, end in jpeg_header(content)), default=2)
     return content.rfind(b"\xff\xd9", header_end) < 0
-
-
-def _check_mode(content: bytes, path: str) -> None:
-    """Refuses what Pillow would not scale to 8 bits, but cut off: all white."""
-    mode = ""
-    with suppress(Exception), Image.open(io.BytesIO(content)) as image:
-        mode = image.mode  # of a bad header, the decoder will tell
-    if mode[:1] in ("I", "F"):
-        raise BrokenImageError(
-            path, "values of more than 8 bits, which imdecode_backend='cv2' scales"
-        )
 
 
 @register("transform")
@@ -182,67 +176,56 @@ class LoadImage(LoadImageFromFile):
         return content
 
     def decode(self, content: bytes, path: str) -> np.ndarray:
-        """Returns the image, (H, W, C), that a file's content stands for.
+        """Returns the image of a file (H, W, C), uint8 or of ``channels`` float32.
 
-        It is uint8, or float32 where ``channels`` are given.
-
-        Args:
-            content: What :meth:`read` gave, or is known to be harmless.
-            path: The file, for errors.
+        The content is what :meth:`read` gave, or is known to be harmless.
 
         Raises:
             BrokenImageError: If it is truncated, no image, or what is white is unknown.
         """
-        if self.channels is not None:
-            return self._decode_channels(content, path, self.channels)
+        try:
+            if self.channels is None:
+                return self._decode_colours(content)
+            image = decode_channels(content, self.channels, self.max_pixels)
+        except ValueError as error:
+            raise BrokenImageError(path, str(error)) from error
+        return np.ascontiguousarray(image[..., ::-1]) if self.channels == 3 else image
+
+    def _decode_colours(self, content: bytes) -> np.ndarray:
         if self.imdecode_backend != "cv2" or self.color_type == "unchanged":
             if self.imdecode_backend == "pillow" and self.color_type != "unchanged":
-                _check_mode(content, path)
-            return self._decode(content, path, self.color_type)
+                mode = ""
+                with suppress(Exception), Image.open(io.BytesIO(content)) as file:
+                    mode = file.mode  # of a bad header, the decoder will tell
+                if mode[:1] in ("I", "F"):  # Pillow cuts it off: all would be white
+                    values = "values of more than 8 bits"
+                    raise ValueError(f"{values}, which imdecode_backend='cv2' scales")
+            return imdecode(content, self.color_type, self.imdecode_backend)
         flag = imread_flags[self.color_type]
-        image = self._decode(content, path, flag | cv2.IMREAD_ANYDEPTH)
+        image = imdecode(content, flag | cv2.IMREAD_ANYDEPTH)
         if image.dtype == np.uint8:
             return image
         reason = odd_tiff(content)
         if image.dtype != np.uint16 or reason:
-            raise BrokenImageError(path, reason or f"an image of {image.dtype} values")
+            raise ValueError(reason or f"an image of {image.dtype} values")
         bits, highest = self.bit_depth, int(image.max())
         if bits is None and 0 < highest < _SURELY_16_BITS or highest >> (bits or 16):
-            raise BrokenImageError(
-                path,
+            raise ValueError(
                 f"16-bit values up to {highest} do not fit bit_depth={bits}; give the "
                 "transform that loads it the bit_depth of the camera or scanner, such "
-                "as 12, or 16 if all bits are used",
+                "as 12, or 16 if all bits are used"
             )
         if bits in (None, 16):  # OpenCV's own, which knows every kind of TIFF
-            return self._decode(content, path, flag)
+            return imdecode(content, flag)
         return (image >> (bits - 8)).astype(np.uint8)
-
-    def _decode_channels(self, content: bytes, path: str, channels: int) -> np.ndarray:
-        try:
-            image = decode_channels(content, channels, self.max_pixels)
-        except ValueError as error:
-            raise BrokenImageError(path, str(error)) from error
-        return np.ascontiguousarray(image[..., ::-1]) if channels == 3 else image
-
-    def _decode(self, content: bytes, path: str, flag: int | str) -> np.ndarray:
-        try:
-            image = mmcv.imfrombytes(content, flag=flag, backend=self.imdecode_backend)
-        except cv2.error as error:
-            raise BrokenImageError(path, " ".join(str(error).split())[:200]) from error
-        if image is None:
-            raise BrokenImageError(path, not_an_image(content))
-        return image
 
 
 class CheckedImageBackend(LocalBackend):
     """Gives other loaders the files that :class:`LoadImage` would read, and no others.
 
     mm's inferencers find a pipeline's loader by the name ``LoadImageFromFile``; our
-    recipes say ``backend_args=dict(backend="checked_image")`` there.
-
-    Args:
-        max_pixels: As for :class:`LoadImage`.
+    recipes say ``backend_args=dict(backend="checked_image")`` there. ``max_pixels`` is
+    as for :class:`LoadImage`.
     """
 
     def __init__(self, max_pixels: int = MAX_PIXELS) -> None:

@@ -7,21 +7,20 @@ for 8-bit images, vectorised: the same pixels to within 2 levels in a fifth of t
 from __future__ import annotations
 
 import io
-import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.logging import print_log
 from mmpretrain.datasets import RandomResizedCrop
 from PIL import ExifTags, Image
 from torch import Tensor
 
 from ..registry import register
+from .image_files import warn
 from .image_header import MAX_PIXELS, jpeg_header
 from .load_image import BrokenImageError, LoadImage
 
@@ -49,8 +48,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
     It sets ``img`` ((h, w, 3) uint8, BGR, or (h, w, C) float32; channel by channel in
     memory, so that ``PackInputs`` has nothing to copy), ``img_shape``, ``ori_shape``,
     ``flip`` and ``flip_direction``. JPEGs are decoded by simplejpeg if it is installed
-    and ``channels`` are not given; all other files by OpenCV or, with ``channels``, as
-    :class:`LoadImage` does.
+    and ``channels`` are not given; all other files as :class:`LoadImage` does.
 
     Args:
         scale: Side, or (width, height), of the result.
@@ -60,10 +58,8 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         reduce: How many times the needed size a reduced JPEG must still have; at least
             1. More is slower and nearer to the unreduced image.
         max_attempts: Tries to draw a crop that fits, before a central one is taken.
-        backend_args: Options of the mmengine file backend.
-        max_pixels: As for :class:`LoadImage`; so is ``bit_depth``.
-        bit_depth: Bits of the values of 16-bit files.
-        channels: Number of channels C, as for :class:`LoadImage`.
+        backend_args: As for :class:`LoadImage`, as are ``max_pixels``, ``bit_depth``
+            and the number of ``channels`` C.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -106,26 +102,18 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             channels=channels,
         )
         if simplejpeg is None:
-            print_log(
-                "simplejpeg is not installed: OpenCV decodes JPEGs, always at their "
-                "full size (pip install simplejpeg)",
-                logger="current",
-                level=logging.WARNING,
-            )
+            text = "OpenCV decodes JPEGs, always at their full size"
+            warn(f"simplejpeg is not installed: {text} (pip install simplejpeg)")
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Loads the image at ``results["img_path"]`` into ``results``, and crops it.
 
         One that is loaded already, as before mmpretrain's ``MultiView``, is cropped.
-
-        Raises:
-            BrokenImageError: If the file is empty, truncated, too large, or no image.
-            OSError: If the file cannot be read.
+        Errors are those of :class:`LoadImage`.
         """
         if "img" in results:
-            image = results["img"]
-            size = image.shape[:2]
-            pixels = self._resize(image, self._draw_box(size))
+            size = results["img"].shape[:2]
+            pixels = self._resize(results["img"], self._draw_box(size))
         else:
             path = results["img_path"]
             size, pixels = self._load_crop(self.file.read(path), path)
@@ -139,76 +127,51 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         return results
 
     def _load_crop(self, content: bytes, path: str) -> tuple[tuple[int, int], Tensor]:
-        """Returns (H, W) of the image and a resized crop of it, (C, h, w).
+        """(H, W) of an image and a resized crop of it, (C, h, w).
 
         A broken image draws nothing: its stand-in must not depend on whether the
         breakage was known before.
-
-        =====================================  =================  ==================
-        file                                   the crop is drawn  pixels are decoded
-        =====================================  =================  ==================
-        no JPEG, or one too small to reduce    after decoding     all
-        large JPEG                             before             at a fraction
-        large JPEG, but its crop is small, or  before; put back   all
-        its fraction cannot be decoded         if it is broken
-        =====================================  =================  ==================
         """
         size = jpeg_size(content) if self.file.channels is None else None
-        if size is None or self._reduction((0, 0, *size)) == 1:
-            image = self._decode(content, size, path)
-            return image.shape[:2], self._resize(image, self._draw_box(image.shape[:2]))
-        with _nothing_drawn_if_broken():
-            box = self._draw_box(size)
-            crop = self._crop_reduced(content, size, box)
-            if crop is None:
-                crop = self._resize(self._decode(content, size, path), box)
-        return size, crop
-
-    def _crop_reduced(
-        self, content: bytes, size: tuple[int, int], box: tuple[int, int, int, int]
-    ) -> Tensor | None:
-        """A crop of a JPEG decoded at a fraction; None where that will not do."""
-        reduction = self._reduction(box)
-        if reduction == 1:
-            return None
+        if size is None:
+            image = self.file.decode(content, path)
+            box = self._draw_box(image.shape[:2])
+            return image.shape[:2], self._resize(image, box)
+        state = np.random.get_state()
+        box = self._draw_box(size)
+        with suppress(ValueError):  # not quite in order: OpenCV decides
+            return size, self._crop_jpeg(content, size, box)
         try:
-            image = decode_jpeg(content, size, reduction)
-            return self._resize_fraction(image, [edge / reduction for edge in box])
-        except ValueError:  # not quite in order: what _decode makes of it decides
-            return None
-
-    def _decode(
-        self, content: bytes, size: tuple[int, int] | None, path: str
-    ) -> np.ndarray:
-        """Decodes a whole image, (H, W, C); ``size`` is that of a sound JPEG."""
-        if size is not None:
-            with suppress(ValueError):  # not quite in order: OpenCV decides
-                return decode_jpeg(content, size, 1)
-        return self.file.decode(content, path)
+            return size, self._resize(self.file.decode(content, path), box)
+        except BrokenImageError:
+            np.random.set_state(state)
+            raise
 
     def _draw_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Draws (top, left, height, width) of the crop of an image of (H, W)."""
         return self.rand_crop_params(np.empty((*size, 0)))
 
-    def _reduction(self, box: tuple[int, int, int, int]) -> int:
-        """Returns by how much an image may shrink before ``box`` is cut out."""
+    def _crop_jpeg(
+        self, content: bytes, size: tuple[int, int], box: tuple[int, int, int, int]
+    ) -> Tensor:
         width, height = self.scale
         spare = min(box[2] / height, box[3] / width) / self.reduce
-        return next((r for r in _REDUCTIONS if r <= spare), 1)
+        reduction = next((r for r in _REDUCTIONS if r <= spare), 1)
+        image = decode_jpeg(content, size, reduction)
+        if reduction == 1:
+            return self._resize(image, box)
+        # Such a box begins and ends between pixels, which torch does not know.
+        top, left, height, width = (edge / reduction for edge in box)
+        bounds = (left, top, left + width, top + height)
+        picture = Image.fromarray(image)
+        resized = picture.resize(self.scale, Image.Resampling.BICUBIC, bounds)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
     def _resize(self, image: np.ndarray, box: tuple[int, int, int, int]) -> Tensor:
         """Resizes a box of (H, W, C) to the scale, as Pillow's bicubic does."""
         top, left, height, width = box
         crop = image[top : top + height, left : left + width]
         return resize_bicubic(crop, self.scale[::-1])
-
-    def _resize_fraction(self, image: np.ndarray, box: list[float]) -> Tensor:
-        """Resizes a box that begins and ends between pixels; torch has no such box."""
-        top, left, height, width = box
-        bounds = (left, top, left + width, top + height)
-        picture = Image.fromarray(image)
-        resized = picture.resize(self.scale, Image.Resampling.BICUBIC, bounds)
-        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
     def __repr__(self) -> str:
         own = f", flip_prob={self.flip_prob}, reduce={self.reduce})"
@@ -221,22 +184,10 @@ def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pixels, size=size, mode="bicubic", antialias=True)[0]
 
 
-@contextmanager
-def _nothing_drawn_if_broken() -> Iterator[None]:
-    """Puts NumPy's random stream back if the image proves to be broken."""
-    state = np.random.get_state()
-    try:
-        yield
-    except BrokenImageError:
-        np.random.set_state(state)
-        raise
-
-
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
     """Returns (H, W) of a JPEG that simplejpeg decodes as OpenCV does, or None.
 
-    OpenCV turns an image upright if its EXIF data say so, and converts CMYK in a way
-    of its own; such files, and all others, are None.
+    OpenCV turns an image upright as EXIF says, and has its own way to convert CMYK.
     """
     if simplejpeg is None or not content.startswith(b"\xff\xd8"):
         return None

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -21,8 +22,7 @@ from PIL import Image
 from ..utils.atomic_file import remove_parts, write_atomically
 from .image_files import list_images, read_image_list, read_regular, warn_of_left_out
 from .load_image import MAX_BYTES, LoadImage
-from .packed_images import read_pack
-from .tar_shards import (
+from .packed_images import (
     MANIFEST,
     Manifest,
     Member,
@@ -30,6 +30,7 @@ from .tar_shards import (
     check_name,
     names_checksum,
     read_index,
+    read_pack,
     shard_path,
     verify_tar,
     write_index,
@@ -43,13 +44,7 @@ SIDE = 224
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How images become a pack.
-
-    Attributes:
-        images_per_shard: Images in every tar file but the last.
-        short_side: Shorter side to which larger images are reduced, in pixels.
-        quality: JPEG quality of the reduced images; 95 by default where there are any.
-        uncompressed: Decode all images and pack bitmaps.
+    """How images become a pack, see :class:`Manifest`; quality is 95 by default.
 
     Raises:
         ValueError: If an option is out of its range, or would have no effect.
@@ -76,11 +71,6 @@ class PackOptions:
         if not 1 <= quality <= 100:
             raise ValueError(f"quality={quality} must be from 1 to 100, such as 95")
         object.__setattr__(self, "quality", quality)
-
-    @property
-    def change_images(self) -> bool:
-        """Whether images may not keep their bytes."""
-        return self.uncompressed or self.short_side is not None
 
 
 class Packed(NamedTuple):
@@ -120,9 +110,6 @@ def pack_images(
         on_shard: Is told of every tar file: which it is (from 1), of how many, its
             path and how many images it holds.
 
-    Returns:
-        What was packed, and over a sample of images what their changes cost.
-
     Raises:
         PackError: If images or folders cannot be used; a ``ValueError``.
         OSError: If a file cannot be written.
@@ -135,10 +122,11 @@ def pack_images(
     plan = Manifest(images=len(names), names_sha256=checksum, **vars(options))
     _begin(dst, plan)
     read = partial(_read_bytes, src)
-    if options.change_images:
+    changes = options.uncompressed or options.short_side is not None
+    if changes:
         side, quality = options.short_side or math.inf, options.quality
         read = partial(_changed, src, short_side=side, quality=quality)
-    step = options.images_per_shard
+    step = plan.images_per_shard
     shards = [shard_path(dst, number) for number in range(plan.shards)]
     parts = [names[start : start + step] for start in range(0, len(names), step)]
     total, empty = 0, []
@@ -147,7 +135,7 @@ def pack_images(
         total += sum(member.size for member in members)
         empty += [member.name for member in members if not member.size]
         on_shard(number, len(shards), shard, len(members))
-    costs = _measure_cost(src, names, read) if options.change_images else []
+    costs = _measure_cost(src, names, read) if changes else []
     if costs:
         cost = dict(mean=round(mean(costs), 2), least=round(min(costs), 2))
         plan = plan._replace(psnr=cost)
@@ -161,19 +149,23 @@ def verify_pack(
 ) -> Manifest:
     """Reads a whole pack and compares it with its checksums; returns what it holds.
 
-    Args:
-        folder: Of the pack.
-        workers: Processes.
-        on_fault: Is told what is wrong with each bad tar file, as soon as it is found.
+    What is wrong with a bad tar file, ``on_fault`` is told as soon as it is found.
 
     Raises:
         PackError: If something is wrong, or the pack is not complete.
         FileNotFoundError: If there is none.
     """
     manifest = Manifest.read(folder)
-    shards, missing = _existing_shards(folder, manifest.shards)
+    # Their number is what a file claims; the time depends on those that are there.
+    there = {path.name for path in folder.glob("images-*.tar")}
+    found = (name.removeprefix("images-").removesuffix(".tar") for name in there)
+    numbers = sorted({int(n) for n in found if n.isdecimal()})
+    shards = [shard_path(folder, n) for n in numbers if n < manifest.shards]
+    shards = [shard for shard in shards if shard.name in there]
     bad = manifest.shards - len(shards)
     if bad:
+        paths = (shard_path(folder, number) for number in itertools.count())
+        missing = next(path for path in paths if path.name not in there)
         on_fault(f"{bad} tar files are missing; the first one is {missing}")
     for fault in _in_turn_or_parallel(workers, _verify_shard, shards):
         if fault:
@@ -236,18 +228,17 @@ def _check_links(src: Path, names: list[str]) -> None:
 def _begin(dst: Path, plan: Manifest) -> None:
     """Makes the folder of a new pack, or checks that an old one is of this plan."""
     dst.mkdir(parents=True, exist_ok=True)
-    if (dst / MANIFEST).exists():
-        old = Manifest.read(dst)
-        if old._replace(complete=False, psnr=None) != plan:
-            raise PackError(
-                f"{str(dst)!r} holds a pack of other images, or made with other "
-                "options; repeat its own command, or choose another folder"
-            )
-        remove_parts(dst)
-        return
-    if any(dst.iterdir()):
-        raise PackError(f"{str(dst)!r} is neither empty nor a pack; choose another one")
-    plan.write(dst)
+    if not (dst / MANIFEST).exists():
+        if any(dst.iterdir()):
+            reason = "is neither empty nor a pack; choose another one"
+            raise PackError(f"{str(dst)!r} {reason}")
+        plan.write(dst)
+    elif Manifest.read(dst)._replace(complete=False, psnr=None) != plan:
+        raise PackError(
+            f"{str(dst)!r} holds a pack of other images, or made with other options; "
+            "repeat its own command, or choose another folder"
+        )
+    remove_parts(dst)
 
 
 def _read_bytes(src: Path, name: str) -> bytes:
@@ -259,10 +250,9 @@ def _read_bytes(src: Path, name: str) -> bytes:
 
 
 def _changed(src: Path, name: str, short_side: float, quality: int | None) -> bytes:
-    """The bytes of an image, reduced if it is larger and encoded again.
+    """The bytes of an image, reduced and encoded again, or its own if that is no use.
 
-    They are those of the file if it is broken, or would be encoded again without being
-    reduced. ``short_side`` may be infinity; no ``quality`` stands for bitmaps.
+    ``short_side`` may be infinity; no ``quality`` stands for bitmaps.
     """
     try:
         pixels = LoadImage()(dict(img_path=str(src / name)))["img"]
@@ -274,8 +264,7 @@ def _changed(src: Path, name: str, short_side: float, quality: int | None) -> by
         return _read_bytes(src, name)
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-        pixels = np.asarray(image)
+        pixels = _reduced(pixels, size)
     if quality is None:
         return cv2.imencode(".bmp", pixels)[1].tobytes()
     buffer = io.BytesIO()
@@ -288,12 +277,10 @@ def _pack_shard(
     read: Callable[[str], bytes], shard: Path, names: list[str]
 ) -> list[Member]:
     """Writes a tar file and its index, unless both are there; a pack's unit of work."""
-    try:
+    with suppress(FileNotFoundError, PackError):
         members = read_index(shard)
         if [member.name for member in members] == names:
             return members
-    except (FileNotFoundError, PackError):
-        pass
     members = []
     write_atomically(
         shard,
@@ -327,26 +314,14 @@ def _measure_cost(
     for name in names[:: math.ceil(len(names) / SAMPLE)]:
         content, original = read(name), _read_bytes(src, name)
         if content != original:  # so it is not broken
-            found.append(psnr(_as_seen(content, name), _as_seen(original, name)))
+            views = [LoadImage().decode(c, name) for c in (content, original)]
+            found.append(psnr(*(_reduced(view, (SIDE, SIDE)) for view in views)))
     return found
 
 
-def _as_seen(content: bytes, name: str) -> np.ndarray:
-    """An image as a whole, (SIDE, SIDE, 3) uint8."""
-    image = Image.fromarray(LoadImage().decode(content, name))
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-
-
-def _existing_shards(folder: Path, number: int) -> tuple[list[Path], Path]:
-    """Of so many tar files, those that are there, and the first one that is not.
-
-    Their number is what a file claims; the time depends on those that are there.
-    """
-    found = {path.stem.removeprefix("images-") for path in folder.glob("images-*.tar")}
-    numbers = {int(n) for n in found if n.isdecimal() and f"{int(n):05d}" == n}
-    missing = next(n for n in itertools.count() if n not in numbers)
-    present = sorted(n for n in numbers if n < number)
-    return [shard_path(folder, n) for n in present], shard_path(folder, missing)
+def _reduced(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image (H, W, 3) uint8 in another size, (width, height)."""
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def _verify_shard(shard: Path) -> str | None:

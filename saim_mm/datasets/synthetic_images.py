@@ -10,6 +10,9 @@ from mmengine.dataset import BaseDataset
 
 from ..registry import register
 
+#: Options of ``LoadRandomResizedCrop`` that are not about the file.
+_CROP = ("scale", "crop_ratio_range", "aspect_ratio_range", "max_attempts")
+
 
 def without_files(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The transforms of a config's pipeline, for images that need no loader.
@@ -18,18 +21,12 @@ def without_files(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     kept: list[dict[str, Any]] = []
     for transform in pipeline:
-        options = dict(transform)
-        kind = options.pop("type")
-        if kind == "LoadRandomResizedCrop":
-            flip = options.pop("flip_prob", 0.0)
-            for name in ("reduce", "channels"):
-                options.pop(name, None)
-            crop = dict(backend="pillow", interpolation="bicubic", **options)
-            kept += [
-                dict(type="RandomResizedCrop", **crop),
-                dict(type="RandomFlip", prob=flip),
-            ]
-        elif not kind.startswith("LoadImage"):
+        if transform["type"] == "LoadRandomResizedCrop":
+            crop = {name: transform[name] for name in _CROP if name in transform}
+            crop |= dict(backend="pillow", interpolation="bicubic")
+            flip = dict(type="RandomFlip", prob=transform.get("flip_prob", 0.0))
+            kept += [dict(type="RandomResizedCrop", **crop), flip]
+        elif not transform["type"].startswith("LoadImage"):
             kept.append(dict(transform))
     return kept
 
@@ -45,7 +42,7 @@ class SyntheticImages(BaseDataset):
         num_images: Length of the dataset.
         size: Height and width, in pixels.
         seed: Seed of the patterns.
-        pipeline: Transforms; they find the image under ``img``, so no loader is needed.
+        pipeline: Transforms; they find the image under ``img`` and need no loader.
 
     Raises:
         ValueError: If the length or the size is not positive.
@@ -76,15 +73,12 @@ class SyntheticImages(BaseDataset):
         """The entry of an image, with its pixels (H, W, 3) uint8 under ``img``."""
         info = super().get_data_info(idx)
         rng = np.random.default_rng((self.seed, info["sample_idx"]))
-        info["img"] = self._pattern(rng)
-        info["img_shape"] = info["ori_shape"] = self.size
-        return info
-
-    def _pattern(self, rng: np.random.Generator, num_waves: int = 3) -> np.ndarray:
         rows = np.linspace(0, 1, self.size[0])[:, None, None, None]
         columns = np.linspace(0, 1, self.size[1])[None, :, None, None]
-        shape = (1, 1, 3, num_waves)
+        shape = (1, 1, 3, 3)  # of three channels, three waves each
         frequency_y, frequency_x = rng.normal(0, 5, (2, *shape))
         phase = rng.uniform(0, 2 * np.pi, shape)
         waves = np.sin(frequency_y * rows + frequency_x * columns + phase)
-        return (127.5 + 127.5 * waves.mean(-1)).astype(np.uint8)
+        info["img"] = (127.5 + 127.5 * waves.mean(-1)).astype(np.uint8)
+        info["img_shape"] = info["ori_shape"] = self.size
+        return info

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,15 +22,16 @@ from torch.utils.data import get_worker_info
 
 from ..registry import register
 from ..utils.sample_index import generators_of, seed_from
+from .exact_sampler import SeedSample
 from .image_files import (
     IMAGE_SUFFIXES,
     describe_left_out,
     list_images,
+    one_line,
     read_image_list,
     warn_of_left_out,
 )
 from .load_image import BrokenImageError
-from .seed_sample import SeedSample
 
 #: Lines of a list whose files are looked up when it is read. A wrong prefix shows in
 #: the first; looking up all 1.28 M takes minutes on a network file system.
@@ -103,9 +105,8 @@ class UnlabeledImages(BaseDataset):
                 f"max_broken_share={max_broken_share} must be in [0, 1]; 0.001 lets "
                 "1 image in 1000 be broken"
             )
-        if isinstance(extensions, str) or not all(
-            s[:1] in (".", "") for s in extensions
-        ):
+        begins = {suffix[:1] for suffix in extensions}
+        if isinstance(extensions, str) or not begins <= {".", ""}:
             raise ValueError(
                 f"extensions={extensions!r} must be a list of suffixes that begin with "
                 "a dot, such as ['.jpg', '.png'], or [''] for every file"
@@ -151,6 +152,19 @@ class UnlabeledImages(BaseDataset):
     def load_data_list(self) -> list[dict[str, str]]:
         """Returns ``dict(img_path=...)`` for each image."""
         folder = self.img_prefix
+        names, others = self._find_files(self.extensions)
+        if not names:
+            raise ValueError(
+                f"no image in {folder!r}; {describe_left_out(others)}. Images end in "
+                f"one of {', '.join(self.extensions)}: put some there, or set the "
+                "dataset's extensions"
+            )
+        warn_of_left_out(folder, len(names), others)
+        return [dict(img_path=os.path.join(folder, name)) for name in names]
+
+    def _find_files(self, suffixes: tuple[str, ...]) -> tuple[list[str], Counter[str]]:
+        """Names of files, sorted or as listed, and how much else lies beside them."""
+        folder = self.img_prefix
         # Folders behind a storage backend (s3://...) cannot be walked or checked here.
         remote = "://" in folder
         if not remote:
@@ -160,13 +174,19 @@ class UnlabeledImages(BaseDataset):
                 f"images cannot be searched for in {folder!r}, which is no local "
                 "folder; list them in an ann_file"
             )
-        if self.ann_file:
-            names = read_image_list(self.ann_file, self.extensions)
-            if not remote:
-                self._probe_list(names)
-        else:
-            names = self._find_images()
-        return [dict(img_path=os.path.join(folder, name)) for name in names]
+        if not self.ann_file:
+            return list_images(folder, suffixes)
+        names = read_image_list(self.ann_file, suffixes)
+        probed = range(0, len(names), math.ceil(len(names) / PROBED_LINES))
+        for index in probed if not remote else ():
+            path = os.path.join(folder, names[index])
+            # lexists: a link that leads nowhere is a broken image, not a wrong list.
+            if not os.path.lexists(path):
+                raise FileNotFoundError(
+                    f"line {index + 1} of {self.ann_file!r} names {path!r}, which does "
+                    "not exist; correct data_root and data_prefix, or the list"
+                )
+        return names, Counter()
 
     def prepare_data(self, idx: int) -> Any:
         """Returns what the pipeline makes of image ``idx`` or its replacement.
@@ -182,34 +202,29 @@ class UnlabeledImages(BaseDataset):
             return self.get_data_info(idx)
         # In the main process the model draws from the same generators.
         with generators_of(idx, restore=get_worker_info() is None):
-            return self._run_pipeline(idx)
-
-    def _run_pipeline(self, idx: int) -> Any:
-        sample = self._load(idx) if self.test_mode else self._load_or_replace(idx)
-        transforms = self.pipeline.transforms[self._num_loading() :]
-        sample = self._part(transforms)(sample)
+            sample = self._load(idx) if self.test_mode else self._load_or_replace(idx)
+            _, rest = self._parts()
+            sample = rest(sample)
         if sample is None:
             # mmengine would serve a random other image, which no resumed run or other
             # rank could repeat.
             raise RuntimeError(
-                f"One of {transforms} returned None for image {idx}; only the loader, "
-                "the first transform, may reject an image"
+                f"One of {rest.transforms} returned None for image {idx}; only the "
+                "loader, the first transform, may reject an image"
             )
         return sample
 
-    def _num_loading(self) -> int:
-        """Transforms up to the loader: the first one that does not only seed."""
-        seeds_first = isinstance(self.pipeline.transforms[0], SeedSample)
-        return min(1 + seeds_first, len(self.pipeline.transforms))
+    def _parts(self) -> tuple[Compose, Compose]:
+        """The pipeline up to the loader, the first that does not only seed; the rest.
 
-    def _part(self, transforms: list[Callable]) -> Compose:
-        """The pipeline with some of its transforms, of its own kind.
-
-        mm's ``browse_dataset.py`` puts one in that keeps what each transform makes.
+        Both are of its own kind: mm's ``browse_dataset.py`` has one that keeps what
+        each transform makes.
         """
-        part = copy.copy(self.pipeline)
-        part.transforms = transforms
-        return part
+        transforms = self.pipeline.transforms
+        count = 1 + isinstance(transforms[0], SeedSample)
+        loading, rest = copy.copy(self.pipeline), copy.copy(self.pipeline)
+        loading.transforms, rest.transforms = transforms[:count], transforms[count:]
+        return loading, rest
 
     @property
     def max_broken(self) -> int:
@@ -245,12 +260,10 @@ class UnlabeledImages(BaseDataset):
         return f"{self.get_data_info(idx)['img_path']!r}: {self.broken_reason(idx)}"
 
     def check_broken_share(self, count: int, last: str) -> None:
-        """Raises ``TooManyBrokenImages`` if there are more than :attr:`max_broken`.
+        """Raises ``TooManyBrokenImages`` if ``count`` is more than :attr:`max_broken`.
 
-        Args:
-            count: How many are broken. An argument, as the flags may change while
-                the ranks of a run must come to one conclusion.
-            last: The broken image that was found last, and why it does not load.
+        The count is given, as the flags may change while the ranks of a run must come
+        to one conclusion; ``last`` is the image found last, and why it does not load.
         """
         if count > self.max_broken:
             raise TooManyBrokenImages(
@@ -261,17 +274,17 @@ class UnlabeledImages(BaseDataset):
             )
 
     def _load(self, idx: int) -> dict[str, Any]:
-        loaders = self.pipeline.transforms[: self._num_loading()]
+        loading, _ = self._parts()
         info = self.get_data_info(idx)
         path = info["img_path"]
         try:
-            sample = self._part(loaders)(info)
+            sample = loading(info)
         # What a loader raises for a bad file is its own affair (cv2.error, OSError,
         # AssertionError, ...). A loader that always fails soon ends the run anyway.
         except Exception as error:
             raise BrokenImageError(path, _reason(error)) from error
         if sample is None:
-            name = type(loaders[-1]).__name__
+            name = type(loading.transforms[-1]).__name__
             raise BrokenImageError(path, f"{name} returned None")
         return sample
 
@@ -300,6 +313,10 @@ class UnlabeledImages(BaseDataset):
         self.broken = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def _check_folder(self, folder: str) -> None:
+        if not folder and not self.ann_file:
+            raise ValueError(
+                "no images were named; set data_root to the folder that holds them"
+            )
         where = (
             f"data_root={self.data_root!r} and data_prefix={self.img_prefix!r} must "
             "give the folder that holds the images"
@@ -312,31 +329,6 @@ class UnlabeledImages(BaseDataset):
                 "belongs in ann_file"
             )
 
-    def _find_images(self) -> list[str]:
-        if not self.img_prefix:
-            raise ValueError(
-                "no images were named; set data_root to the folder that holds them"
-            )
-        names, others = list_images(self.img_prefix, self.extensions)
-        if not names:
-            raise ValueError(
-                f"no image in {self.img_prefix!r}; {describe_left_out(others)}. Images "
-                f"end in one of {', '.join(self.extensions)}: put some there, or set "
-                "the dataset's extensions"
-            )
-        warn_of_left_out(self.img_prefix, len(names), others)
-        return names
-
-    def _probe_list(self, names: list[str]) -> None:
-        for index in range(0, len(names), math.ceil(len(names) / PROBED_LINES)):
-            path = os.path.join(self.img_prefix, names[index])
-            # lexists: a link that leads nowhere is a broken image, not a wrong list.
-            if not os.path.lexists(path):
-                raise FileNotFoundError(
-                    f"line {index + 1} of {self.ann_file!r} names {path!r}, which does "
-                    "not exist; correct data_root and data_prefix, or the list"
-                )
-
 
 def _reason(error: Exception) -> str:
     """Says in one line, without the path, what a loader's error was about."""
@@ -344,4 +336,4 @@ def _reason(error: Exception) -> str:
         return error.reason
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return one_line(f"{type(error).__name__}: {error}")

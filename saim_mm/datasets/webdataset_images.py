@@ -1,21 +1,33 @@
-"""Images without labels from the shards of WebDataset."""
+"""Images without labels from the shards of WebDataset.
+
+A shard is known by the headers of its tar file alone. No member is read but as an
+image, so nothing of a shard is ever unpickled or run. The library itself only streams:
+it could begin in the middle, or shuffle well, at the cost of reading all before it.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from mmengine.logging import print_log
-
 from ..registry import register
-from .image_files import list_images, read_image_list
+from .image_files import one_line, open_regular, warn
 from .load_image import BrokenImageError
-from .shard_samples import shard_samples
+from .packed_images import open_tar, tar_path
 from .unlabeled_images import UnlabeledImages
 
 #: No image of such a shard can be read without unpacking all that comes before it.
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+#: Suffixes of shards, of use or not.
+SHARDS = (".tar", *_COMPRESSED)
+#: The library's own rules: what files of one sample share, and what are no samples.
+_KEY = re.compile(r"((?:.*/|)[^.]+)([.][^/]*)")
+_META = re.compile(r"__[^/]*__($|/)")
 
 
 @register("dataset")
@@ -42,28 +54,23 @@ class WebDatasetImages(UnlabeledImages):
 
     def load_data_list(self) -> list[dict[str, str]]:
         """Returns ``dict(img_path=...)`` for each sample; see :func:`shard_samples`."""
-        samples = [
-            sample
-            for name in self._shards()
-            for sample in shard_samples(
-                os.path.join(self.img_prefix, name), self.extensions
-            )
-        ]
-        faults = [
-            f"{sample['img_path']!r}: {sample['fault']}"
-            for sample in samples
-            if "fault" in sample
-        ]
-        if len(faults) == len(samples):
+        samples: list[dict[str, str]] = []
+        for name in self._shards():
+            shard = os.path.join(self.img_prefix, name)
+            samples.extend(shard_samples(shard, self.extensions))
+        faulty = [sample for sample in samples if "fault" in sample]
+        first = "they hold no sample"
+        if faulty:
+            first = f"{faulty[0]['img_path']!r}: {faulty[0]['fault']}"
+        if len(faulty) == len(samples):
             raise ValueError(
-                f"no image in the shards of {self.img_prefix!r}; "
-                f"{faults[0] if faults else 'they hold no sample'}. Images are files "
-                f"with a suffix out of {', '.join(self.extensions)}, from the first "
-                "dot on; set extensions"
+                f"no image in the shards of {self.img_prefix!r}; {first}. Images are "
+                f"files with a suffix out of {', '.join(self.extensions)}, from the "
+                "first dot on; set extensions"
             )
-        if faults:  # what was lost with the rest of a shard nobody can count
-            text = f"{len(faults)} samples or ends of shards, such as {faults[0]}"
-            print_log(f"no image in {text}", "current", logging.WARNING)
+        if faulty:  # what was lost with the rest of a shard nobody can count
+            text = f"{len(faulty)} samples or ends of shards, such as {first}"
+            warn(f"no image in {text}")
         return samples
 
     def _load(self, idx: int) -> dict[str, Any]:
@@ -74,14 +81,8 @@ class WebDatasetImages(UnlabeledImages):
 
     def _shards(self) -> list[str]:
         """Names of the shards, sorted or as listed."""
-        self._check_folder(self.img_prefix)
-        suffixes = (".tar", *COMPRESSED)
-        if self.ann_file:
-            names = read_image_list(self.ann_file, suffixes)
-            self._probe_list(names)
-        else:
-            names, _ = list_images(self.img_prefix, suffixes)
-        compressed = [name for name in names if name.lower().endswith(COMPRESSED)]
+        names, _ = self._find_files(SHARDS)
+        compressed = [name for name in names if name.lower().endswith(_COMPRESSED)]
         if compressed:
             raise ValueError(
                 f"{compressed[0]!r} in {self.img_prefix!r} is compressed, as are "
@@ -97,3 +98,51 @@ class WebDatasetImages(UnlabeledImages):
                 "must give the folder of the shards"
             )
         return names
+
+
+def shard_samples(
+    shard: str | Path, suffixes: Sequence[str]
+) -> Iterator[dict[str, str]]:
+    """Finds the samples of a shard, a file ``*.tar``, in its order.
+
+    Of a sample, the image with the first of the suffixes (in lower case) counts.
+
+    Yields:
+        For each sample ``dict(img_path=...)``, as of :func:`tar_path`. One without an
+        image, and the rest of a shard that cannot be read, also has a ``fault``.
+    """
+    try:
+        with open_regular(shard) as file, open_tar(file, "r:") as tar:
+            for key, group in groupby(_files(shard, tar), lambda found: found[0]):
+                files = [(suffix, path) for _, suffix, path in group]
+                paths = [
+                    path for s in suffixes for suffix, path in files if suffix == s
+                ]
+                if paths:
+                    yield dict(img_path=paths[0])
+                    continue
+                names = ", ".join(suffix for suffix, _ in files)[:200]
+                fault = f"no image among the files of the sample: {names}"
+                yield dict(img_path=tar_path(shard, 0, 0, key), fault=fault)
+    except Exception as error:  # tarfile may raise anything for a bad header
+        reason = one_line(error)
+        fault = f"the shard, or its rest, is no tar file that can be read: {reason}"
+        yield dict(img_path=tar_path(shard, 0, 0, ""), fault=fault)
+
+
+def _files(shard: str | Path, tar: Any) -> Iterator[tuple[str, str, str]]:
+    """Key, suffix and path of the files; the suffix is all from the first dot on."""
+    position = -1
+    while (info := tar.next()) is not None:
+        tar.members.clear()  # tarfile keeps all that it has seen
+        if info.offset_data <= position or info.size < 0:
+            raise tarfile.ReadError("a header leads back to what came before")
+        position = info.offset_data
+        match = None if _META.match(info.name) else _KEY.fullmatch(info.name)
+        if match and info.isreg() and not info.issparse():
+            path = tar_path(shard, position, info.size, info.name)
+            yield match[1], match[2].lower(), path
+    # tarfile takes a damaged header for the end, which is a block of zeros.
+    tar.fileobj.seek(tar.offset)
+    if any(tar.fileobj.read(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError(f"a damaged header at byte {tar.offset}")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..datasets import BrokenImageError, UnlabeledImages
 from ..datasets.data_kinds import kind_of_data
-from ..datasets.fixed_view import loaded_view
+from ..datasets.fixed_view import fixed_view
 from ..datasets.image_files import suffixes_of
 from .features import FeatureExtractor
 
@@ -64,7 +64,7 @@ def find_images(
     """All images below a folder, as an encoder of such channels looks at them."""
     return kind_of_data(folder)(
         folder,
-        pipeline=loaded_view(size, crop_ratio, channels),
+        pipeline=fixed_view(size, crop_ratio, channels),
         extensions=suffixes_of(channels),
         max_broken_share=max_broken_share,
         test_mode=True,

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..datasets.channel_image import as_channels
 from ..datasets.channel_preprocessor import channels_of
 from ..datasets.fixed_view import fixed_view
-from ..datasets.load_image import LoadImage
 
 #: A file, an image of Pillow, (H, W, 3) uint8, or a tensor (3, H, W), uint8 or float in
 #: [0, 1]. Arrays and tensors are RGB. For an encoder of given channels they are
@@ -41,8 +40,7 @@ class ImageTransform:
     ) -> None:
         self.preprocessor = preprocessor
         self._channels = channels_of(preprocessor)
-        self._load = LoadImage(channels=self._channels)
-        self._view = Compose(fixed_view(size, crop_ratio))
+        self._view = Compose(fixed_view(size, crop_ratio, self._channels))
 
     def __call__(self, images: AnyImage | Iterable[AnyImage]) -> Tensor:
         """Makes a batch of an image, or of several in a list or a 4-D array.
@@ -66,9 +64,9 @@ class ImageTransform:
         return self.preprocessor(default_collate(batch), False)["inputs"]
 
     def _read(self, image: AnyImage) -> dict[str, Any]:
-        """As :class:`LoadImage`: ``img`` is (H, W, 3) uint8 in BGR, or float32."""
+        """For :class:`LoadImage`: a path, or what it would make of one."""
         if isinstance(image, (str, Path)):
-            return self._load(dict(img_path=str(image)))
+            return dict(img_path=str(image))
         if self._channels is not None:
             array = _with_channels(image, self._channels)
         else:

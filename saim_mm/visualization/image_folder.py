@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..datasets.channel_preprocessor import channels_of
 from ..datasets.data_kinds import kind_of_data
-from ..datasets.fixed_view import loaded_view
+from ..datasets.fixed_view import fixed_view
 from ..datasets.image_files import suffixes_of
 
 
@@ -41,7 +41,7 @@ def read_images(
     channels = channels_of(preprocessor)
     dataset = kind_of_data(folder)(
         str(folder),
-        pipeline=loaded_view(size, 1, channels),
+        pipeline=fixed_view(size, 1, channels),
         extensions=suffixes_of(channels),
     )
     rows = len(dataset) if number is None else min(number, len(dataset))

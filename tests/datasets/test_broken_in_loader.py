@@ -6,7 +6,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from saim_mm.datasets import BrokenImageError
-from saim_mm.datasets.broken_in_loader import broken_image
+from saim_mm.datasets.load_image import broken_image
 
 
 class Broken(Dataset):

@@ -345,7 +345,7 @@ def test_photographs_are_as_they_were(tmp_path: Path) -> None:
 
 
 def test_made_up_images_need_no_channels() -> None:
-    crop = dict(type="LoadRandomResizedCrop", scale=8, channels=3)
+    crop = dict(type="LoadRandomResizedCrop", scale=8, channels=3, max_pixels=9)
     kept = without_files([crop])
     assert [step["type"] for step in kept] == ["RandomResizedCrop", "RandomFlip"]
     image = np.asarray(Image.fromarray(COLOUR))

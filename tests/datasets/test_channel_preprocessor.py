@@ -16,7 +16,7 @@ from mmpretrain.registry import MODELS
 from run_tool import run_tool
 
 from saim_mm.datasets import ChannelDataPreprocessor, LoadImage
-from saim_mm.datasets.channel_statistics import channel_statistics
+from saim_mm.datasets.channel_preprocessor import channel_statistics
 
 
 def batch(inputs: Any) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_number_of_classes_must_be_positive() -> None:
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is logged as a warning."""
     found: list[str] = []
-    monkeypatch.setattr(check_labels, "print_log", lambda text, **_: found.append(text))
+    monkeypatch.setattr(check_labels, "warn", found.append)
     return found
 
 

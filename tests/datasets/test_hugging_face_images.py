@@ -20,9 +20,9 @@ from saim_mm.datasets import (
     HuggingFaceImages,
     TooManyBrokenImages,
     UnlabeledImages,
+    hugging_face_images,
 )
-from saim_mm.datasets import arrow_rows as arrow_rows_module
-from saim_mm.datasets.arrow_rows import open_rows, row_path
+from saim_mm.datasets.hugging_face_images import open_rows, row_path
 
 # By version: without the library, our tests' own folder goes by this name.
 datasets = pytest.importorskip("datasets", minversion="3")
@@ -120,7 +120,7 @@ def test_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_broken_rows_are_broken_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrow_rows_module, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(hugging_face_images, "MAX_BYTES", 10_000)
     content = [PNGS[0], encoded()[:-60], None, b"", b"x" * 10_001, PNGS[4]]
     root = saved(tmp_path / "rows", image=content)
     dataset = HuggingFaceImages(root, pipeline=LOAD, max_broken_share=0.9)
@@ -186,6 +186,17 @@ def test_damaged_datasets(how: str, message: str, tmp_path: Path) -> None:
     spoil(Path(root), how)
     with pytest.raises((ValueError, OSError), match=message):
         HuggingFaceImages(root)
+
+
+def test_the_damaged_file_is_named(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_dict(dict(image=PNGS))
+    rows.save_to_disk(str(tmp_path), num_shards=3)
+    first, second, third = sorted(tmp_path.glob("*.arrow"))
+    second.write_bytes(second.read_bytes()[:-300])
+    with pytest.raises(ValueError, match="is no whole dataset") as raised:
+        HuggingFaceImages(str(tmp_path))
+    assert second.name in str(raised.value)
+    assert first.name not in str(raised.value) and third.name not in str(raised.value)
 
 
 def test_folders_of_no_use(tmp_path: Path) -> None:

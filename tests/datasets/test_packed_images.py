@@ -16,23 +16,24 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from saim_mm.datasets import PackedImages, UnlabeledImages, tar_backend
+from saim_mm.datasets import PackedImages, UnlabeledImages, packed_images
 from saim_mm.datasets.image_files import open_regular
 from saim_mm.datasets.load_image import MAX_BYTES, BrokenImageError
-from saim_mm.datasets.packing import verify_pack
-from saim_mm.datasets.tar_backend import TarBackend, tar_path
-from saim_mm.datasets.tar_shards import (
+from saim_mm.datasets.packed_images import (
     Manifest,
     Member,
     PackError,
+    TarBackend,
     check_name,
     names_checksum,
     read_index,
     shard_path,
+    tar_path,
     verify_tar,
     write_index,
     write_tar,
 )
+from saim_mm.datasets.packing import verify_pack
 from saim_mm.utils.sample_index import SampleIndex
 
 LOAD = [dict(type="LoadImage")]
@@ -340,7 +341,7 @@ def test_a_process_opens_a_tar_file_once_and_not_too_many(
         opened.append(Path(path).name)
         return open_regular(path, *args, **options)
 
-    monkeypatch.setattr(tar_backend, "open_regular", counted)
+    monkeypatch.setattr(packed_images, "open_regular", counted)
     backend = TarBackend()
     paths = [
         tar_path(shard, m.offset, m.size, m.name)
@@ -354,10 +355,10 @@ def test_a_process_opens_a_tar_file_once_and_not_too_many(
         "images-00001.tar",
         "images-00002.tar",
     ]
-    monkeypatch.setattr(tar_backend, "MAX_OPEN", 2)
+    monkeypatch.setattr(packed_images, "MAX_OPEN", 2)
     backend = TarBackend()
     assert [backend.get(path) for path in paths * 2] == contents[: 2 * len(paths)]
-    assert len(backend._files) == 2
+    assert backend._open.cache_info().currsize == 2
 
 
 def test_bad_paths(pack: Path) -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from saim_mm.datasets.small_photos import NoPhotosError, copy_small, find_photos
+from saim_mm.datasets.sample_photos import NoPhotosError, copy_small, find_photos
 
 
 def test_of_very_many_images_some_are_drawn(tmp_path: Path) -> None:

@@ -49,9 +49,7 @@ def test_what_is_left_out_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[str] = []
-    monkeypatch.setattr(
-        image_files, "print_log", lambda text, *_, **__: logged.append(text)
-    )
+    monkeypatch.setattr(image_files, "warn", logged.append)
     for index in range(3):
         write(tmp_path / f"{index}.jfif")
         write(tmp_path / f"IMG{index}")
@@ -75,9 +73,7 @@ def test_an_unreadable_folder_does_not_end_the_search(
     error: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[str] = []
-    monkeypatch.setattr(
-        image_files, "print_log", lambda text, *_, **__: logged.append(text)
-    )
+    monkeypatch.setattr(image_files, "warn", logged.append)
     scandir = os.scandir
 
     def denying(path: str) -> object:  # by hand: root may read everything

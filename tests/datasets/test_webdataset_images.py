@@ -21,7 +21,7 @@ from saim_mm.datasets import (
     WebDatasetImages,
     webdataset_images,
 )
-from saim_mm.datasets.shard_samples import shard_samples
+from saim_mm.datasets.webdataset_images import shard_samples
 
 JPEG = encoded()
 CROP = dict(type="LoadRandomResizedCrop", scale=16, flip_prob=0.5)
@@ -208,9 +208,7 @@ def test_what_is_lost_is_said_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[str] = []
-    monkeypatch.setattr(
-        webdataset_images, "print_log", lambda text, *_, **__: logged.append(text)
-    )
+    monkeypatch.setattr(webdataset_images, "warn", logged.append)
     write_shard(tmp_path / "0.tar", {"a.png": png(1), "b.txt": b"x", "c.png": png(2)})
     WebDatasetImages(str(tmp_path))
     (line,) = logged

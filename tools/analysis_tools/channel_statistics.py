@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from saim_mm.datasets.channel_statistics import channel_statistics
+from saim_mm.datasets.channel_preprocessor import channel_statistics
 from saim_mm.utils.command_line import one_line_errors
 
 
