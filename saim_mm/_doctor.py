@@ -190,9 +190,8 @@ def check_devices() -> Findings:
     import torch
 
     if not torch.cuda.is_available():
-        built = torch.version.cuda
         text = "no GPU: this torch was built for CPUs only"
-        if built:
+        if built := torch.version.cuda:
             text = f"no GPU that torch can use (torch was built for CUDA {built})"
         remedy = "nvidia-smi shows whether there is a driver, and which CUDA it can do"
         yield Finding("warning", text, remedy)
@@ -215,16 +214,14 @@ def check_registry() -> Findings:
     except Exception as error:
         yield Finding("error", f"saim_mm does not import: {error}", "pip install -e .")
         return
-    for scope in SCOPES:
-        if importlib.util.find_spec(scope) is None:
-            continue
+    for scope in filter(importlib.util.find_spec, SCOPES):
         with DefaultScope.overwrite_default_scope(scope):
             found = MODELS.get("SAIMViT")
-        if found is not None:
+        if found is None:
+            remedy = "custom_imports = dict(imports=['saim_mm']) must be in the config"
+            yield Finding("error", f"scope {scope} does not find SAIMViT", remedy)
+        else:
             yield Finding("ok", f"scope {scope} finds SAIMViT")
-            continue
-        remedy = "custom_imports = dict(imports=['saim_mm']) must be in the config"
-        yield Finding("error", f"scope {scope} does not find SAIMViT", remedy)
 
 
 def check_space(work_dir: Path) -> Findings:
@@ -261,8 +258,7 @@ def check_config(
         batch = launch.effective_batch(cfg, processes)
     except Exception as error:
         text = str(error)
-        told = text if text.startswith(path) else f"{path}: {text}"
-        yield Finding("error", told)
+        yield Finding("error", text if text.startswith(path) else f"{path}: {text}")
         return
     text, _, advice = batch.describe().partition("\nWARNING: ")
     yield Finding("warning" if advice else "ok", text, advice)

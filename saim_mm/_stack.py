@@ -81,10 +81,7 @@ _DISTRIBUTIONS = {
 
 
 def check_stack(parts: tuple[Part, ...] = STACK) -> None:
-    """Import every part of the stack and compare its version with what is needed.
-
-    Args:
-        parts: Parts to check, those that others import first.
+    """Import parts of the stack, the first ones first, and compare their versions.
 
     Raises:
         ImportError: For the first part that is missing, fails to import, or is too

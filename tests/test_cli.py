@@ -145,6 +145,25 @@ def test_what_convert_does_not_understand(tmp_path: Path, capsys) -> None:
     assert src.read_bytes() == before
 
 
+@pytest.mark.parametrize(("name", "target"), [("a.pth", "encoder"), ("vit/a", "hf")])
+def test_convert_writes_nothing_over(name: str, target: str, tmp_path: Path) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    out = mine.parent if target == "hf" else mine
+    source = "encoder" if target == "hf" else "saim"
+    with pytest.raises(FileExistsError, match=f"{out}: is there already; remove it"):
+        api.convert(tmp_path / "none.pth", out, source, target)
+    assert mine.read_text() == "mine"
+
+
+def test_options_are_not_abbreviated(capsys) -> None:
+    for said in (["pretrain", "photos", "--epoch", "3"], ["--vers"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(said)
+    assert "unrecognized arguments: --epoch 3" in capsys.readouterr().err
+
+
 def test_convert_refuses_what_does_not_matter() -> None:
     with pytest.raises(ValueError, match="prefix='a' does not matter from release to"):
         api.convert("a", "b", "release", "saim", prefix="a")

@@ -20,13 +20,8 @@ def made_up_batch(
 ) -> dict[str, Any]:
     """Images of noise and samples, as the loader of such a model gives them.
 
-    Args:
-        cfg: With ``model`` and a ``default_scope`` of :data:`SCOPES`.
-        size: Rows and columns of the images.
-        number: Of the images.
-
-    Returns:
-        ``inputs`` and ``data_samples`` of the images, for the data preprocessor.
+    The config has ``model`` and a ``default_scope`` of :data:`SCOPES`; ``size`` is rows
+    and columns. Returns ``inputs`` and ``data_samples``, for the data preprocessor.
     """
     rng = np.random.default_rng(0)
     classes = min(_values(cfg.model, "num_classes"), default=2)
@@ -37,9 +32,9 @@ def made_up_batch(
     )[cfg.default_scope]
     channels = next(_values(cfg.model.backbone, "in_channels"), 3)
     samples = [make(rng, size, classes) for _ in range(number)]
-    if "mask" not in str(cfg.model):  # RTMDet fails on masks that it does not read
-        for sample in samples:
-            _drop_masks(sample)
+    if cfg.default_scope == "mmdet" and "mask" not in str(cfg.model):
+        for sample in samples:  # RTMDet fails on masks that it does not read
+            del sample.gt_instances.masks, sample.ignored_instances.masks
     images = rng.integers(0, 256, (number, channels, *size), dtype=np.uint8)
     inputs = torch.from_numpy(images)
     stacked = cfg.default_scope == "mmpretrain"  # a list there is one of views
@@ -104,12 +99,6 @@ def _detection_sample(
         proposals=InstanceData(bboxes=found + 1, scores=torch.ones(_OBJECTS)),
         gt_sem_seg=PixelData(sem_seg=labels),
     )
-
-
-def _drop_masks(sample: Any) -> None:
-    for name in ("gt_instances", "ignored_instances"):
-        if name in sample:
-            del getattr(sample, name).masks
 
 
 def _segmentation_sample(

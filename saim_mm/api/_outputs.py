@@ -22,12 +22,9 @@ _Given = dict[bool, tuple[Any, Tensor]]
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs of a backbone.
+    """The outputs of a backbone: channels of each, pixels to a step of each map.
 
-    Attributes:
-        channels: Channels of each.
-        strides: Pixels to a step of each map; ``None`` for a vector.
-        grouped: Whether they are one tuple within a tuple.
+    The stride of a vector is ``None``; grouped ones are one tuple within a tuple.
     """
 
     channels: tuple[int, ...]
@@ -38,10 +35,7 @@ class Outputs:
 def outputs_of(backbone: ConfigDict, in_channels: int) -> Outputs:
     """Builds a backbone, runs it on noise in both modes, and reads off the shapes.
 
-    Args:
-        backbone: Its config; weights that it names are not read. Names are looked up
-            in the default scope.
-        in_channels: Channels of the images.
+    Weights that it names are not read. Names are looked up in the default scope.
 
     Raises:
         ValueError: If it cannot be built or run, or what it gives is not a tuple of

@@ -64,13 +64,7 @@ def pretrain_blocks(
 ) -> Block:
     """The settings of a child of :func:`base_of` the plan.
 
-    Args:
-        plan: How to pretrain.
-        arch: Of the encoder.
-        folder: Of the images.
-        start: The weights to go on from.
-        seed: Of the run.
-        interval: Iterations between two checkpoints.
+    ``folder`` is that of the images, ``interval`` the iterations between checkpoints.
     """
     backbone: Block = dict(
         arch=arch_block(arch), img_size=plan.image_size, patch_size=plan.patch_size
@@ -94,13 +88,13 @@ def pretrain_blocks(
         train_cfg=dict(
             _delete_=True,
             type="ExactIterLoop",
-            max_iters=plan.updates * plan.steps.accumulation,
+            max_iters=plan.iterations,
         ),
         log_processor=dict(by_epoch=False),
         default_hooks=hooks_block(interval),
         randomness=dict(seed=seed),
     )
-    if start is not None and start.decoder:
+    if start is not None and start.size.decoder:
         blocks["load_from"] = str(start.path)
         blocks["custom_hooks"] = [dict(type="CompleteLoadHook")]
     elif start is not None:

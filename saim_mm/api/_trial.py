@@ -1,10 +1,12 @@
-"""One training step of a config on a made-up batch."""
+"""One training step on a made-up batch: does it work, does it fit, how long is it?"""
 
 from __future__ import annotations
 
 import copy
+import gc
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +15,20 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 from ..launch import wrapper_without_amp
+from ..utils.command_line import counted
+from ..utils.model_state import random_state_kept
+from ..utils.quiet_log import quiet_log
 from ._made_up import made_up_batch
+from ._outputs import short
+from ._rule import Steps
+
+#: Seconds of training that a killed run may lose.
+_SECONDS_AT_RISK = 300
+#: Images of the step where memory is no question.
+_CPU_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -46,15 +58,10 @@ def train_one_step(
 ) -> Trial:
     """Builds model and optimiser of a config and trains them on made-up images.
 
-    Batch augmentations, and the padding of segmentation to the crop, are left out, so
-    that the images keep their size.
-
-    Args:
-        cfg: With ``model``, ``optim_wrapper`` and a ``default_scope`` of
-            :data:`~._made_up.SCOPES`, which must be the process's own. Not changed.
-        size: Rows and columns of the images.
-        device: Where to train.
-        images: Their number.
+    The config, which is not changed, has ``model``, ``optim_wrapper`` and a
+    ``default_scope`` of :data:`~._made_up.SCOPES`, the process's own. Batch
+    augmentations, and the padding of segmentation to the crop, are left out, so that
+    the images keep their size: rows and columns.
 
     Raises:
         ValueError: If the loss is not finite.
@@ -126,3 +133,48 @@ def _peak_memory(device: str) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 2**10
+
+
+def fit_to_memory(
+    config_of: Callable[[Steps], Config], steps: Steps, device: str
+) -> tuple[Steps, float]:
+    """Trains one step on images of noise; halves what is computed at once till it fits.
+
+    Also returns the seconds that an iteration takes, with all that only a first one has
+    to do.
+
+    Raises:
+        ValueError: If not even one image at once fits.
+    """
+    while True:
+        images = steps.at_once if device == "cuda" else min(steps.at_once, _CPU_IMAGES)
+        try:
+            with (
+                quiet_log(),
+                random_state_kept(),
+                DefaultScope.overwrite_default_scope("mmpretrain"),
+            ):
+                cfg = config_of(steps)
+                side = int(cfg.model.backbone.img_size)
+                trial = train_one_step(cfg, (side, side), device, images)
+            return steps, trial.seconds * steps.at_once / images
+        except (TypeError, AttributeError, KeyError, AssertionError) as error:
+            raise ValueError(
+                "The first training step fails, which a setting of cfg_options may be "
+                f"the reason of: {short(error)}"
+            ) from error
+        except torch.cuda.OutOfMemoryError:
+            if steps.at_once % 2:
+                raise ValueError(
+                    f"{counted(steps.at_once, 'image')} at once do not fit into the "
+                    "GPU's memory; give a smaller model, or a batch_size that is a "
+                    "power of two."
+                ) from None
+        gc.collect()  # outside: the error's traceback held the tensors
+        torch.cuda.empty_cache()
+        steps = steps.halved()
+
+
+def saving_interval(seconds: float, iterations: int) -> int:
+    """Iterations between two checkpoints."""
+    return min(max(1, round(_SECONDS_AT_RISK / seconds)), iterations)

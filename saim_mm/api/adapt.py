@@ -14,7 +14,7 @@ from mmengine.utils import is_installed
 
 from ..datasets.channel_preprocessor import channels_of
 from ..evaluation.encoders import build_encoder
-from ..utils.atomic_file import check_place, write_atomically
+from ..utils.atomic_file import check_new, write_text
 from ..utils.command_line import default_device
 from ..utils.config_file import read_config_file
 from ..utils.quiet_log import quiet_log
@@ -80,12 +80,10 @@ def adapt(
     """
     path = config_path(config)
     output = None if output is None else Path(output)
-    if output is not None and output.exists():
-        raise FileExistsError(f"{output} is there already; give another name.")
+    if output is not None:
+        check_new(output)
     if min(image_size) < 1:
         raise ValueError(f"image_size={image_size}: give rows and columns, in pixels.")
-    if output is not None:
-        check_place(output)
     loaded = build_encoder(encoder, num_heads=num_heads)
     if channels_of(loaded.preprocessor) is not None:
         raise ValueError(
@@ -107,7 +105,7 @@ def adapt(
         changes += ("find_unused_parameters: the heads do not read every level",)
     text = child_text(base, blocks)
     if output is not None:
-        write_atomically(output, lambda file: file.write(text.encode()))
+        write_text(output, text)
     return Adapted(text, output, backbone.type, outputs, changes, trial)
 
 

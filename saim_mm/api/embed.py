@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,8 +16,7 @@ from ..evaluation.embedding_file import check_output, write_embedding
 from ..evaluation.embedding_parts import Parts
 from ..evaluation.features import Pool
 from ..evaluation.frozen_encoder import FrozenEncoder
-from ..utils.atomic_file import check_place
-from ._opened import opened
+from .load_encoder import opened
 
 
 @dataclass(frozen=True)
@@ -71,16 +69,15 @@ def embed(
             and ``about`` among its metadata.
         pool: ``avg``, the mean of the patches, or ``cls``, the class token.
         layer: Index of the block whose output is pooled; negative from the end.
-        crop_ratio: Share of the resized image that is seen; 1 for all of a square.
         max_broken_share: Share of the images, in [0, 1], that may be broken before the
             run ends. Unless it is 0, one is always allowed.
+        crop_ratio: Share of the resized image that is seen; 1 for all of a square.
         batch_size: Images per forward.
         workers: Processes that load images.
         config: As for :func:`load_encoder`.
         num_heads: As for :func:`load_encoder`.
         device: By default a GPU if there is one, or where a loaded encoder is.
-        progress: Called after each batch with how many images are done, and of how
-            many.
+        progress: Called with how many images are done, and of how many.
 
     Returns:
         What was written, and which images were left out.
@@ -93,7 +90,17 @@ def embed(
             broken, or ``out`` was begun with another encoder, settings or images.
     """
     out, folder = Path(out), Path(folder).expanduser()
-    _check(out, folder, batch_size, workers)
+    check_output(out)
+    if batch_size < 1 or workers < 0:
+        raise ValueError(
+            f"batch_size={batch_size} must be at least 1 and workers={workers} at "
+            "least 0."
+        )
+    if not folder.is_dir():
+        file = " It is a file: give the folder that it lies in."
+        raise FileNotFoundError(
+            f"{folder}: there is no such folder.{file if folder.exists() else ''}"
+        )
     encoder = opened(encoder, config, num_heads, device)
     extractor = encoder.extractor(pool, layer)
     view = (encoder.image_size, crop_ratio, max_broken_share, encoder.loaded_channels)
@@ -116,23 +123,15 @@ def embed(
             if progress is not None:
                 progress(rows.stop, len(names))
         parts.write()
-        source = dict(encoder=encoder.source, folder=str(folder))
-        return _complete(out, parts, names, {**source, **about}, encoder.embed_dims)
-
-
-def _check(out: Path, folder: Path, batch_size: int, workers: int) -> None:
-    check_output(out)
-    if batch_size < 1 or workers < 0:
-        raise ValueError(
-            f"batch_size={batch_size} must be at least 1 and workers={workers} at "
-            "least 0."
-        )
-    if not folder.is_dir():
-        file = " It is a file: give the folder that it lies in."
-        raise FileNotFoundError(
-            f"{folder}: there is no such folder.{file if folder.exists() else ''}"
-        )
-    check_place(out)
+        broken = {names[n]: why for part in parts for n, why in part.broken.items()}
+        done = Embedding(out, len(names) - len(broken), encoder.embed_dims, broken)
+        if not done.rows:
+            raise ValueError(f"None of the {len(names)} images loads: {broken}.")
+        told = dict(encoder=encoder.source, folder=str(folder), **about)
+        told.update(rows=done.rows, channels=done.channels, broken=broken)
+        write_embedding(out, parts, names, told)
+        parts.remove()
+        return done
 
 
 def _names(images: UnlabeledImages) -> list[str]:
@@ -153,17 +152,3 @@ def _check_share(
             images.check_broken_share(number, last=f"{names[last]!r}: {why}")
         except TooManyBrokenImages as error:
             raise ValueError(str(error)) from None
-
-
-def _complete(
-    out: Path, parts: Parts, names: Sequence[str], about: dict[str, Any], channels: int
-) -> Embedding:
-    """Makes the output of the parts."""
-    broken = {names[n]: why for part in parts for n, why in part.broken.items()}
-    done = Embedding(out, len(names) - len(broken), channels, broken)
-    if not done.rows:
-        raise ValueError(f"None of the {len(names)} images loads: {broken}.")
-    told = dict(**about, rows=done.rows, channels=channels, broken=broken)
-    write_embedding(out, parts, names, told)
-    parts.remove()
-    return done

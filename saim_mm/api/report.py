@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from ..utils.atomic_file import check_place
@@ -62,7 +61,12 @@ def report(
                 "images= draws the newest checkpoint once; leave it out of live=True, "
                 "and give the run a PictureHook."
             )
-        _keep_writing(LiveReport(folders, out, interval, _MAX_SHARE))
+        page = LiveReport(folders, out, interval, _MAX_SHARE)
+        try:
+            while not page.write():
+                time.sleep(page.pause())
+        except KeyboardInterrupt:
+            page.write(last=True)
         return Path(out)
     pictures: dict[str, Picture] = {}
     if images is not None:
@@ -84,11 +88,3 @@ def _work_dirs(given: str | Path | Sequence[str | Path]) -> list[Path]:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: there is no such work dir.")
     return folders
-
-
-def _keep_writing(page: LiveReport) -> None:
-    with suppress(KeyboardInterrupt):
-        while not page.write():
-            time.sleep(page.pause())
-        return
-    page.write(last=True)
