@@ -246,7 +246,7 @@ def check_space(work_dir: Path) -> Findings:
 def check_config(
     path: str, processes: int, options: dict[str, Any], samples: int
 ) -> Findings:
-    """The batch and rate of a config, and some of its images.
+    """The batch and rate of a config, and whether its data fill a step and load.
 
     As for :func:`doctor`, with the options as dotted keys and their values.
     """
@@ -262,11 +262,6 @@ def check_config(
         return
     text, _, advice = batch.describe().partition("\nWARNING: ")
     yield Finding("warning" if advice else "ok", text, advice)
-    yield from _check_data(cfg, batch.images, samples)
-
-
-def _check_data(cfg: Any, step_size: int, samples: int) -> Findings:
-    """Whether a config's training set can be built, fills a step, and loads."""
     from mmengine.registry import DATASETS, init_default_scope
 
     init_default_scope(cfg.get("default_scope", "mmengine"))
@@ -278,8 +273,8 @@ def _check_data(cfg: Any, step_size: int, samples: int) -> Findings:
         return
     yield Finding("ok", f"training data: {size} samples of {type(dataset).__name__}")
     yield from _check_left_out(dataset)
-    if size < step_size:
-        text = f"{size} samples are fewer than one step's {step_size}"
+    if size < batch.images:
+        text = f"{size} samples are fewer than one step's {batch.images}"
         yield Finding("error", text, "lower train_dataloader.batch_size")
     yield from check_samples(dataset, samples)
 

@@ -46,8 +46,10 @@ def this_machine(device: str | None = None) -> Machine:
             "device='cpu', but there is a GPU, which MMEngine would use; hide it by "
             "CUDA_VISIBLE_DEVICES= in the environment."
         )
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     if kind == "cpu":
-        return Machine("cpu", _free_memory(), _cores())
+        return Machine("cpu", _free_memory(), cores)
     count = torch.cuda.device_count() if cuda else 0
     if int(index or 0) >= count:
         found = counted(count, "CUDA device")
@@ -55,13 +57,7 @@ def this_machine(device: str | None = None) -> Machine:
     torch.cuda.set_device(int(index or torch.cuda.current_device()))
     # From Ampere on; older ones only imitate it.
     bf16 = torch.cuda.get_device_capability()[0] >= 8
-    return Machine("cuda", torch.cuda.mem_get_info()[0], _cores(), bf16)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return Machine("cuda", torch.cuda.mem_get_info()[0], cores, bf16)
 
 
 def _free_memory() -> int:

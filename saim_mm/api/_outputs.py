@@ -42,7 +42,9 @@ def outputs_of(backbone: ConfigDict, in_channels: int) -> Outputs:
             maps (B, C, h, w) or vectors (B, C), the same in training and evaluation.
     """
     name = backbone.get("type")
-    sides = [side for side in (_built_for(backbone), *_SIDES) if side]
+    size = backbone.get("img_size")
+    built_for = max(size) if isinstance(size, (list, tuple)) else size
+    sides = [side for side in (built_for, *_SIDES) if side]
     with random_state_kept():
         given = _first_to_run(backbone, in_channels, sides)
     train, evaluation = (_read(name, *given[mode]) for mode in (True, False))
@@ -74,11 +76,6 @@ def short(error: Exception) -> str:
     """The first line of an error, with its class."""
     text = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {text[:400]}"
-
-
-def _built_for(backbone: ConfigDict) -> int | None:
-    size = backbone.get("img_size")
-    return max(size) if isinstance(size, (list, tuple)) else size
 
 
 def _first_to_run(backbone: ConfigDict, channels: int, sides: list[int]) -> _Given:

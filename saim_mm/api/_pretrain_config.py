@@ -69,6 +69,13 @@ def pretrain_blocks(
     backbone: Block = dict(
         arch=arch_block(arch), img_size=plan.image_size, patch_size=plan.patch_size
     )
+    crop = dict(
+        type="LoadRandomResizedCrop",
+        scale=plan.image_size,
+        crop_ratio_range=(plan.crop_from, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        flip_prob=0.5,
+    )
     blocks: Block = dict(
         model=dict(backbone=backbone, **_decoder_blocks(plan, arch)),
         train_dataloader=dict(
@@ -77,7 +84,7 @@ def pretrain_blocks(
             dataset=dict(
                 data_root=str(folder),
                 data_prefix="",
-                pipeline=_pipeline(plan),
+                pipeline=[crop, dict(type="PackInputs")],
             ),
         ),
         optim_wrapper=optim_block(plan.lr, plan.steps, layer_decay=plan.layer_decay),
@@ -135,17 +142,6 @@ def hooks_block(interval: int, **checkpoint: Any) -> Block:
         logger=dict(interval=10, seconds_per_line=10),
         checkpoint=dict(by_epoch=False, interval=interval, **checkpoint),
     )
-
-
-def _pipeline(plan: PretrainPlan) -> list[Block]:
-    crop = dict(
-        type="LoadRandomResizedCrop",
-        scale=plan.image_size,
-        crop_ratio_range=(plan.crop_from, 1.0),
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        flip_prob=0.5,
-    )
-    return [crop, dict(type="PackInputs")]
 
 
 def _schedule(plan: PretrainPlan) -> list[Block]:

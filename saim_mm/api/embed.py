@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..datasets import TooManyBrokenImages, UnlabeledImages
+from ..datasets import TooManyBrokenImages
 from ..evaluation.embedding import embed_images, find_images
 from ..evaluation.embedding_file import check_output, write_embedding
 from ..evaluation.embedding_parts import Parts
@@ -79,9 +79,6 @@ def embed(
         device: By default a GPU if there is one, or where a loaded encoder is.
         progress: Called with how many images are done, and of how many.
 
-    Returns:
-        What was written, and which images were left out.
-
     Raises:
         OSError: If a file or folder is missing or cannot be written, or ``out`` exists.
         ImportError: If a library for ``.parquet`` is missing.
@@ -105,7 +102,10 @@ def embed(
     extractor = encoder.extractor(pool, layer)
     view = (encoder.image_size, crop_ratio, max_broken_share, encoder.loaded_channels)
     images = find_images(str(folder), *view)
-    names = _names(images)
+    start = len(images.img_prefix.rstrip("/")) + 1
+    paths = (images.get_data_info(n)["img_path"] for n in range(len(images)))
+    # Those in tar files and of rows begin with the name of a backend.
+    names = [(path.partition("://")[2] or path)[start:] for path in paths]
     about = dict(
         **encoder.identity(),
         pool=pool,
@@ -118,7 +118,14 @@ def embed(
         number_broken = sum(len(part.broken) for part in parts)
         for rows in embed_images(extractor, images, parts.stop, batch_size, workers):
             number_broken += len(rows.broken)
-            _check_share(images, number_broken, names, rows.broken)
+            if rows.broken:  # the rule of training: past the share, and with a reason
+                last, why = list(rows.broken.items())[-1]
+                try:
+                    images.check_broken_share(
+                        number_broken, last=f"{names[last]!r}: {why}"
+                    )
+                except TooManyBrokenImages as error:
+                    raise ValueError(str(error)) from None
             parts.add(rows)
             if progress is not None:
                 progress(rows.stop, len(names))
@@ -132,23 +139,3 @@ def embed(
         write_embedding(out, parts, names, told)
         parts.remove()
         return done
-
-
-def _names(images: UnlabeledImages) -> list[str]:
-    """What follows the folder in the path of each image."""
-    start = len(images.img_prefix.rstrip("/")) + 1
-    paths = (images.get_data_info(n)["img_path"] for n in range(len(images)))
-    # Those in tar files and of rows begin with the name of a backend.
-    return [(path.partition("://")[2] or path)[start:] for path in paths]
-
-
-def _check_share(
-    images: UnlabeledImages, number: int, names: Sequence[str], broken: dict[int, str]
-) -> None:
-    """Ends a run by the rule of training: past the share, and with a reason."""
-    if broken:
-        last, why = list(broken.items())[-1]
-        try:
-            images.check_broken_share(number, last=f"{names[last]!r}: {why}")
-        except TooManyBrokenImages as error:
-            raise ValueError(str(error)) from None

@@ -89,9 +89,6 @@ def export(
         config: The config that the encoder was trained with.
         opset: Of ONNX.
 
-    Returns:
-        Where everything is, and the certificate.
-
     Raises:
         FileNotFoundError: If there is no such encoder.
         FileExistsError: If there is something already, at ``out`` or for the card.

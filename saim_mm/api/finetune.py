@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from .._hub import shipped_config
 from ..datasets.channel_preprocessor import are_colours
@@ -89,9 +88,6 @@ def finetune(
         cfg_options: ``KEY=VALUE`` pairs that override the config.
         progress: Where plan and steps are shown; by default in MMEngine's log.
 
-    Returns:
-        Where the results are, and the accuracies.
-
     Raises:
         ValueError: For images, options, weights or a folder that cannot be used.
         OSError: If something cannot be read or written.
@@ -112,7 +108,20 @@ def finetune(
     run = OwnRun("finetune", images, out, asked)
     machine = this_machine(device)
     said = [f"Going on as {run.config} says."] if run.begun else _begin(run, machine)
-    return _results(run, run.train(said, progress))
+    runner = run.train(said, progress)
+    info, scalars = runner.message_hub.runtime_info, runner.message_hub.log_scalars
+    classes = tuple(runner.train_loop.dataloader.dataset.metainfo["classes"])
+    classifier = run.folder / "classifier.pth"
+    best = read_state_dict(Path(info["best_ckpt"]))
+    write_state_dict(classifier, best, meta=dict(classes=classes))
+    return Finetuned(
+        folder=run.folder,
+        config=run.config,
+        classifier=classifier,
+        classes=classes,
+        best=float(info["best_score"]),
+        last=float(scalars[f"val/{_METRIC}"].current()),
+    )
 
 
 def _begin(run: OwnRun, machine: Machine) -> list[str]:
@@ -185,6 +194,7 @@ def _blocks(
     for step in learnt["pipeline"]:
         if step["type"] == "LoadRandomResizedCrop":
             step["scale"] = side
+    rise, cosine = (scheduler.to_dict() for scheduler in base.param_scheduler)
     judging = dict(batch_size=plan.steps.at_once, num_workers=plan.steps.workers)
     return dict(
         data_preprocessor=dict(num_classes=number),
@@ -202,7 +212,11 @@ def _blocks(
         val_evaluator=dict(topk=(1,)),
         optim_wrapper=optim_block(plan.lr, plan.steps),
         auto_scale_lr=dict(base_batch_size=plan.steps.batch),
-        param_scheduler=_schedule(base, plan),
+        # As in Table 7, whose warm-up is a fifth of the run.
+        param_scheduler=[
+            {**rise, "end": plan.warm_up},
+            {**cosine, "begin": plan.warm_up},
+        ],
         train_cfg=dict(max_epochs=plan.epochs),
         default_hooks=hooks_block(interval, save_best=_METRIC, rule="greater"),
         randomness=dict(seed=asked["seed"]),
@@ -220,27 +234,4 @@ def _dataset(
         ann_file=str(listed),
         metainfo=dict(classes=list(classes)),
         pipeline=[step.to_dict() for step in pipeline],
-    )
-
-
-def _schedule(base: Config, plan: FinetunePlan) -> list[dict[str, Any]]:
-    """As in Table 7, whose warm-up is a fifth of the run."""
-    rise, cosine = (s.to_dict() for s in base.param_scheduler)
-    return [{**rise, "end": plan.warm_up}, {**cosine, "begin": plan.warm_up}]
-
-
-def _results(run: OwnRun, runner: Runner) -> Finetuned:
-    """Writes the best epoch's weights beside the run, and reads off the accuracies."""
-    info, scalars = runner.message_hub.runtime_info, runner.message_hub.log_scalars
-    best = Path(info["best_ckpt"])
-    classes = tuple(runner.train_loop.dataloader.dataset.metainfo["classes"])
-    classifier = run.folder / "classifier.pth"
-    write_state_dict(classifier, read_state_dict(best), meta=dict(classes=classes))
-    return Finetuned(
-        folder=run.folder,
-        config=run.config,
-        classifier=classifier,
-        classes=classes,
-        best=float(info["best_score"]),
-        last=float(scalars[f"val/{_METRIC}"].current()),
     )

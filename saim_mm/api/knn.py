@@ -57,9 +57,6 @@ def knn(
         progress: Called after each batch with how many images are done, and of how
             many.
 
-    Returns:
-        The accuracies, and what was taken for what.
-
     Raises:
         OSError: If a file or folder is missing, or the picture cannot be written.
         CheckpointError: If the encoder's file is not wholly one; a ``ValueError``.

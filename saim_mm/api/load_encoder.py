@@ -60,14 +60,13 @@ def opened(
     Raises:
         ValueError: If the device is none, or as for :func:`load_encoder`.
     """
-    loaded = isinstance(encoder, FrozenEncoder)
     if not isinstance(encoder, FrozenEncoder):
         encoder = load_encoder(encoder, config=config, num_heads=num_heads)
     elif config is not None or num_heads is not None:
         raise ValueError(
             "config and num_heads say how to load a file, and the encoder is loaded."
         )
-    if device is None and loaded:
+    elif device is None:
         return encoder
     try:
         return encoder.to(device or default_device())

@@ -90,9 +90,6 @@ def pretrain(
         cfg_options: ``KEY=VALUE`` pairs that override the config.
         progress: Where plan and steps are shown; by default in MMEngine's log.
 
-    Returns:
-        Where the results are.
-
     Raises:
         ValueError: For images, options, weights or a folder that cannot be used.
         OSError: If something cannot be read or written.

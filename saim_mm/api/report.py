@@ -53,7 +53,13 @@ def report(
             the run has no config or no checkpoint, or is ``live``; if the interval is
             not positive.
     """
-    folders = _work_dirs(work_dir)
+    paths = [work_dir] if isinstance(work_dir, (str, Path)) else work_dir
+    folders = [Path(path) for path in paths]
+    if not folders:
+        raise ValueError("work_dir=[] names no run; give at least one work dir.")
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: there is no such work dir.")
     check_place(Path(out))
     if live:
         if images is not None:
@@ -77,14 +83,3 @@ def report(
             pictures |= {f"{mark}{title}": image for title, image in drawn.items()}
     write_report(folders, out, pictures)
     return Path(out)
-
-
-def _work_dirs(given: str | Path | Sequence[str | Path]) -> list[Path]:
-    paths = [given] if isinstance(given, (str, Path)) else list(given)
-    folders = [Path(path) for path in paths]
-    if not folders:
-        raise ValueError("work_dir=[] names no run; give at least one work dir.")
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: there is no such work dir.")
-    return folders

@@ -49,16 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return one_line_errors(lambda _: verb.run(**options) or 0)()
     except KeyboardInterrupt:  # a training that has begun saves itself
-        return _stopped(name)
-
-
-def _stopped(verb: str) -> int:
-    """Says in one line what is left of a verb that Ctrl-C ended."""
-    if verb in GO_ON:
-        sys.stderr.write(f"Stopped. To go on, say the same again: {said_again()}\n")
-        return 75
-    sys.stderr.write(f"Stopped before `saim-mm {verb}` was done.\n")
-    return 130
+        if name in GO_ON:
+            again = said_again()
+            sys.stderr.write(f"Stopped. To go on, say the same again: {again}\n")
+            return 75
+        sys.stderr.write(f"Stopped before `saim-mm {name}` was done.\n")
+        return 130
 
 
 def make_parser() -> argparse.ArgumentParser:

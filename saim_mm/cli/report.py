@@ -40,16 +40,11 @@ def run(*, work_dir: list[str], out: str, live: bool, **options: Any) -> None:
     """
     from ..api import report
 
-    work_dir, out = _split(work_dir, out)
+    if len(work_dir) > 1 and work_dir[-1].endswith(".html"):
+        # Where the file could stand before there was --out.
+        if out != _OUT:
+            raise ValueError(f"{work_dir[-1]} and --out {out}: name one file.")
+        *work_dir, out = work_dir
     if live:
         print(f"{out}: look at it in a browser; Ctrl-C ends", flush=True)
     print(report(work_dir, out, live=live, **options))
-
-
-def _split(named: list[str], out: str) -> tuple[list[str], str]:
-    """Takes the file off the folders, where it could stand before there was --out."""
-    if len(named) < 2 or not named[-1].endswith(".html"):
-        return named, out
-    if out != _OUT:
-        raise ValueError(f"{named[-1]} and --out {out}: name one file.")
-    return named[:-1], named[-1]

@@ -14,8 +14,8 @@ from tiny import randomise, tiny_config
 from torch import nn
 
 from saim_mm.api import _outputs
-from saim_mm.api._made_up import made_up_batch
 from saim_mm.api._outputs import Outputs, outputs_of, without_weights
+from saim_mm.api._trial import made_up_batch
 from saim_mm.api.adapt import adapt, config_path
 from saim_mm.cli import adapt as verb
 from saim_mm.weights import CheckpointError
