@@ -10,8 +10,9 @@ from ._child import Block
 from ._rule import EncoderSize, PretrainPlan, Steps
 from ._start_weights import StartWeights
 
-_PAPER = "saim/saim_vit-b_300e_in1k.py"
-_FAST = "saim/saim_vit-b_fast_300e_in1k.py"
+#: The shipped configs that are parents: of the paper, and with a narrow decoder.
+PAPER = "saim/saim_vit-b_300e_in1k.py"
+FAST = "saim/saim_vit-b_fast_300e_in1k.py"
 #: Small enough for a CPU: as in `make demo`, with the usual 64 channels a head.
 _NANO = dict(embed_dims=128, num_layers=4, num_heads=2, feedforward_channels=512)
 #: Names of models -> what SAIMViT calls them.
@@ -49,11 +50,6 @@ def arch_block(arch: str | dict[str, int]) -> Any:
     return dict(_delete_=True, **arch) if isinstance(arch, dict) else arch
 
 
-def base_of(plan: PretrainPlan) -> str:
-    """The shipped config that a plan is a child of."""
-    return _FAST if plan.narrow else _PAPER
-
-
 def pretrain_blocks(
     plan: PretrainPlan,
     arch: str | dict[str, int],
@@ -62,7 +58,7 @@ def pretrain_blocks(
     seed: int,
     interval: int,
 ) -> Block:
-    """The settings of a child of :func:`base_of` the plan.
+    """The settings of a child of :data:`FAST` if the plan is narrow, or :data:`PAPER`.
 
     ``folder`` is that of the images, ``interval`` the iterations between checkpoints.
     """
@@ -92,11 +88,7 @@ def pretrain_blocks(
         # Steps, not epochs: images are drawn without end, and no rest of an epoch is
         # left out, however few there are.
         param_scheduler=_schedule(plan),
-        train_cfg=dict(
-            _delete_=True,
-            type="ExactIterLoop",
-            max_iters=plan.iterations,
-        ),
+        train_cfg=dict(_delete_=True, type="ExactIterLoop", max_iters=plan.iterations),
         log_processor=dict(by_epoch=False),
         default_hooks=hooks_block(interval),
         randomness=dict(seed=seed),

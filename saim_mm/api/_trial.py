@@ -30,8 +30,6 @@ from ._rule import Steps
 _SECONDS_AT_RISK = 300
 #: Images of the step where memory is no question.
 _CPU_IMAGES = 8
-#: Scopes of the models that images can be made up for.
-SCOPES = ("mmdet", "mmseg", "mmpretrain")
 #: Of a made-up image for a detector.
 _OBJECTS = 4
 
@@ -185,15 +183,24 @@ def made_up_batch(
     """
     rng = np.random.default_rng(0)
     classes = min(_values(cfg.model, "num_classes"), default=2)
-    make = dict(
-        mmdet=_detection_sample,
-        mmseg=_segmentation_sample,
-        mmpretrain=_classification_sample,
-    )[cfg.default_scope]
+    make = SCOPES[cfg.default_scope]
     channels = next(_values(cfg.model.backbone, "in_channels"), 3)
     samples = [make(rng, size, classes) for _ in range(number)]
-    if cfg.default_scope == "mmdet" and "mask" not in str(cfg.model):
-        for sample in samples:  # RTMDet fails on masks that it does not read
+    for sample in samples:
+        sample.set_metainfo(
+            dict(
+                img_shape=size,
+                ori_shape=size,
+                pad_shape=size,
+                batch_input_shape=size,
+                scale_factor=(1.0, 1.0),
+                flip=False,
+                flip_direction=None,
+                border=(0, size[0], 0, size[1]),
+            )
+        )
+        if cfg.default_scope == "mmdet" and "mask" not in str(cfg.model):
+            # RTMDet fails on masks that it does not read.
             del sample.gt_instances.masks, sample.ignored_instances.masks
     images = rng.integers(0, 256, (number, channels, *size), dtype=np.uint8)
     inputs = torch.from_numpy(images)
@@ -212,19 +219,6 @@ def _values(config: Any, name: str) -> Iterator[int]:
     elif isinstance(config, (list, tuple)):
         for value in config:
             yield from _values(value, name)
-
-
-def _meta(size: tuple[int, int]) -> dict[str, Any]:
-    return dict(
-        img_shape=size,
-        ori_shape=size,
-        pad_shape=size,
-        batch_input_shape=size,
-        scale_factor=(1.0, 1.0),
-        flip=False,
-        flip_direction=None,
-        border=(0, size[0], 0, size[1]),
-    )
 
 
 def _detection_sample(
@@ -249,13 +243,8 @@ def _detection_sample(
     )
     labels = torch.from_numpy(rng.integers(0, classes, (1, rows, columns)))
     return DetDataSample(
-        metainfo=_meta(size),
         gt_instances=things,
-        ignored_instances=InstanceData(
-            bboxes=found[:0],
-            labels=things.labels[:0],
-            masks=BitmapMasks(masks[:0], rows, columns),
-        ),
+        ignored_instances=things[:0],
         proposals=InstanceData(bboxes=found + 1, scores=torch.ones(_OBJECTS)),
         gt_sem_seg=PixelData(sem_seg=labels),
     )
@@ -270,7 +259,6 @@ def _segmentation_sample(
     edges = torch.from_numpy(rng.integers(0, 2, (1, *size)))
     depth = torch.from_numpy(rng.uniform(1, 2, (1, *size))).float()
     return SegDataSample(
-        metainfo=_meta(size),
         gt_sem_seg=PixelData(data=labels),
         gt_edge_map=PixelData(data=edges),
         gt_depth_map=PixelData(data=depth),
@@ -282,5 +270,12 @@ def _classification_sample(
 ) -> Any:
     from mmpretrain.structures import DataSample
 
-    sample = DataSample(metainfo=_meta(size))
-    return sample.set_gt_label(int(rng.integers(0, classes)))
+    return DataSample().set_gt_label(int(rng.integers(0, classes)))
+
+
+#: Scopes of the models that images can be made up for, and what makes a sample.
+SCOPES: dict[str, Callable[[np.random.Generator, tuple[int, int], int], Any]] = dict(
+    mmdet=_detection_sample,
+    mmseg=_segmentation_sample,
+    mmpretrain=_classification_sample,
+)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from .._hub import shipped_config
 from ..datasets.channel_preprocessor import are_colours
@@ -184,16 +184,26 @@ def _blocks(
     """The settings of a child of :data:`_BASE`; it saves after ``interval`` steps."""
     side, patch = encoder.img_size[0], encoder.patch_embed.projection.kernel_size[0]
     number = len(classes)
-    judged = _dataset(base.test_dataloader.dataset.pipeline, lists["val"], classes)
-    for step in judged["pipeline"]:
-        if step["type"] == "ResizeEdge":
-            step["scale"] = round(side / _CROP_RATIO)
-        elif step["type"] == "CenterCrop":
-            step["crop_size"] = side
-    learnt = _dataset(base.train_dataloader.dataset.pipeline, lists["train"], classes)
-    for step in learnt["pipeline"]:
-        if step["type"] == "LoadRandomResizedCrop":
-            step["scale"] = side
+    sizes = dict(
+        LoadRandomResizedCrop=dict(scale=side),
+        ResizeEdge=dict(scale=round(side / _CROP_RATIO)),
+        CenterCrop=dict(crop_size=side),
+    )
+
+    def dataset(parent: ConfigDict, listed: Path) -> Block:
+        """Images by a list: mmpretrain takes hidden and empty folders for classes."""
+        steps = [step.to_dict() for step in parent.dataset.pipeline]
+        return dict(
+            _delete_=True,
+            type="CustomDataset",
+            data_root="",
+            ann_file=str(listed),
+            metainfo=dict(classes=list(classes)),
+            pipeline=[{**step, **sizes.get(step["type"], {})} for step in steps],
+        )
+
+    learnt = dataset(base.train_dataloader, lists["train"])
+    judged = dataset(base.test_dataloader, lists["val"])
     rise, cosine = (scheduler.to_dict() for scheduler in base.param_scheduler)
     judging = dict(batch_size=plan.steps.at_once, num_workers=plan.steps.workers)
     return dict(
@@ -220,18 +230,4 @@ def _blocks(
         train_cfg=dict(max_epochs=plan.epochs),
         default_hooks=hooks_block(interval, save_best=_METRIC, rule="greater"),
         randomness=dict(seed=asked["seed"]),
-    )
-
-
-def _dataset(
-    pipeline: Sequence[Any], listed: Path, classes: Sequence[str]
-) -> dict[str, Any]:
-    """Images by a list: mmpretrain takes hidden and empty folders for classes."""
-    return dict(
-        _delete_=True,
-        type="CustomDataset",
-        data_root="",
-        ann_file=str(listed),
-        metainfo=dict(classes=list(classes)),
-        pipeline=[step.to_dict() for step in pipeline],
     )

@@ -26,7 +26,7 @@ from ._child import Block, arch_of
 from ._found_images import Found, count_images
 from ._machine import Machine, this_machine
 from ._own_run import OwnRun
-from ._pretrain_config import MODELS, base_of, pretrain_blocks, size_of
+from ._pretrain_config import FAST, MODELS, PAPER, pretrain_blocks, size_of
 from ._rule import EncoderSize, PretrainPlan, plan_pretraining
 from ._start_weights import StartWeights, read_start
 from .report import report
@@ -151,7 +151,7 @@ def _begin(run: OwnRun, machine: Machine) -> list[str]:
             blocks["train_dataloader"]["dataset"]["type"] = found.kind
         return blocks
 
-    base = shipped_config(base_of(plan))
+    base = shipped_config(FAST if plan.narrow else PAPER)
     plan, config, said = run.fitted(base, plan, blocks_of, machine)
     if start is not None and whole:
         built = build_model(Config.fromstring(config, ".py"))

@@ -61,7 +61,8 @@ def check_place(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it.")
     try:
-        with tempfile.TemporaryFile(dir=next(p for p in path.parents if p.exists())):
+        there = next((p for p in path.parents if p.exists()), path.parent)
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise type(error)(
