@@ -448,6 +448,7 @@ def test_killed_and_called_again_ends_with_the_same_weights(
     done = run(photos, whole, *options)
     assert done.returncode == 0, done.stderr
     assert "10 images, typically 32 pixels: the recipe of little data" in done.stdout
+    assert "On cpu: fp32, 1 worker; at most about " in done.stdout
     assert "step 60/60" in done.stdout
     for name in ("pretrain.py", "encoder.pth", "report.html"):
         assert (whole / name).is_file() and str(whole / name) in done.stdout
