@@ -16,7 +16,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,59 +123,38 @@ def check_stack() -> Findings:
 
 def check_combinations() -> Findings:
     """Versions that are good alone and bad together."""
-    yield from _check_lines()
-    yield from _check_torch()
-    transformers = _stack.TRANSFORMERS
-    if not _fits(transformers):
-        found = installed("transformers")
-        text = f"mmpretrain does not import with transformers {found}"
-        yield Finding("error", text, transformers.install)
-    mmcv = _stack.UPSTREAM_MMCV
-    for name in ("mmdet", "mmsegmentation"):
-        if installed(name) and not _fits(mmcv):
-            text = f"{name} {installed(name)} refuses mmcv {installed('mmcv')}"
-            yield Finding("error", text, mmcv.install)
-
-
-def _check_lines() -> Findings:
-    """Whether a package is installed twice, from both lines of OpenMMLab."""
     for module, names in _stack.LINES.items():
-        both = [name for name in names if installed(name)]
+        both = [name for name in names if _stack.installed(name)]
         if len(both) > 1:
             text = f"{' and '.join(both)} are both installed and overwrite each other's"
             text += f" files; both are imported as {module}"
             remedy = f"pip uninstall -y {' '.join(both)}, then install one of them"
             yield Finding("error", text, remedy)
-
-
-def _check_torch() -> Findings:
-    """Whether torchvision and numpy suit torch."""
-    torch = installed("torch")
-    if torch is None:
-        return
-    vision, numpy = _stack.torchvision_for(torch), _stack.OLD_NUMPY
-    if torch.startswith("2.") and not _fits(vision):
-        found = installed("torchvision")
-        text = f"torchvision {found} does not belong to torch {torch}"
-        yield Finding("error", text, vision.install)
-    if _stack.parse(torch) < _stack.FIRST_TORCH_WITH_NUMPY_2 and not _fits(numpy):
-        found = f"numpy {installed('numpy')} is installed"
-        text = f"torch {torch} was built for numpy 1, and {found}"
-        yield Finding("error", text, numpy.install)
-
-
-def _fits(part: _stack.Part) -> bool:
-    """Whether a distribution is in its range, or not installed at all."""
-    found = installed(part.module)
-    return found is None or _stack.in_range(found, part)
-
-
-def installed(distribution: str) -> str | None:
-    """The installed version of a distribution."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+    torch = _stack.installed("torch") or ""
+    is_old = bool(torch) and _stack.parse(torch) < _stack.FIRST_TORCH_WITH_NUMPY_2
+    mmdet, mmseg = map(_stack.installed, ("mmdet", "mmsegmentation"))
+    for matters, part, text in (
+        (
+            torch.startswith("2."),
+            _stack.torchvision_for(torch),
+            f"torchvision {{}} does not belong to torch {torch}",
+        ),
+        (
+            is_old,
+            _stack.OLD_NUMPY,
+            f"torch {torch} was built for numpy 1, and numpy {{}} is installed",
+        ),
+        (
+            True,
+            _stack.TRANSFORMERS,
+            "mmpretrain does not import with transformers {}",
+        ),
+        (mmdet, _stack.UPSTREAM_MMCV, f"mmdet {mmdet} refuses mmcv {{}}"),
+        (mmseg, _stack.UPSTREAM_MMCV, f"mmsegmentation {mmseg} refuses mmcv {{}}"),
+    ):
+        found = _stack.installed(part.module)
+        if matters and found is not None and not _stack.in_range(found, part):
+            yield Finding("error", text.format(found), part.install)
 
 
 def check_extras() -> Findings:
@@ -193,8 +171,9 @@ def check_extras() -> Findings:
         )
     for module, use in (("mmdet", "detection"), ("mmseg", "segmentation")):
         if importlib.util.find_spec(module) is None:
-            text = f"{module} is missing: no {use}"
-            yield Finding("warning", text, "make setup-test")
+            yield Finding(
+                "warning", f"{module} is missing: no {use}", "make setup-test"
+            )
             continue
         try:
             found = importlib.import_module(module).__version__
@@ -212,9 +191,8 @@ def check_devices() -> Findings:
 
     if not torch.cuda.is_available():
         text = "no GPU: this torch was built for CPUs only"
-        if torch.version.cuda:
-            built = f"torch was built for CUDA {torch.version.cuda}"
-            text = f"no GPU that torch can use ({built})"
+        if built := torch.version.cuda:
+            text = f"no GPU that torch can use (torch was built for CUDA {built})"
         remedy = "nvidia-smi shows whether there is a driver, and which CUDA it can do"
         yield Finding("warning", text, remedy)
         return
@@ -236,16 +214,14 @@ def check_registry() -> Findings:
     except Exception as error:
         yield Finding("error", f"saim_mm does not import: {error}", "pip install -e .")
         return
-    for scope in SCOPES:
-        if importlib.util.find_spec(scope) is None:
-            continue
+    for scope in filter(importlib.util.find_spec, SCOPES):
         with DefaultScope.overwrite_default_scope(scope):
             found = MODELS.get("SAIMViT")
-        if found is not None:
+        if found is None:
+            remedy = "custom_imports = dict(imports=['saim_mm']) must be in the config"
+            yield Finding("error", f"scope {scope} does not find SAIMViT", remedy)
+        else:
             yield Finding("ok", f"scope {scope} finds SAIMViT")
-            continue
-        remedy = "custom_imports = dict(imports=['saim_mm']) must be in the config"
-        yield Finding("error", f"scope {scope} does not find SAIMViT", remedy)
 
 
 def check_space(work_dir: Path) -> Findings:
@@ -270,13 +246,9 @@ def check_space(work_dir: Path) -> Findings:
 def check_config(
     path: str, processes: int, options: dict[str, Any], samples: int
 ) -> Findings:
-    """The batch and rate of a config, and some of its images.
+    """The batch and rate of a config, and whether its data fill a step and load.
 
-    Args:
-        path: The config.
-        processes: Number of processes that will train it.
-        options: Dotted keys that override the config, with their values.
-        samples: How many samples are loaded.
+    As for :func:`doctor`, with the options as dotted keys and their values.
     """
     try:
         from saim_mm import launch
@@ -286,16 +258,10 @@ def check_config(
         batch = launch.effective_batch(cfg, processes)
     except Exception as error:
         text = str(error)
-        told = text if text.startswith(path) else f"{path}: {text}"
-        yield Finding("error", told)
+        yield Finding("error", text if text.startswith(path) else f"{path}: {text}")
         return
     text, _, advice = batch.describe().partition("\nWARNING: ")
     yield Finding("warning" if advice else "ok", text, advice)
-    yield from _check_data(cfg, batch.images, samples)
-
-
-def _check_data(cfg: Any, step_size: int, samples: int) -> Findings:
-    """Whether a config's training set can be built, fills a step, and loads."""
     from mmengine.registry import DATASETS, init_default_scope
 
     init_default_scope(cfg.get("default_scope", "mmengine"))
@@ -307,8 +273,8 @@ def _check_data(cfg: Any, step_size: int, samples: int) -> Findings:
         return
     yield Finding("ok", f"training data: {size} samples of {type(dataset).__name__}")
     yield from _check_left_out(dataset)
-    if size < step_size:
-        text = f"{size} samples are fewer than one step's {step_size}"
+    if size < batch.images:
+        text = f"{size} samples are fewer than one step's {batch.images}"
         yield Finding("error", text, "lower train_dataloader.batch_size")
     yield from check_samples(dataset, samples)
 

@@ -26,14 +26,11 @@ def make_known() -> None:
 
 
 def add_when_asked(mim: Path) -> None:
-    """Adds a model index to mmpretrain's when mmpretrain reads its own.
+    """Adds the model index of a folder to mmpretrain's when mmpretrain reads its own.
 
     It does so when it is first asked for a model; to read YAML takes longer than all
-    else of this package's import. Without ``.mim``, as in sources that were never
+    else of this package's import. Without an index, as in sources that were never
     installed, there is nothing to add.
-
-    Args:
-        mim: The folder of the index, which its paths are relative to.
     """
     name = "_register_mmpretrain_models"
     original = ModelHub.__dict__[name]
@@ -49,14 +46,10 @@ def add_when_asked(mim: Path) -> None:
 
 
 def shipped_config(name: str) -> str:
-    """What a config writes as ``_base_`` to be a child of one of ours.
+    """What a config writes as ``_base_`` to be a child of one of ours in ``configs``.
 
-    Args:
-        name: Below ``configs``, such as ``saim/saim_debug.py``.
-
-    Returns:
-        ``saim_mm::NAME``, or its path in sources that were never installed, or where
-        MMEngine does not find them (0.10.7 and an editable install).
+    ``saim_mm::NAME``, or its path in sources that were never installed, or where
+    MMEngine does not find them (0.10.7 and an editable install).
     """
     if (MIM / "configs").is_dir() and Path(get_installed_path(PACKAGE)).is_dir():
         return f"{PACKAGE}::{name}"

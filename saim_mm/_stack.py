@@ -6,7 +6,6 @@ import importlib.metadata
 import io
 import re
 from dataclasses import dataclass
-from typing import NoReturn
 
 Version = tuple[int, int, int]
 
@@ -29,11 +28,6 @@ class Part:
     at_least: str
     below: str
     install: str
-
-    @property
-    def needed(self) -> str:
-        """The accepted range, as pip writes it."""
-        return f">={self.at_least},<{self.below}"
 
 
 # Built in an environment of its own, where its setup.py finds no torch, mmcv leaves
@@ -87,10 +81,7 @@ _DISTRIBUTIONS = {
 
 
 def check_stack(parts: tuple[Part, ...] = STACK) -> None:
-    """Import every part of the stack and compare its version with what is needed.
-
-    Args:
-        parts: Parts to check, those that others import first.
+    """Import parts of the stack, the first ones first, and compare their versions.
 
     Raises:
         ImportError: For the first part that is missing, fails to import, or is too
@@ -109,7 +100,10 @@ def check_stack(parts: tuple[Part, ...] = STACK) -> None:
             if in_range(version, part):
                 continue
             state, remedy = f"is version {version}", _install_command(part)
-        _fail(part, state, remedy)
+        raise ImportError(
+            f"saim_mm needs {part.module}>={part.at_least},<{part.below}, but it "
+            f"{state}.\nTo mend it, run:\n    {remedy}"
+        ) from None
 
 
 def import_quietly(module: str) -> None:
@@ -185,21 +179,14 @@ def _install_command(part: Part) -> str:
     OneDL and upstream share their import names, so that installing one over the
     other would mix their files.
     """
-    if part.module == "torch" or not _is_installed(part.module):
+    if part.module == "torch" or installed(part.module) is None:
         return part.install
     return f"pip uninstall -y {part.module} && {part.install}"
 
 
-def _is_installed(distribution: str) -> bool:
+def installed(distribution: str) -> str | None:
+    """The installed version of a distribution."""
     try:
-        importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _fail(part: Part, state: str, remedy: str) -> NoReturn:
-    raise ImportError(
-        f"saim_mm needs {part.module}{part.needed}, but it {state}.\n"
-        f"To mend it, run:\n    {remedy}"
-    ) from None
+        return None

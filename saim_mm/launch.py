@@ -30,7 +30,6 @@ from .weights.whole_model import forget_pretrained
 #: Options of ``AmpOptimWrapper`` that ``OptimWrapper`` does not know.
 _AMP_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
 _DATA_PARALLEL = "MMDistributedDataParallel"
-_DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 @dataclass(frozen=True)
@@ -81,31 +80,24 @@ def world_size() -> int:
 
 
 def effective_batch(cfg: Config, processes: int) -> EffectiveBatch:
-    """Reads batch and rate off a config.
-
-    Args:
-        cfg: A training config.
-        processes: Number of processes it will run in.
+    """Reads batch and rate off a training config, for so many processes.
 
     Raises:
         ValueError: If the config has no training data or optimiser.
     """
-    loader, wrapper = cfg.get("train_dataloader"), cfg.get("optim_wrapper")
-    if not loader or not wrapper:
-        raise ValueError(
-            f"{cfg.filename} cannot be trained: it has no "
-            f"{'train_dataloader' if not loader else 'optim_wrapper'}."
-        )
+    for name in ("train_dataloader", "optim_wrapper"):
+        if not cfg.get(name):
+            raise ValueError(f"{cfg.filename} cannot be trained: it has no {name}.")
+    loader, wrapper = cfg.train_dataloader, cfg.optim_wrapper
     per_process = loader.get("batch_size")
     if per_process is None:
         per_process = loader.batch_sampler.batch_size
-    scale = cfg.get("auto_scale_lr") or {}
     return EffectiveBatch(
         processes=processes,
         per_process=per_process,
         accumulation=wrapper.get("accumulative_counts", 1),
         lr=wrapper.optimizer.lr,
-        base=scale.get("base_batch_size"),
+        base=(cfg.get("auto_scale_lr") or {}).get("base_batch_size"),
     )
 
 
@@ -144,26 +136,25 @@ def fit_to_machine(cfg: Config) -> list[str]:
     cuda = torch.cuda.is_available()
     if world_size() > 1:
         _set_data_parallel(cfg, cuda)
+    wrapper = cfg.get("optim_wrapper") or {}
     if cuda:
-        _fuse_adamw(cfg)
+        optimizer = wrapper.get("optimizer") or {}
+        if optimizer.get("type") == "AdamW" and "foreach" not in optimizer:
+            optimizer.setdefault("fused", True)
         return []
     changes = []
-    if wrapper_without_amp(cfg.get("optim_wrapper") or {}):
+    if wrapper_without_amp(wrapper):
         changes.append("No CUDA: training in float32 instead of mixed precision.")
-    for name in _DATALOADERS:
-        if cfg.get(name):
-            cfg[name].pin_memory = False
+    for part in ("train", "val", "test"):
+        if cfg.get(f"{part}_dataloader"):
+            cfg[f"{part}_dataloader"].pin_memory = False
     if world_size() > 1:
         changes.append("No CUDA: processes talk over gloo.")
     return changes
 
 
 def wrapper_without_amp(wrapper: dict[str, Any]) -> bool:
-    """Takes mixed precision out of an optimiser wrapper's config, in place.
-
-    Returns:
-        Whether it was there.
-    """
+    """Takes mixed precision out of an optimiser wrapper's config, if it is there."""
     if wrapper.get("type") != "AmpOptimWrapper":
         return False
     wrapper["type"] = "OptimWrapper"
@@ -186,12 +177,6 @@ def _set_data_parallel(cfg: Config, cuda: bool) -> None:
     if not cuda:
         defaults["device_ids"] = None  # Runner would hand it the index of a GPU
     cfg.model_wrapper_cfg = {**defaults, **options}
-
-
-def _fuse_adamw(cfg: Config) -> None:
-    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
-    if optimizer.get("type") == "AdamW" and "foreach" not in optimizer:
-        optimizer.setdefault("fused", True)
 
 
 def make_runner(cfg: Config, launcher: str = "none", newest: bool = False) -> Runner:
@@ -259,8 +244,8 @@ def connect(launcher: str, dist_cfg: dict[str, Any] | None = None) -> None:
 def _slurm_to_torch_environment() -> None:
     """Sets what torch.distributed reads from what Slurm tells each task."""
     environment = os.environ
-    hosts = ["scontrol", "show", "hostnames", environment["SLURM_NODELIST"]]
     if "MASTER_ADDR" not in environment:
+        hosts = ["scontrol", "show", "hostnames", environment["SLURM_NODELIST"]]
         first = subprocess.run(hosts, capture_output=True, text=True, check=True)
         environment["MASTER_ADDR"] = first.stdout.split()[0]
     environment.setdefault("MASTER_PORT", "29500")
@@ -270,12 +255,7 @@ def _slurm_to_torch_environment() -> None:
 
 
 def add_cfg_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
-    """Adds ``--cfg-options KEY=VALUE ...``, empty by default.
-
-    Args:
-        parser: Of a tool that reads a config.
-        aliases: Other names of the option.
-    """
+    """Adds ``--cfg-options KEY=VALUE ...``, and other names of it; empty by default."""
     parser.add_argument(
         *aliases,
         "--cfg-options",
@@ -293,9 +273,7 @@ def parse_args(
 ) -> argparse.Namespace:
     """Reads a command line, with the options that training and testing share.
 
-    Args:
-        parser: Has an argument ``config``, and what else the tool needs.
-        argv: The arguments; by default those of the process.
+    The parser has an argument ``config``, and what else the tool needs.
     """
     parser.add_argument("--work-dir", help="where logs and results go")
     add_cfg_options(parser)

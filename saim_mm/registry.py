@@ -49,44 +49,24 @@ def scope_around() -> str:
     return others[-1] if others else "mmpretrain"
 
 
-DATASETS = OurRegistry("dataset", parent=root.DATASETS, scope=SCOPE)
-DATA_SAMPLERS = OurRegistry("data sampler", parent=root.DATA_SAMPLERS, scope=SCOPE)
-FUNCTIONS = OurRegistry("function", parent=root.FUNCTIONS, scope=SCOPE)
-HOOKS = OurRegistry("hook", parent=root.HOOKS, scope=SCOPE)
-LOOPS = OurRegistry("loop", parent=root.LOOPS, scope=SCOPE)
-METRICS = OurRegistry("metric", parent=root.METRICS, scope=SCOPE)
-MODEL_WRAPPERS = OurRegistry("model_wrapper", parent=root.MODEL_WRAPPERS, scope=SCOPE)
-MODELS = OurRegistry("model", parent=root.MODELS, scope=SCOPE)
-OPTIM_WRAPPER_CONSTRUCTORS = OurRegistry(
-    "optim wrapper constructor", parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE
-)
-PARAM_SCHEDULERS = OurRegistry(
-    "parameter scheduler", parent=root.PARAM_SCHEDULERS, scope=SCOPE
-)
-TASK_UTILS = OurRegistry("task util", parent=root.TASK_UTILS, scope=SCOPE)
-TRANSFORMS = OurRegistry("transform", parent=root.TRANSFORMS, scope=SCOPE)
-
-#: Those in which we register nothing.
-_OTHERS = [
-    OurRegistry(kind.name, parent=kind, scope=SCOPE)
-    for kind in vars(root).values()
-    if isinstance(kind, Registry) and SCOPE not in kind.children
-]
-
+#: MMEngine's registries by the names of their variables: ``MODELS`` is ``model``.
 _BY_KIND: dict[str, Registry] = {
-    "dataset": DATASETS,
-    "data_sampler": DATA_SAMPLERS,
-    "function": FUNCTIONS,
-    "hook": HOOKS,
-    "loop": LOOPS,
-    "metric": METRICS,
-    "model": MODELS,
-    "model_wrapper": MODEL_WRAPPERS,
-    "optim_wrapper_constructor": OPTIM_WRAPPER_CONSTRUCTORS,
-    "param_scheduler": PARAM_SCHEDULERS,
-    "task_util": TASK_UTILS,
-    "transform": TRANSFORMS,
+    name.removesuffix("S").lower(): OurRegistry(kind.name, parent=kind, scope=SCOPE)
+    for name, kind in vars(root).items()
+    if isinstance(kind, Registry)
 }
+DATASETS = _BY_KIND["dataset"]
+DATA_SAMPLERS = _BY_KIND["data_sampler"]
+FUNCTIONS = _BY_KIND["function"]
+HOOKS = _BY_KIND["hook"]
+LOOPS = _BY_KIND["loop"]
+METRICS = _BY_KIND["metric"]
+MODEL_WRAPPERS = _BY_KIND["model_wrapper"]
+MODELS = _BY_KIND["model"]
+OPTIM_WRAPPER_CONSTRUCTORS = _BY_KIND["optim_wrapper_constructor"]
+PARAM_SCHEDULERS = _BY_KIND["param_scheduler"]
+TASK_UTILS = _BY_KIND["task_util"]
+TRANSFORMS = _BY_KIND["transform"]
 
 T = TypeVar("T", bound=Callable)
 
@@ -96,9 +76,6 @@ def register(kind: str) -> Callable[[T], T]:
 
     Args:
         kind: One of the keys of ``_BY_KIND``, such as ``"model"``.
-
-    Returns:
-        The decorator; it returns what it decorates unchanged.
     """
     registry = _BY_KIND[kind]
 

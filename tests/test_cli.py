@@ -15,7 +15,7 @@ from tiny import tiny_saim
 from saim_mm import api
 from saim_mm.api.convert import CONVERSIONS
 from saim_mm.cli import VERBS, main, make_parser
-from saim_mm.utils.command_line import one_line_errors
+from saim_mm.utils.command_line import counted, one_line_errors
 from saim_mm.version import __version__
 from saim_mm.weights import read_state_dict
 
@@ -143,6 +143,32 @@ def test_what_convert_does_not_understand(tmp_path: Path, capsys) -> None:
     assert main(["convert", str(src), str(src), "--num-heads", "2"]) == 1
     assert "would be written over itself" in capsys.readouterr().err
     assert src.read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "target"), [("a.pth", "encoder"), ("vit/a", "hf")])
+def test_convert_writes_nothing_over(name: str, target: str, tmp_path: Path) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    out = mine.parent if target == "hf" else mine
+    source = "encoder" if target == "hf" else "saim"
+    with pytest.raises(FileExistsError, match=f"{out}: is there already; remove it"):
+        api.convert(tmp_path / "none.pth", out, source, target)
+    assert mine.read_text() == "mine"
+
+
+def test_one_is_no_plural() -> None:
+    told = [counted(1, "image"), counted(0, "worker"), counted(1.0, "epoch")]
+    assert told == ["1 image", "0 workers", "1 epoch"]
+    assert counted(99.9, "epoch") == "99.9 epochs"
+    assert counted(1_000_000, "step") == "1000000 steps"
+
+
+def test_options_are_not_abbreviated(capsys) -> None:
+    for said in (["pretrain", "photos", "--epoch", "3"], ["--vers"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(said)
+    assert "unrecognized arguments: --epoch 3" in capsys.readouterr().err
 
 
 def test_convert_refuses_what_does_not_matter() -> None:

@@ -27,7 +27,7 @@ UPSTREAM = {
 
 @pytest.mark.parametrize("versions", [GOOD, UPSTREAM, {}], ids=["OneDL", "up", "none"])
 def test_good_combinations(versions, monkeypatch) -> None:
-    monkeypatch.setattr(_doctor, "installed", versions.get)
+    monkeypatch.setattr(_stack, "installed", versions.get)
     assert list(_doctor.check_combinations()) == []
 
 
@@ -42,7 +42,7 @@ def test_good_combinations(versions, monkeypatch) -> None:
     ],
 )  # fmt: skip
 def test_bad_combinations(versions, text, remedy, monkeypatch) -> None:
-    monkeypatch.setattr(_doctor, "installed", versions.get)
+    monkeypatch.setattr(_stack, "installed", versions.get)
     (finding,) = _doctor.check_combinations()
     assert finding.state == "error"
     assert text in finding.text

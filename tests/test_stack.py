@@ -80,7 +80,7 @@ def test_range(stack, name, oldest, too_old, too_new):
 
 def test_missing_part_is_named_with_its_command(monkeypatch, stack):
     hide(monkeypatch, "mmcv")
-    monkeypatch.setattr("saim_mm._stack._is_installed", lambda name: False)
+    monkeypatch.setattr("saim_mm._stack.installed", lambda name: None)
     assert failure() == (
         "saim_mm needs mmcv>=2.1.0,<3, but it is not installed.\n"
         "To mend it, run:\n"
@@ -89,7 +89,7 @@ def test_missing_part_is_named_with_its_command(monkeypatch, stack):
 
 
 def test_upstream_is_taken_out_before_onedl_goes_in(monkeypatch, stack):
-    monkeypatch.setattr("saim_mm._stack._is_installed", lambda name: True)
+    monkeypatch.setattr("saim_mm._stack.installed", lambda name: "1")
     stack["mmengine"].__version__ = "0.9.0"
     assert failure().endswith(
         f"pip uninstall -y mmengine && pip install onedl-mmengine=={TESTED['mmengine']}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.model import BaseDataPreprocessor
 
 from ..evaluation.encoders import Encoder
 from ..models import SAIMViT
@@ -25,15 +26,8 @@ def child_blocks(
 ) -> tuple[Block, tuple[str, ...]]:
     """The settings that a child of a config changes, to put an encoder into it.
 
-    Args:
-        cfg: The config.
-        outputs: What its backbone gives.
-        encoder: The encoder.
-        path: The encoder's file.
-        keep_optimizer: Whether optimiser and schedule stay as they are.
-
-    Returns:
-        The settings by name, and what they change, a line each.
+    ``outputs`` is what the config's backbone gives. Also what the settings change, a
+    line each.
     """
     backbone, change = _backbone(cfg, outputs, encoder.backbone)
     init_cfg = dict(type="Pretrained", checkpoint=str(path.resolve()))
@@ -120,15 +114,8 @@ def _side(size: tuple[int, int]) -> int | tuple[int, int]:
 
 def _preprocessor(cfg: Config, encoder: Encoder) -> tuple[Block, str]:
     """Mean, deviation and order of colours as in pretraining."""
-    ours = encoder.preprocessor
-    names = ("mean", "std")
-    numbers = {
-        name: [round(value, 4) for value in getattr(ours, name).flatten().tolist()]
-        if hasattr(ours, name)
-        else None
-        for name in names
-    }
-    rgb = bool(ours._channel_conversion)
+    numbers = normalisation_of(encoder.preprocessor)
+    rgb = bool(encoder.preprocessor._channel_conversion)
     given = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor", {})
     if cfg.default_scope == "mmpretrain" or "to_rgb" in given:
         colours = dict(to_rgb=rgb)
@@ -138,6 +125,18 @@ def _preprocessor(cfg: Config, encoder: Encoder) -> tuple[Block, str]:
         f"preprocessor: mean {numbers['mean']}, std {numbers['std']}, as pretrained"
     )
     return {**numbers, **colours}, change
+
+
+def normalisation_of(preprocessor: BaseDataPreprocessor) -> dict[str, Any]:
+    """Its ``mean`` and ``std``, a list each, or ``None``."""
+    return {
+        name: [
+            round(value, 4) for value in getattr(preprocessor, name).flatten().tolist()
+        ]
+        if hasattr(preprocessor, name)
+        else None
+        for name in ("mean", "std")
+    }
 
 
 def _optimizer(cfg: Config, has_token: bool) -> tuple[Block, str]:
@@ -188,12 +187,7 @@ def _schedule(cfg: Config) -> list[Block] | None:
 
 
 def child_text(base: str, blocks: Block) -> str:
-    """A config as one writes it by hand.
-
-    Args:
-        base: The parent.
-        blocks: The child's settings.
-    """
+    """A child of ``base`` as one writes it by hand."""
     lines = [f"_base_ = {_code(base)}"]
     lines += [f"{name} = {_code(value)}" for name, value in blocks.items()]
     return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ from ..utils.atomic_file import write_json
 from ..weights import read_state_dict, write_state_dict
 from ..weights.blur import Smoothing
 from ..weights.keymap import has_narrow_decoder
+from ._child import normalisation_of
 
 #: Epsilon of the norms in timm's ViT and in what is written for transformers.
 _EPS = 1e-6
@@ -24,7 +25,7 @@ _EPS = 1e-6
 CROP_RATIO = 224 / 256
 
 
-def weights_facts(encoder: FrozenEncoder) -> dict[str, str]:
+def _facts(encoder: FrozenEncoder) -> dict[str, str]:
     """What the model card says of an input that no file normalises."""
     channels = encoder.backbone.patch_embed.projection.in_channels
     rows, columns = encoder.image_size
@@ -32,12 +33,8 @@ def weights_facts(encoder: FrozenEncoder) -> dict[str, str]:
     if are_colours(channels, encoder.preprocessor):
         order = "RGB" if encoder.preprocessor._channel_conversion else "BGR"
         units = "0 to 255"
-    mean, std = (
-        [round(v, 4) for v in getattr(encoder.preprocessor, name).flatten().tolist()]
-        if hasattr(encoder.preprocessor, name)
-        else "none"
-        for name in ("mean", "std")
-    )
+    numbers = normalisation_of(encoder.preprocessor)
+    mean, std = (numbers[name] or "none" for name in ("mean", "std"))
     return dict(
         input=f"float32 (B, {channels}, {rows}, {columns}), {order}, normalised",
         normalisation=f"**not included**: subtract {mean}, divide by {std}, in the "
@@ -48,8 +45,10 @@ def weights_facts(encoder: FrozenEncoder) -> dict[str, str]:
 
 def export_weights(
     encoder: FrozenEncoder, out: Path, kind: str, settings: Mapping[str, Any]
-) -> Certificate:
+) -> tuple[dict[str, str], Certificate]:
     """Writes the weights, if they certify.
+
+    Also returns what a user must know, for the model card.
 
     Raises:
         OSError: If they cannot be written.
@@ -77,7 +76,7 @@ def export_weights(
                     write_json(out / "preprocessor_config.json", steps, indent=2)
     if not found.passed:
         raise ValueError(f"nothing written to {out}\n{found}")
-    return found
+    return _facts(encoder), found
 
 
 def _image_processor(encoder: FrozenEncoder) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ..datasets import UnlabeledImages
 from ..datasets.data_kinds import kind_of_data
 from ..datasets.load_image import LoadImage
 from ..datasets.sample_photos import NoPhotosError, find_photos
+from ..utils.command_line import counted
 from ._rule import LEAST
 
 #: Images that are opened.
@@ -19,13 +20,7 @@ _SAMPLE = 64
 
 
 class Found(NamedTuple):
-    """What lies in a folder.
-
-    Attributes:
-        kind: Name of the dataset that reads it.
-        number: Number of images.
-        side: Median of their shorter sides, in pixels.
-    """
+    """A dataset's name, the number of images, their typical shorter side in pixels."""
 
     kind: str
     number: int
@@ -35,9 +30,7 @@ class Found(NamedTuple):
 def count_images(folder: str | Path, **options: Any) -> Found:
     """Counts the images of a folder, a pack, shards or a dataset, and opens some.
 
-    Args:
-        folder: Where they lie.
-        **options: Those of the dataset that reads what is no folder of images.
+    ``options`` are those of the dataset that reads what is no folder of images.
 
     Raises:
         NoPhotosError: If there is no such folder, or too few images that load.
@@ -56,8 +49,8 @@ def count_images(folder: str | Path, **options: Any) -> Found:
     side = typical_side(paths)
     if total < LEAST:
         raise NoPhotosError(
-            f"{str(folder)!r} holds {total} images; give at least {LEAST}, and some "
-            "thousands to learn what holds for others"
+            f"{str(folder)!r} holds {counted(total, 'image')}; give at least {LEAST}, "
+            "and some thousands to learn what holds for others"
         )
     return Found(kind.__name__, total, side)
 
@@ -77,6 +70,7 @@ def typical_side(paths: Sequence[str | Path]) -> int:
             problems.append(str(error))
     if not sides:
         raise NoPhotosError(
-            f"none of {len(chosen)} images can be read; the first is {problems[0]}"
+            f"none of {counted(len(chosen), 'image')} can be read; the first is "
+            f"{problems[0]}"
         )
     return int(median(sides))

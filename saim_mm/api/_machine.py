@@ -8,19 +8,18 @@ from pathlib import Path
 
 import torch
 
+from ..utils.command_line import counted
+
 #: Where a container says how much memory it may use.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run is to train.
+    """Where a run is to train: on ``cpu`` or ``cuda``.
 
-    Attributes:
-        device: ``cpu`` or ``cuda``.
-        memory: Free bytes, of the GPU if there is one.
-        cores: Processors that this process may use.
-        bf16: Whether the GPU computes in bfloat16.
+    ``memory`` are free bytes, of the GPU if there is one; ``cores`` the processors that
+    this process may use; ``bf16`` is whether the GPU computes in bfloat16.
     """
 
     device: str
@@ -47,21 +46,18 @@ def this_machine(device: str | None = None) -> Machine:
             "device='cpu', but there is a GPU, which MMEngine would use; hide it by "
             "CUDA_VISIBLE_DEVICES= in the environment."
         )
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     if kind == "cpu":
-        return Machine("cpu", _free_memory(), _cores())
+        return Machine("cpu", _free_memory(), cores)
     count = torch.cuda.device_count() if cuda else 0
     if int(index or 0) >= count:
-        raise ValueError(f"device={device!r}: this machine has {count} CUDA devices.")
+        found = counted(count, "CUDA device")
+        raise ValueError(f"device={device!r}: this machine has {found}.")
     torch.cuda.set_device(int(index or torch.cuda.current_device()))
     # From Ampere on; older ones only imitate it.
     bf16 = torch.cuda.get_device_capability()[0] >= 8
-    return Machine("cuda", torch.cuda.mem_get_info()[0], _cores(), bf16)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return Machine("cuda", torch.cuda.mem_get_info()[0], cores, bf16)
 
 
 def _free_memory() -> int:

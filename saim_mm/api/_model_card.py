@@ -55,14 +55,8 @@ def model_card(
 ) -> str:
     """Fills in the template.
 
-    Args:
-        kind: The format.
-        out: What was written.
-        encoder: What it was made from.
-        facts: ``input``, ``normalisation`` and ``output``.
-        certificate: What was proved, as text.
-        settings: The config of the encoder, as far as it is known. Nothing in it can
-            become markup: it is escaped.
+    ``facts`` are ``input``, ``normalisation`` and ``output``, ``settings`` the config
+    of the encoder as far as it is known. None of it becomes markup: it is escaped.
     """
     vit = encoder.backbone
     rows, columns = encoder.image_size

@@ -22,12 +22,9 @@ _Given = dict[bool, tuple[Any, Tensor]]
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs of a backbone.
+    """The outputs of a backbone: channels of each, pixels to a step of each map.
 
-    Attributes:
-        channels: Channels of each.
-        strides: Pixels to a step of each map; ``None`` for a vector.
-        grouped: Whether they are one tuple within a tuple.
+    The stride of a vector is ``None``; grouped ones are one tuple within a tuple.
     """
 
     channels: tuple[int, ...]
@@ -38,17 +35,16 @@ class Outputs:
 def outputs_of(backbone: ConfigDict, in_channels: int) -> Outputs:
     """Builds a backbone, runs it on noise in both modes, and reads off the shapes.
 
-    Args:
-        backbone: Its config; weights that it names are not read. Names are looked up
-            in the default scope.
-        in_channels: Channels of the images.
+    Weights that it names are not read. Names are looked up in the default scope.
 
     Raises:
         ValueError: If it cannot be built or run, or what it gives is not a tuple of
             maps (B, C, h, w) or vectors (B, C), the same in training and evaluation.
     """
     name = backbone.get("type")
-    sides = [side for side in (_built_for(backbone), *_SIDES) if side]
+    size = backbone.get("img_size")
+    built_for = max(size) if isinstance(size, (list, tuple)) else size
+    sides = [side for side in (built_for, *_SIDES) if side]
     with random_state_kept():
         given = _first_to_run(backbone, in_channels, sides)
     train, evaluation = (_read(name, *given[mode]) for mode in (True, False))
@@ -80,11 +76,6 @@ def short(error: Exception) -> str:
     """The first line of an error, with its class."""
     text = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {text[:400]}"
-
-
-def _built_for(backbone: ConfigDict) -> int | None:
-    size = backbone.get("img_size")
-    return max(size) if isinstance(size, (list, tuple)) else size
 
 
 def _first_to_run(backbone: ConfigDict, channels: int, sides: list[int]) -> _Given:

@@ -7,12 +7,14 @@ else is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from .._doctor import parse_options
@@ -20,37 +22,47 @@ from ..datasets import TooManyBrokenImages
 from ..datasets.load_image import broken_image
 from ..engine import quiet_runner, shown
 from ..reliability.preemption_hook import EXIT_NOT_SAVED, EXIT_PREEMPTED
-from ..utils.atomic_file import write_atomically
-from ..utils.command_line import said_again
+from ..utils.command_line import counted, said_again
 from ..utils.config_file import read_config_file
 from ..utils.progress_line import ProgressLine
 from ..weights.safe_loader import install_safe_loader
 from ._child import Block, child_text
+from ._machine import Machine
 from ._outputs import short
+from ._rule import FinetunePlan, PretrainPlan, Steps
+from ._trial import fit_to_memory, saving_interval
 
 #: Where MMEngine writes all settings of the run, which it does by the config's name.
 _ALL_SETTINGS = "all_settings.py"
 
+Plan = TypeVar("Plan", PretrainPlan, FinetunePlan)
+#: What may be asked for instead of what the rule chooses.
+_INSTEAD = ("epochs", "batch_size", "workers")
+
 
 class OwnRun:
-    """The folder of a run that a verb made, or is about to make.
+    """The folder ``out`` of a run that a verb made, or is about to make.
 
-    Args:
-        verb: ``pretrain`` or ``finetune``.
-        folder: Where everything goes.
-        asked: What the call asks for, by the names of its arguments; ``None`` leaves
-            it to the rule, or to the run that is there.
+    ``asked`` is what the call asks for, by the names of its arguments; ``None`` leaves
+    it to the rule, or to the run that is there.
 
     Raises:
-        ValueError: If something else is in the folder, or a run that was asked for
-            other things.
+        ValueError: If a number is too small, something else is in the folder, or a run
+            that was asked for other things.
     """
 
-    def __init__(self, verb: str, folder: Path, asked: Mapping[str, Any]) -> None:
+    def __init__(
+        self, verb: str, images: Path, out: str | Path | None, asked: Mapping[str, Any]
+    ) -> None:
+        for name, least in dict(epochs=1, batch_size=1, workers=0, seed=0).items():
+            if asked[name] is not None and asked[name] < least:
+                raise ValueError(f"{name}={asked[name]} must be at least {least}.")
+        default = Path("work_dirs") / f"{verb}-of-{images.name or 'images'}"
         self.verb = verb
-        self.folder = folder
+        self.folder = folder = default if out is None else Path(out)
         self.config = folder / f"{verb}.py"
         self.asked = dict(asked)
+        self.instead = {name: asked[name] for name in _INSTEAD}
         self.begun = self.config.is_file()
         if self.begun:
             self._refuse_other()
@@ -82,46 +94,56 @@ class OwnRun:
                 "what a resumed run may change); or give another folder (-o DIR)."
             )
 
-    def write_config(self, base: str, blocks: Block, tail: str = "") -> None:
-        """Writes the config that this run, or `tools/train.py`, trains.
+    def fitted(
+        self,
+        base: str,
+        plan: Plan,
+        blocks_of: Callable[[Plan, int], Block],
+        machine: Machine,
+        tail: str = "",
+    ) -> tuple[Plan, str, str]:
+        """The plan that fits into the memory, its config, what to say of the machine.
 
-        Args:
-            base: The parent.
-            blocks: What differs from it.
-            tail: What follows, as it is written.
+        ``blocks_of`` a plan and the iterations between two checkpoints is what differs
+        from the config ``base``; ``tail`` follows in it as it is.
 
         Raises:
-            OSError: If it cannot be written.
+            ValueError: If ``cfg_options`` do not fit, or nothing does.
         """
-        text = child_text(base, dict(asked=self.asked, **blocks)) + tail
-        write_atomically(self.config, lambda file: file.write(text.encode()))
 
-    def load_config(self) -> Config:
-        """The config, as it stands in the folder now."""
-        cfg = read_config_file(self.config)
-        # MMEngine would write all settings over the short config of the same name.
-        cfg = Config(
-            cfg._cfg_dict, cfg_text=cfg.text, filename=self.folder / _ALL_SETTINGS
-        )
-        cfg.work_dir, cfg.launcher = str(self.folder), "none"
-        return cfg
+        def text_of(plan: Plan, interval: int = 1) -> str:
+            pairs = self.asked["cfg_options"]
+            blocks = _with_options(blocks_of(plan, interval), pairs)
+            return child_text(base, dict(asked=self.asked, **blocks)) + tail
 
-    def train(self, progress: ProgressLine | None) -> Runner:
-        """Trains to the end, from where the run is.
+        def config_of(steps: Steps) -> Config:
+            return Config.fromstring(text_of(replace(plan, steps=steps)), ".py")
 
-        Args:
-            progress: Where it is shown, instead of in MMEngine's log.
+        steps, seconds = fit_to_memory(config_of, plan.steps, machine.device)
+        fitted = replace(plan, steps=steps)
+        minutes = max(1, round(seconds * fitted.iterations / 60))
+        workers, most = counted(steps.workers, "worker"), counted(minutes, "minute")
+        said = f"{steps.precision}, {workers}; at most about {most}, from one step."
+        interval = saving_interval(seconds, fitted.iterations)
+        return fitted, text_of(fitted, interval), f"On {machine.device}: {said}"
 
-        Returns:
-            The runner, whose model is trained.
+    def train(self, said: Sequence[str], progress: ProgressLine | None) -> Runner:
+        """Says what was chosen, and trains to the end, from where the run is.
+
+        Returns the runner, whose model is trained. Without ``progress``, MMEngine's log
+        shows how far it is.
 
         Raises:
             SystemExit: With code 75, if a signal ended the run and it was saved.
             ValueError: If the config makes no run, or too many images are broken.
         """
+        if progress is not None:
+            progress.say("\n".join(said))
         install_safe_loader()
         runner = self._build(silent=progress is not None)
-        showing = shown(runner, progress) if progress else nullcontext()
+        tell = runner.logger.info if progress is None else progress.say
+        runner.register_hook(_FinishedHook(tell))
+        showing = nullcontext() if progress is None else shown(runner, progress)
         try:
             with showing:
                 runner.train()
@@ -140,18 +162,21 @@ class OwnRun:
                 "without it in another folder (-o DIR)."
             ) from None
         except SystemExit as stopped:
-            if progress is not None and stopped.code in (
-                EXIT_PREEMPTED,
-                EXIT_NOT_SAVED,
-            ):
-                saved = "Saved" if stopped.code == EXIT_PREEMPTED else "NOT saved"
-                progress.say(f"{saved}. To go on, say the same again: {said_again()}")
+            saved = {EXIT_PREEMPTED: "Saved", EXIT_NOT_SAVED: "NOT saved"}
+            if progress is not None and stopped.code in saved:
+                told = saved[stopped.code]
+                progress.say(f"{told}. To go on, say the same again: {said_again()}")
             raise
         return runner
 
     def _build(self, silent: bool) -> Runner:
         """The runner, of what stands in the config, which a person may have changed."""
-        cfg = self.load_config()
+        cfg = read_config_file(self.config)
+        # MMEngine would write all settings over the short config of the same name.
+        cfg = Config(
+            cfg._cfg_dict, cfg_text=cfg.text, filename=self.folder / _ALL_SETTINGS
+        )
+        cfg.work_dir, cfg.launcher = str(self.folder), "none"
         try:
             return quiet_runner(cfg, newest=True, silent=silent)
         except (ValueError, OSError):  # they say what is wrong
@@ -163,29 +188,23 @@ class OwnRun:
             ) from error
 
 
-def check_at_least(least: int, **counts: int | None) -> None:
-    """Refuses numbers that are given and too small.
+class _FinishedHook(Hook):
+    """Tells of a run that has nothing left to train."""
 
-    Raises:
-        ValueError: If one is.
-    """
-    for name, count in counts.items():
-        if count is not None and count < least:
-            raise ValueError(f"{name}={count} must be at least {least}.")
+    def __init__(self, tell: Callable[[str], Any]) -> None:
+        self.tell = tell
 
-
-def default_folder(verb: str, folder: Path) -> Path:
-    """Where a run goes that was not told."""
-    return Path("work_dirs") / f"{verb}-of-{folder.name or 'images'}"
+    def before_train(self, runner: Runner) -> None:
+        if runner.iter >= runner.max_iters:
+            self.tell(f"Finished before: all {runner.max_iters} iterations are done.")
 
 
-def with_options(blocks: Block, pairs: Sequence[str]) -> Block:
-    """The settings of a child, with ``KEY=VALUE`` pairs put into them.
-
-    Raises:
-        ValueError: If a pair is none, or does not fit.
-    """
+def _with_options(blocks: Block, pairs: Sequence[str]) -> Block:
+    """The settings of a child, with ``KEY=VALUE`` pairs put into them."""
     options, cfg = parse_options(pairs), Config(blocks)
+    for key in ("train_cfg.max_iters", "train_cfg.max_epochs"):
+        if isinstance(options.get(key), int) and options[key] < 1:
+            raise ValueError(f"cfg_options: {key}={options[key]} must be at least 1.")
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError) as error:

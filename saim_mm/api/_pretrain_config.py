@@ -10,8 +10,9 @@ from ._child import Block
 from ._rule import EncoderSize, PretrainPlan, Steps
 from ._start_weights import StartWeights
 
-_PAPER = "saim/saim_vit-b_300e_in1k.py"
-_FAST = "saim/saim_vit-b_fast_300e_in1k.py"
+#: The shipped configs that are parents: of the paper, and with a narrow decoder.
+PAPER = "saim/saim_vit-b_300e_in1k.py"
+FAST = "saim/saim_vit-b_fast_300e_in1k.py"
 #: Small enough for a CPU: as in `make demo`, with the usual 64 channels a head.
 _NANO = dict(embed_dims=128, num_layers=4, num_heads=2, feedforward_channels=512)
 #: Names of models -> what SAIMViT calls them.
@@ -49,11 +50,6 @@ def arch_block(arch: str | dict[str, int]) -> Any:
     return dict(_delete_=True, **arch) if isinstance(arch, dict) else arch
 
 
-def base_of(plan: PretrainPlan) -> str:
-    """The shipped config that a plan is a child of."""
-    return _FAST if plan.narrow else _PAPER
-
-
 def pretrain_blocks(
     plan: PretrainPlan,
     arch: str | dict[str, int],
@@ -62,18 +58,19 @@ def pretrain_blocks(
     seed: int,
     interval: int,
 ) -> Block:
-    """The settings of a child of :func:`base_of` the plan.
+    """The settings of a child of :data:`FAST` if the plan is narrow, or :data:`PAPER`.
 
-    Args:
-        plan: How to pretrain.
-        arch: Of the encoder.
-        folder: Of the images.
-        start: The weights to go on from.
-        seed: Of the run.
-        interval: Iterations between two checkpoints.
+    ``folder`` is that of the images, ``interval`` the iterations between checkpoints.
     """
     backbone: Block = dict(
         arch=arch_block(arch), img_size=plan.image_size, patch_size=plan.patch_size
+    )
+    crop = dict(
+        type="LoadRandomResizedCrop",
+        scale=plan.image_size,
+        crop_ratio_range=(plan.crop_from, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        flip_prob=0.5,
     )
     blocks: Block = dict(
         model=dict(backbone=backbone, **_decoder_blocks(plan, arch)),
@@ -83,7 +80,7 @@ def pretrain_blocks(
             dataset=dict(
                 data_root=str(folder),
                 data_prefix="",
-                pipeline=_pipeline(plan),
+                pipeline=[crop, dict(type="PackInputs")],
             ),
         ),
         optim_wrapper=optim_block(plan.lr, plan.steps, layer_decay=plan.layer_decay),
@@ -91,16 +88,12 @@ def pretrain_blocks(
         # Steps, not epochs: images are drawn without end, and no rest of an epoch is
         # left out, however few there are.
         param_scheduler=_schedule(plan),
-        train_cfg=dict(
-            _delete_=True,
-            type="ExactIterLoop",
-            max_iters=plan.updates * plan.steps.accumulation,
-        ),
+        train_cfg=dict(_delete_=True, type="ExactIterLoop", max_iters=plan.iterations),
         log_processor=dict(by_epoch=False),
         default_hooks=hooks_block(interval),
         randomness=dict(seed=seed),
     )
-    if start is not None and start.decoder:
+    if start is not None and start.size.decoder:
         blocks["load_from"] = str(start.path)
         blocks["custom_hooks"] = [dict(type="CompleteLoadHook")]
     elif start is not None:
@@ -141,17 +134,6 @@ def hooks_block(interval: int, **checkpoint: Any) -> Block:
         logger=dict(interval=10, seconds_per_line=10),
         checkpoint=dict(by_epoch=False, interval=interval, **checkpoint),
     )
-
-
-def _pipeline(plan: PretrainPlan) -> list[Block]:
-    crop = dict(
-        type="LoadRandomResizedCrop",
-        scale=plan.image_size,
-        crop_ratio_range=(plan.crop_from, 1.0),
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        flip_prob=0.5,
-    )
-    return [crop, dict(type="PackInputs")]
 
 
 def _schedule(plan: PretrainPlan) -> list[Block]:

@@ -30,16 +30,11 @@ _STATE = 18  # bytes per weight: itself, gradient, two moments, a copy in 16 bit
 
 @dataclass(frozen=True)
 class EncoderSize:
-    """The sizes of an encoder; what is ``None``, nothing has fixed yet.
+    """The sizes of an encoder, in pixels, layers and channels; ``None`` is still free.
 
-    Attributes:
-        width: Channels.
-        layers: Layers.
-        patch_size: Pixels of the side of a patch.
-        image_size: Pixels of the side of an image.
-        decoder: Layers of the decoder.
-        narrow: Whether it is the narrow one of the recipe for little data.
-        large_patch: Patch of images of 128 pixels and more.
+    ``decoder`` are the layers of its decoder, ``narrow`` whether that is the narrow one
+    of the recipe for little data, ``large_patch`` the patch of images of 128 pixels and
+    more.
     """
 
     width: int
@@ -53,13 +48,10 @@ class EncoderSize:
 
 @dataclass(frozen=True)
 class Steps:
-    """How a run walks through its images on a machine.
+    """How a run walks through its images: ``batch`` of them per optimiser step.
 
-    Attributes:
-        batch: Images per optimiser step.
-        at_once: Images that are computed at once; the rest is accumulated.
-        workers: Processes that load images.
-        precision: ``fp32``, ``fp16`` or ``bf16``.
+    ``at_once`` are computed at once, the rest is accumulated. ``workers`` load images.
+    The precision is ``fp32``, ``fp16`` or ``bf16``.
     """
 
     batch: int
@@ -80,23 +72,13 @@ class Steps:
 
 @dataclass(frozen=True)
 class PretrainPlan:
-    """How images are pretrained on.
+    """How images are pretrained on: by the recipe for little data, or by the paper's.
 
-    Attributes:
-        little: Whether by the recipe for little data, not by the paper's.
-        image_size: Pixels of the side of a crop.
-        patch_size: Pixels of the side of a patch.
-        read: Patches that are read; all of them by the paper's recipe.
-        decoder: Layers of the decoder.
-        narrow: Whether it is a narrow one, which a linear head follows.
-        smoothing: Whether targets are smoothed.
-        crop_from: Least share of an image's area that a crop has.
-        epochs: How often each image is seen.
-        updates: Optimiser steps.
-        warm_up: Those in which the rate rises.
-        lr: Highest rate.
-        layer_decay: By what factor each layer of the encoder learns less than the next.
-        steps: Batch and machine.
+    Sizes are in pixels. ``read`` patches are read, all of them by the paper's recipe;
+    the decoder is ``narrow``, which a linear head follows, or not; crops have at least
+    ``crop_from`` of an image's area; each image is seen ``epochs`` times, in
+    ``updates`` optimiser steps, in ``warm_up`` of which the rate rises to ``lr``. By
+    ``layer_decay`` each layer of the encoder learns less than the next.
     """
 
     little: bool
@@ -114,22 +96,26 @@ class PretrainPlan:
     layer_decay: float
     steps: Steps
 
+    @property
+    def iterations(self) -> int:
+        """Those of the whole run."""
+        return self.updates * self.steps.accumulation
+
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """How a classifier is trained on labelled images.
+    """How a classifier is trained; the rate rises for ``warm_up`` epochs."""
 
-    Attributes:
-        epochs: How often each image is seen.
-        warm_up: Epochs in which the rate rises.
-        lr: Highest rate.
-        steps: Batch and machine.
-    """
-
+    images: int
     epochs: int
     warm_up: int
     lr: float
     steps: Steps
+
+    @property
+    def iterations(self) -> int:
+        """Those of the whole run."""
+        return self.images // self.steps.at_once * self.epochs
 
 
 def plan_pretraining(
@@ -145,19 +131,15 @@ def plan_pretraining(
 ) -> PretrainPlan:
     """Chooses recipe, batch, rate, workers and precision of a pretraining.
 
-    Args:
-        images: Their number.
-        side: Their typical shorter side in pixels.
-        encoder: What is to be trained.
-        machine: Where.
-        start: What its weights start from.
-        epochs: How often each image is seen, instead of the rule's number.
-        batch_size: Images per optimiser step, instead of the rule's.
-        workers: Instead of the rule's.
+    ``side`` is the images' typical shorter side in pixels. ``epochs``, ``batch_size``
+    (images per optimiser step) and ``workers`` are instead of the rule's.
     """
     little = images <= LITTLE
     continued = start == "whole model"
-    batch = batch_size or _pretraining_batch(images, little)
+    if little:  # small ones: with few images more steps are worth more
+        batch = batch_size or (64 if images >= 64 else 16)
+    else:
+        batch = batch_size or _between(images // 100, 256, 2048)
     if epochs is None:
         seen = max(400 * images, 80_000) if little else 300 * images
         seen = seen // 3 if continued else seen
@@ -206,22 +188,17 @@ def plan_finetuning(
 ) -> FinetunePlan:
     """Chooses batch, rate, workers and precision of a classifier's training.
 
-    Args:
-        images: Their number.
-        encoder: Of the classifier; with its patch and image size.
-        machine: Where.
-        epochs: Instead of the rule's number.
-        batch_size: Images per optimiser step, instead of the rule's.
-        workers: Instead of the rule's.
+    The encoder has a patch and an image size; all else is as for
+    :func:`plan_pretraining`.
     """
     assert encoder.image_size and encoder.patch_size
-    batch = batch_size or min(
-        _between(images // 10, 8, 1024), _power_of_two(max(images, 1))
-    )
+    most = _between(images, 1, 1024)  # an epoch has a step at least
+    batch = batch_size or min(_between(images // 10, 8, 1024), most)
     ratio = batch / 256
     tokens = (encoder.image_size // encoder.patch_size) ** 2 + 1
     epochs = epochs or 100
     return FinetunePlan(
+        images=images,
         epochs=epochs,
         warm_up=max(1, round(epochs / 5)),
         lr=float(f"{5e-4 * (ratio if ratio > 1 else math.sqrt(ratio)):.3g}"),
@@ -234,12 +211,6 @@ def plan_finetuning(
             machine,
         ),
     )
-
-
-def _pretraining_batch(images: int, little: bool) -> int:
-    if little:  # small ones: with few images more steps are worth more
-        return 64 if images >= 64 else 16
-    return _between(images // 100, 256, 2048)
 
 
 def _image_and_patch(
@@ -281,8 +252,4 @@ def _steps(
 
 def _between(number: int, least: int, most: int) -> int:
     """The power of two at or below a number, within two others."""
-    return min(max(_power_of_two(max(number, 1)), least), most)
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number.bit_length() - 1)
+    return min(max(1 << (max(number, 1).bit_length() - 1), least), most)

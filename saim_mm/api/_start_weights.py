@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ..evaluation.encoders import build_encoder
 from ..models import SAIMViT
@@ -12,51 +13,26 @@ from ..weights.keymap import count_layers, has_narrow_decoder
 from ._rule import EncoderSize
 
 
-@dataclass(frozen=True)
-class StartWeights:
-    """Weights of SAIM.
+class StartWeights(NamedTuple):
+    """Weights of SAIM: their file, the encoder in it, and the sizes, which are kept.
 
-    Attributes:
-        path: The file.
-        encoder: The encoder in it.
-        decoder: Layers of its decoder; 0 if the decoder is to be a new one.
-        narrow: Whether that is a narrow one; of no meaning for a new one.
+    Without ``size.decoder`` the decoder is to be a new one.
     """
 
     path: Path
     encoder: SAIMViT
-    decoder: int
-    narrow: bool
-
-    @property
-    def size(self) -> EncoderSize:
-        """The sizes, which the run has to keep."""
-        (patch, _), (side, _) = self._patch(), self.encoder.img_size
-        return EncoderSize(
-            self.encoder.embed_dims,
-            self.encoder.num_layers,
-            patch,
-            side,
-            self.decoder or None,
-            self.narrow if self.decoder else None,
-        )
-
-    def _patch(self) -> tuple[int, int]:
-        return self.encoder.patch_embed.projection.kernel_size
+    size: EncoderSize
 
 
-def read_start(path: str | Path, with_decoder: bool | None) -> StartWeights:
-    """Reads weights to go on from.
+def read_start(path: Path, with_decoder: bool | None) -> StartWeights:
+    """Weights to go on from: a checkpoint of SAIM pretraining, or an encoder of it.
 
-    Args:
-        path: A checkpoint of SAIM pretraining, or an encoder of it.
-        with_decoder: Whether the decoder is taken, too; by default if it is there.
+    The decoder is taken, too, if it is there; ``with_decoder`` insists, or does not.
 
     Raises:
         FileNotFoundError: If there is no such file.
         CheckpointError: If it is none of SAIM, or lacks the decoder that is wanted.
     """
-    path = Path(path).expanduser().absolute()
     state = read_state_dict(path)
     heads = [key for key in state if key.startswith("head.")]
     if heads and not any(key.startswith("neck.") for key in state):
@@ -65,18 +41,28 @@ def read_start(path: str | Path, with_decoder: bool | None) -> StartWeights:
             "the checkpoint or the encoder of a SAIM pretraining."
         )
     encoder = build_encoder(path).backbone
-    rows, columns = encoder.img_size
-    patch = encoder.patch_embed.projection.kernel_size
-    if rows != columns or patch[0] != patch[1]:
-        raise CheckpointError(
-            f"{path}: images of {rows} x {columns} and patches of {patch} pixels; this "
-            "goes on with square ones only. Write a config for it."
-        )
+    size = size_to_keep(encoder, path)
     decoder = count_layers(state, "neck.layers.")
     if with_decoder and not decoder:
         raise CheckpointError(
             f"{path}: holds no decoder; leave with_decoder out and a new one learns, "
             "or give the checkpoint of the run (iter_N.pth or epoch_N.pth)."
         )
-    decoder = 0 if with_decoder is False else decoder
-    return StartWeights(path, encoder, decoder, has_narrow_decoder(state))
+    if decoder and with_decoder is not False:
+        size = replace(size, decoder=decoder, narrow=has_narrow_decoder(state))
+    return StartWeights(path, encoder, size)
+
+
+def size_to_keep(vit: SAIMViT, path: Path) -> EncoderSize:
+    """The sizes of an encoder of a file.
+
+    Raises:
+        CheckpointError: If its images or patches are not square.
+    """
+    (rows, columns), patch = vit.img_size, vit.patch_embed.projection.kernel_size
+    if rows != columns or patch[0] != patch[1]:
+        raise CheckpointError(
+            f"{path}: images of {rows} x {columns} and patches of {patch} pixels; this "
+            "goes on with square ones only. Write a config for it."
+        )
+    return EncoderSize(vit.embed_dims, vit.num_layers, patch[0], rows)

@@ -14,15 +14,14 @@ from mmengine.utils import is_installed
 
 from ..datasets.channel_preprocessor import channels_of
 from ..evaluation.encoders import build_encoder
-from ..utils.atomic_file import check_place, write_atomically
+from ..utils.atomic_file import check_new, write_text
 from ..utils.command_line import default_device
 from ..utils.config_file import read_config_file
 from ..utils.quiet_log import quiet_log
 from ..weights import CheckpointError
 from ._child import child_blocks, child_text
-from ._made_up import SCOPES
 from ._outputs import Outputs, outputs_of, short, without_weights
-from ._trial import Trial, train_one_step
+from ._trial import SCOPES, Trial, train_one_step
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,6 @@ def adapt(
         keep_optimizer: Whether optimiser and schedule stay as they are.
         image_size: Rows and columns of the images that are made up.
 
-    Returns:
-        The child config, what it changes and what a step of it takes.
-
     Raises:
         FileNotFoundError: If a file is missing.
         FileExistsError: If there is something at ``output``.
@@ -80,18 +76,19 @@ def adapt(
     """
     path = config_path(config)
     output = None if output is None else Path(output)
-    if output is not None and output.exists():
-        raise FileExistsError(f"{output} is there already; give another name.")
+    if output is not None:
+        check_new(output)
     if min(image_size) < 1:
         raise ValueError(f"image_size={image_size}: give rows and columns, in pixels.")
-    if output is not None:
-        check_place(output)
     loaded = build_encoder(encoder, num_heads=num_heads)
     if channels_of(loaded.preprocessor) is not None:
         raise ValueError(
             f"{encoder}: an encoder of images that are no photographs, and this config "
             "loads photographs; write one with MultiLevelViT as its backbone."
         )
+    package, separator, _ = str(config).partition("::")
+    is_known = separator and is_installed(MODULE2PACKAGE.get(package, package))
+    base = str(config) if is_known else str(path)  # as short as MMEngine understands it
     cfg = read_config_file(path)
     backbone = _old_backbone(cfg, config)
     channels = loaded.backbone.patch_embed.projection.in_channels
@@ -100,14 +97,13 @@ def adapt(
         blocks, changes = child_blocks(
             cfg, outputs, loaded, Path(encoder), keep_optimizer
         )
-        base = _base(config, path)
         trial = _try(child_text(base, blocks), image_size, config)
     if trial.unreached and not cfg.get("find_unused_parameters"):
         blocks["find_unused_parameters"] = True  # or several GPUs would not train
         changes += ("find_unused_parameters: the heads do not read every level",)
     text = child_text(base, blocks)
     if output is not None:
-        write_atomically(output, lambda file: file.write(text.encode()))
+        write_text(output, text)
     return Adapted(text, output, backbone.type, outputs, changes, trial)
 
 
@@ -129,14 +125,6 @@ def config_path(config: str | Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{config}: there is no config {path}.")
     return path.resolve()
-
-
-def _base(config: str | Path, path: Path) -> str:
-    """What to write as ``_base_``: as short as MMEngine understands it."""
-    package, separator, _ = str(config).partition("::")
-    if separator and is_installed(MODULE2PACKAGE.get(package, package)):
-        return str(config)
-    return str(path)
 
 
 def _old_backbone(cfg: Config, config: str | Path) -> ConfigDict:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..parity.certificate import Certificate
 from ..parity.convert_files import (
@@ -20,7 +21,7 @@ from ..parity.convert_files import (
     convert_saim_to_encoder,
     convert_saim_to_release,
 )
-from ..utils.atomic_file import check_place
+from ..utils.atomic_file import check_new
 from ..weights.blur import Smoothing
 
 _timm_to_encoder = functools.partial(convert_encoder_to_timm, reverse=True)
@@ -79,10 +80,10 @@ def convert(
     Raises:
         ValueError: For a pair without conversion, an option that the conversion does
             not have, or a source that is not what it should be.
-        OSError: For files.
+        OSError: For files, and if something is at ``dst`` already.
         ImportError: If the library to compare with is not installed.
     """
-    options = dict(
+    options: dict[str, Any] = dict(
         num_heads=num_heads,
         final_norm=final_norm,
         prefix=prefix,
@@ -95,17 +96,25 @@ def convert(
         raise ValueError(f"source={source!r}, target={target!r}: there are {pairs}.")
     conversion = CONVERSIONS[source, target]
     known = inspect.signature(conversion).parameters
-    defaults = inspect.signature(convert).parameters
-    for name, value in options.items():
-        if name not in known and value != defaults[name].default:
-            raise ValueError(
-                f"{name}={value!r} does not matter from {source} to {target}; drop it."
-            )
-    used = {name: value for name, value in options.items() if name in known}
-    if target == "hf":
-        check_place(Path(dst) / "config.json")
-    else:
-        check_place(Path(dst))
+    used = {name: options.pop(name) for name in known if name in options}
+    refuse_given(
+        options, convert, f"does not matter from {source} to {target}; drop it"
+    )
     if Path(src).resolve() == Path(dst).resolve():
         raise ValueError(f"{dst}: would be written over itself; give another name.")
+    check_new(Path(dst), is_folder=target == "hf")
     return conversion(Path(src), Path(dst), **used)
+
+
+def refuse_given(
+    options: Mapping[str, object], verb: Callable[..., Any], reason: str
+) -> None:
+    """Refuses options of a verb that do not matter, if they are given.
+
+    Raises:
+        ValueError: For the first that is not as it is by default.
+    """
+    defaults = inspect.signature(verb).parameters
+    for name, value in options.items():
+        if value != defaults[name].default:
+            raise ValueError(f"{name}={value!r} {reason}.")

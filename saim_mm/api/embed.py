@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..datasets import TooManyBrokenImages, UnlabeledImages
+from ..datasets import TooManyBrokenImages
 from ..evaluation.embedding import embed_images, find_images
 from ..evaluation.embedding_file import check_output, write_embedding
 from ..evaluation.embedding_parts import Parts
 from ..evaluation.features import Pool
 from ..evaluation.frozen_encoder import FrozenEncoder
-from ..utils.atomic_file import check_place
-from ._opened import opened
+from .load_encoder import opened
 
 
 @dataclass(frozen=True)
@@ -71,19 +69,15 @@ def embed(
             and ``about`` among its metadata.
         pool: ``avg``, the mean of the patches, or ``cls``, the class token.
         layer: Index of the block whose output is pooled; negative from the end.
-        crop_ratio: Share of the resized image that is seen; 1 for all of a square.
         max_broken_share: Share of the images, in [0, 1], that may be broken before the
             run ends. Unless it is 0, one is always allowed.
+        crop_ratio: Share of the resized image that is seen; 1 for all of a square.
         batch_size: Images per forward.
         workers: Processes that load images.
         config: As for :func:`load_encoder`.
         num_heads: As for :func:`load_encoder`.
         device: By default a GPU if there is one, or where a loaded encoder is.
-        progress: Called after each batch with how many images are done, and of how
-            many.
-
-    Returns:
-        What was written, and which images were left out.
+        progress: Called with how many images are done, and of how many.
 
     Raises:
         OSError: If a file or folder is missing or cannot be written, or ``out`` exists.
@@ -93,12 +87,25 @@ def embed(
             broken, or ``out`` was begun with another encoder, settings or images.
     """
     out, folder = Path(out), Path(folder).expanduser()
-    _check(out, folder, batch_size, workers)
+    check_output(out)
+    if batch_size < 1 or workers < 0:
+        raise ValueError(
+            f"batch_size={batch_size} must be at least 1 and workers={workers} at "
+            "least 0."
+        )
+    if not folder.is_dir():
+        file = " It is a file: give the folder that it lies in."
+        raise FileNotFoundError(
+            f"{folder}: there is no such folder.{file if folder.exists() else ''}"
+        )
     encoder = opened(encoder, config, num_heads, device)
     extractor = encoder.extractor(pool, layer)
     view = (encoder.image_size, crop_ratio, max_broken_share, encoder.loaded_channels)
     images = find_images(str(folder), *view)
-    names = _names(images)
+    start = len(images.img_prefix.rstrip("/")) + 1
+    paths = (images.get_data_info(n)["img_path"] for n in range(len(images)))
+    # Those in tar files and of rows begin with the name of a backend.
+    names = [(path.partition("://")[2] or path)[start:] for path in paths]
     about = dict(
         **encoder.identity(),
         pool=pool,
@@ -111,59 +118,24 @@ def embed(
         number_broken = sum(len(part.broken) for part in parts)
         for rows in embed_images(extractor, images, parts.stop, batch_size, workers):
             number_broken += len(rows.broken)
-            _check_share(images, number_broken, names, rows.broken)
+            if rows.broken:  # the rule of training: past the share, and with a reason
+                last, why = list(rows.broken.items())[-1]
+                try:
+                    images.check_broken_share(
+                        number_broken, last=f"{names[last]!r}: {why}"
+                    )
+                except TooManyBrokenImages as error:
+                    raise ValueError(str(error)) from None
             parts.add(rows)
             if progress is not None:
                 progress(rows.stop, len(names))
         parts.write()
-        source = dict(encoder=encoder.source, folder=str(folder))
-        return _complete(out, parts, names, {**source, **about}, encoder.embed_dims)
-
-
-def _check(out: Path, folder: Path, batch_size: int, workers: int) -> None:
-    check_output(out)
-    if batch_size < 1 or workers < 0:
-        raise ValueError(
-            f"batch_size={batch_size} must be at least 1 and workers={workers} at "
-            "least 0."
-        )
-    if not folder.is_dir():
-        file = " It is a file: give the folder that it lies in."
-        raise FileNotFoundError(
-            f"{folder}: there is no such folder.{file if folder.exists() else ''}"
-        )
-    check_place(out)
-
-
-def _names(images: UnlabeledImages) -> list[str]:
-    """What follows the folder in the path of each image."""
-    start = len(images.img_prefix.rstrip("/")) + 1
-    paths = (images.get_data_info(n)["img_path"] for n in range(len(images)))
-    # Those in tar files and of rows begin with the name of a backend.
-    return [(path.partition("://")[2] or path)[start:] for path in paths]
-
-
-def _check_share(
-    images: UnlabeledImages, number: int, names: Sequence[str], broken: dict[int, str]
-) -> None:
-    """Ends a run by the rule of training: past the share, and with a reason."""
-    if broken:
-        last, why = list(broken.items())[-1]
-        try:
-            images.check_broken_share(number, last=f"{names[last]!r}: {why}")
-        except TooManyBrokenImages as error:
-            raise ValueError(str(error)) from None
-
-
-def _complete(
-    out: Path, parts: Parts, names: Sequence[str], about: dict[str, Any], channels: int
-) -> Embedding:
-    """Makes the output of the parts."""
-    broken = {names[n]: why for part in parts for n, why in part.broken.items()}
-    done = Embedding(out, len(names) - len(broken), channels, broken)
-    if not done.rows:
-        raise ValueError(f"None of the {len(names)} images loads: {broken}.")
-    told = dict(**about, rows=done.rows, channels=channels, broken=broken)
-    write_embedding(out, parts, names, told)
-    parts.remove()
-    return done
+        broken = {names[n]: why for part in parts for n, why in part.broken.items()}
+        done = Embedding(out, len(names) - len(broken), encoder.embed_dims, broken)
+        if not done.rows:
+            raise ValueError(f"None of the {len(names)} images loads: {broken}.")
+        told = dict(encoder=encoder.source, folder=str(folder), **about)
+        told.update(rows=done.rows, channels=done.channels, broken=broken)
+        write_embedding(out, parts, names, told)
+        parts.remove()
+        return done

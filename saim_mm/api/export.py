@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..evaluation.frozen_encoder import FrozenEncoder
 from ..parity.certificate import Certificate
 from ..parity.export_certificate import ExportCertificate
 from ..parity.export_graph import GraphPool
-from ..utils.atomic_file import check_place, write_atomically
+from ..utils.atomic_file import check_new, write_text
 from ..utils.config_file import read_config_file
 from ..weights.encoder_file import read_encoder_file
-from ._export_graph import export_graph, graph_facts
-from ._export_weights import export_weights, weights_facts
+from ._export_graph import export_graph
+from ._export_weights import export_weights
 from ._model_card import model_card
+from .convert import refuse_given
 
 Format = Literal["pt2", "onnx", "timm", "hf", "official"]
 GRAPHS: tuple[Format, ...] = ("pt2", "onnx")
@@ -29,7 +28,6 @@ _ENDINGS: dict[Format, tuple[str, ...]] = {
     "hf": ("",),
     "official": (".pth", ".pt"),
 }
-_KINDS = {True: "folder", False: "file"}
 #: Format -> what it needs, and the extra that has it.
 _LIBRARIES = {
     "onnx": (("onnx", "onnxruntime"), "export"),
@@ -91,12 +89,9 @@ def export(
         config: The config that the encoder was trained with.
         opset: Of ONNX.
 
-    Returns:
-        Where everything is, and the certificate.
-
     Raises:
         FileNotFoundError: If there is no such encoder.
-        FileExistsError: If there is a card already, which may have been filled in.
+        FileExistsError: If there is something already, at ``out`` or for the card.
         OSError: If the result cannot be written.
         ValueError: If an argument is wrong, the encoder cannot be exported that way, or
             the result is too far from the encoder. Then nothing was written.
@@ -104,7 +99,7 @@ def export(
     """
     out = Path(out)
     kind = _choose(out, format)
-    graph_options = dict(
+    graph_options: dict[str, Any] = dict(
         dynamic_batch=dynamic_batch,
         dynamic_size=dynamic_size,
         pool=pool,
@@ -112,27 +107,29 @@ def export(
         opset=opset,
     )
     if kind not in GRAPHS:
-        _refuse_options(kind, graph_options)
+        reason = f"is of graphs (.pt2, .onnx); format={kind!r} has weights only"
+        refuse_given(graph_options, export, reason)
     if pool not in get_args(GraphPool):
         raise ValueError(f"pool={pool!r}: choose one of {list(get_args(GraphPool))}.")
     _check_libraries(kind)
     card = out / "README.md" if kind == "hf" else out.with_name(f"{out.name}.md")
-    _check_place(out, card, kind)
+    if card.exists():
+        raise FileExistsError(
+            f"{card}: is there already, and may have been filled in; move it away or "
+            "choose another name."
+        )
+    check_new(out, is_folder=kind == "hf")
     loaded = FrozenEncoder(encoder, config, num_heads)
     settings = (
         read_config_file(config) if config else read_encoder_file(encoder).settings
     )
     certificate: ExportCertificate | Certificate
-    if kind == "pt2" or kind == "onnx":
-        facts = graph_facts(loaded, pool, dynamic_batch, dynamic_size)
-        certificate = export_graph(
-            loaded, out, kind, dynamic_batch, dynamic_size, pool, images, opset, facts
-        )
+    if kind in GRAPHS:
+        facts, certificate = export_graph(loaded, out, kind, **graph_options)
     else:
-        facts = weights_facts(loaded)
-        certificate = export_weights(loaded, out, kind, settings)
+        facts, certificate = export_weights(loaded, out, kind, settings)
     text = model_card(kind, out, loaded, facts, certificate, settings)
-    write_atomically(card, lambda file: file.write(text.encode()))
+    write_text(card, text)
     return Exported(out, card, certificate)
 
 
@@ -156,16 +153,6 @@ def _choose(out: Path, format: Format | None) -> Format:
     return format
 
 
-def _refuse_options(kind: str, options: Mapping[str, object]) -> None:
-    defaults = inspect.signature(export).parameters
-    for name, value in options.items():
-        if value != defaults[name].default:
-            raise ValueError(
-                f"{name}={value!r} is of graphs (.pt2, .onnx); format={kind!r} has "
-                "weights only."
-            )
-
-
 def _check_libraries(kind: str) -> None:
     names, extra = _LIBRARIES.get(kind, ((), ""))
     for name in names:
@@ -174,15 +161,3 @@ def _check_libraries(kind: str) -> None:
                 f"format {kind!r} needs {name}: pip install 'saim_mm[{extra}]', or "
                 f"{' '.join(names)}"
             )
-
-
-def _check_place(out: Path, card: Path, kind: str) -> None:
-    """Stops before any work what could not be written after it."""
-    if card.exists():
-        raise FileExistsError(
-            f"{card}: is there already, and may have been filled in; move it away or "
-            "choose another name."
-        )
-    if out.exists() and out.is_dir() != (kind == "hf"):
-        raise ValueError(f"{out}: format {kind!r} is a {_KINDS[kind == 'hf']}.")
-    check_place(card if kind == "hf" else out)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.config import Config, ConfigDict
 
 from .._hub import shipped_config
 from ..datasets.channel_preprocessor import are_colours
-from ..datasets.class_folders import ClassImages, split_class_folders
+from ..datasets.class_folders import split_class_folders
 from ..evaluation.encoders import build_encoder
 from ..models import SAIMViT
-from ..utils.atomic_file import write_atomically
+from ..utils.atomic_file import write_text
+from ..utils.command_line import counted
 from ..utils.progress_line import ProgressLine
-from ..weights import CheckpointError, read_state_dict, write_state_dict
-from ._child import Block, child_text
-from ._finetune_config import BASE, METRIC, TAIL, finetune_blocks
+from ..weights import read_state_dict, write_state_dict
+from ._child import Block, arch_of
 from ._found_images import typical_side
 from ._machine import Machine, this_machine
-from ._own_run import OwnRun, check_at_least, default_folder, with_options
-from ._rule import EncoderSize, FinetunePlan, Steps, plan_finetuning
-from ._trial_steps import fit_to_memory, saving_interval
+from ._own_run import OwnRun
+from ._pretrain_config import arch_block, hooks_block, optim_block
+from ._rule import FinetunePlan, plan_finetuning
+from ._start_weights import size_to_keep
+
+_BASE = "saim/benchmarks/vit-b_finetune_100e_in1k.py"
+_METRIC = "accuracy/top1"
+#: `tools/test.py` judges on the same images as training does.
+_TAIL = "test_dataloader = val_dataloader\ntest_evaluator = val_evaluator\n"
+#: Share of the resized image's short edge that is judged, as of 224 of 256 pixels.
+_CROP_RATIO = 224 / 256
 
 
 @dataclass(frozen=True)
@@ -80,16 +88,11 @@ def finetune(
         cfg_options: ``KEY=VALUE`` pairs that override the config.
         progress: Where plan and steps are shown; by default in MMEngine's log.
 
-    Returns:
-        Where the results are, and the accuracies.
-
     Raises:
         ValueError: For images, options, weights or a folder that cannot be used.
         OSError: If something cannot be read or written.
         SystemExit: With code 75, if a signal (Ctrl-C) ended the run and it was saved.
     """
-    check_at_least(1, epochs=epochs, batch_size=batch_size)
-    check_at_least(0, workers=workers, seed=seed)
     images = Path(folder).expanduser().absolute()
     checkpoint = Path(encoder).expanduser().absolute()
     asked = dict(
@@ -102,29 +105,37 @@ def finetune(
         seed=seed,
         cfg_options=list(cfg_options),
     )
-    target = default_folder("finetune", images) if out is None else Path(out)
-    run = OwnRun("finetune", target, asked)
+    run = OwnRun("finetune", images, out, asked)
     machine = this_machine(device)
-    if run.begun:
-        said = [f"Going on as {run.config} says."]
-    else:
-        said = _begin(run, checkpoint, images, machine)
-    if progress is not None:
-        progress.say("\n".join(said))
-    return _results(run, run.train(progress))
+    said = [f"Going on as {run.config} says."] if run.begun else _begin(run, machine)
+    runner = run.train(said, progress)
+    info, scalars = runner.message_hub.runtime_info, runner.message_hub.log_scalars
+    classes = tuple(runner.train_loop.dataloader.dataset.metainfo["classes"])
+    classifier = run.folder / "classifier.pth"
+    best = read_state_dict(Path(info["best_ckpt"]))
+    write_state_dict(classifier, best, meta=dict(classes=classes))
+    return Finetuned(
+        folder=run.folder,
+        config=run.config,
+        classifier=classifier,
+        classes=classes,
+        best=float(info["best_score"]),
+        last=float(scalars[f"val/{_METRIC}"].current()),
+    )
 
 
-def _begin(run: OwnRun, checkpoint: Path, images: Path, machine: Machine) -> list[str]:
+def _begin(run: OwnRun, machine: Machine) -> list[str]:
     """Chooses how to train and writes the config; returns what was chosen."""
+    asked = run.asked
+    checkpoint, images = Path(asked["encoder"]), Path(asked["folder"])
     vit, preprocessor = build_encoder(checkpoint)
-    size = _size(vit, checkpoint)
+    size = size_to_keep(vit, checkpoint)
     if not are_colours(vit.patch_embed.projection.in_channels, preprocessor):
         raise ValueError(
             f"{checkpoint}: an encoder of images that are no photographs, and this "
             "recipe changes colours; judge it by knn or probe, or write a config."
         )
-    assert size.image_size is not None
-    train, val = split_class_folders(images, vit.img_size, run.asked["val_share"])
+    train, val = split_class_folders(images, vit.img_size, asked["val_share"])
     if len(train.classes) < 2:
         raise ValueError(
             f"{images}: one class, {train.classes[0]!r}; a classifier needs two or "
@@ -132,101 +143,91 @@ def _begin(run: OwnRun, checkpoint: Path, images: Path, machine: Machine) -> lis
         )
     for part in (train, val):
         typical_side([path for path, _ in part.samples])  # some must load
-    asked = run.asked
-    plan = plan_finetuning(
-        len(train),
-        size,
-        machine,
-        epochs=asked["epochs"],
-        batch_size=asked["batch_size"],
-        workers=asked["workers"],
-    )
+    plan = plan_finetuning(len(train), size, machine, **run.instead)
     if plan.steps.batch > len(train):
         raise ValueError(
             f"batch_size={plan.steps.batch}, and there are {len(train)} images to "
             "learn from; give at most as many."
         )
-    base = shipped_config(BASE)
+    base = shipped_config(_BASE)
     parent = Config.fromstring(f"_base_ = {base!r}\n", ".py")
     lists = {name: (run.folder / f"{name}.txt").absolute() for name in ("train", "val")}
 
-    def blocks_of(steps: Steps, interval: int = 1) -> Block:
-        blocks = finetune_blocks(
-            replace(plan, steps=steps),
-            parent,
-            vit,
-            checkpoint,
-            train.classes,
-            lists,
-            asked["seed"],
-            interval,
-        )
-        return with_options(blocks, asked["cfg_options"])
+    def blocks_of(plan: FinetunePlan, interval: int) -> Block:
+        return _blocks(plan, parent, vit, asked, train.classes, lists, interval)
 
-    def config_of(steps: Steps) -> Config:
-        return Config.fromstring(child_text(base, blocks_of(steps)), ".py")
-
-    steps, seconds = fit_to_memory(
-        config_of, plan.steps, size.image_size, machine.device
-    )
-    iterations = len(train) // steps.at_once * plan.epochs
-    interval = saving_interval(seconds, iterations)
+    plan, config, said = run.fitted(base, plan, blocks_of, machine, _TAIL)
     for part, path in zip((train, val), lists.values(), strict=True):
-        _write_list(part, path)
-    run.write_config(base, blocks_of(steps, interval), TAIL)
-    fitted = replace(plan, steps=steps)
-    minutes = seconds * iterations / 60
-    return _describe(fitted, len(train), len(val), train.classes, machine, minutes)
-
-
-def _size(vit: SAIMViT, checkpoint: Path) -> EncoderSize:
-    """The sizes of the classifier's encoder."""
-    (rows, columns), patch = vit.img_size, vit.patch_embed.projection.kernel_size
-    if rows != columns or patch[0] != patch[1]:
-        raise CheckpointError(
-            f"{checkpoint}: images of {rows} x {columns} and patches of {patch} "
-            "pixels; this goes on with square ones only. Write a config for it."
-        )
-    return EncoderSize(vit.embed_dims, vit.num_layers, patch[0], rows)
-
-
-def _write_list(part: ClassImages, path: Path) -> None:
-    """What :class:`~mmpretrain.datasets.CustomDataset` reads: path and label."""
-    text = "".join(f"{image} {label}\n" for image, label in part.samples)
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def _describe(
-    plan: FinetunePlan,
-    learnt: int,
-    judged: int,
-    classes: Sequence[str],
-    machine: Machine,
-    minutes: float,
-) -> list[str]:
-    """What was chosen and why, a line each."""
+        text = "".join(f"{image} {label}\n" for image, label in part.samples)
+        write_text(path, text)
+    write_text(run.config, config)
     steps = plan.steps
     return [
-        f"{learnt} images of {len(classes)} classes to learn from, {judged} to judge.",
-        f"{plan.epochs} epochs of batches of {steps.batch} images ({steps.at_once} at "
-        f"once), rate {plan.lr:g} after {plan.warm_up} epochs of warm-up.",
-        f"On {machine.device}: {steps.precision}, {steps.workers} workers; at most "
-        f"about {minutes:.0f} minutes, from one step.",
+        f"{len(train)} images of {len(train.classes)} classes to learn from, "
+        f"{len(val)} to judge.",
+        f"{counted(plan.epochs, 'epoch')} of batches of "
+        f"{counted(steps.batch, 'image')} ({steps.at_once} at once), rate {plan.lr:g} "
+        f"after {counted(plan.warm_up, 'epoch')} of warm-up.",
+        said,
     ]
 
 
-def _results(run: OwnRun, runner: Runner) -> Finetuned:
-    """Writes the best epoch's weights beside the run, and reads off the accuracies."""
-    info, scalars = runner.message_hub.runtime_info, runner.message_hub.log_scalars
-    best = Path(info["best_ckpt"])
-    classes = tuple(runner.train_loop.dataloader.dataset.metainfo["classes"])
-    classifier = run.folder / "classifier.pth"
-    write_state_dict(classifier, read_state_dict(best), meta=dict(classes=classes))
-    return Finetuned(
-        folder=run.folder,
-        config=run.config,
-        classifier=classifier,
-        classes=classes,
-        best=float(info["best_score"]),
-        last=float(scalars[f"val/{METRIC}"].current()),
+def _blocks(
+    plan: FinetunePlan,
+    base: Config,
+    encoder: SAIMViT,
+    asked: Mapping[str, Any],
+    classes: Sequence[str],
+    lists: dict[str, Path],
+    interval: int,
+) -> Block:
+    """The settings of a child of :data:`_BASE`; it saves after ``interval`` steps."""
+    side, patch = encoder.img_size[0], encoder.patch_embed.projection.kernel_size[0]
+    number = len(classes)
+    sizes = dict(
+        LoadRandomResizedCrop=dict(scale=side),
+        ResizeEdge=dict(scale=round(side / _CROP_RATIO)),
+        CenterCrop=dict(crop_size=side),
+    )
+
+    def dataset(parent: ConfigDict, listed: Path) -> Block:
+        """Images by a list: mmpretrain takes hidden and empty folders for classes."""
+        steps = [step.to_dict() for step in parent.dataset.pipeline]
+        return dict(
+            _delete_=True,
+            type="CustomDataset",
+            data_root="",
+            ann_file=str(listed),
+            metainfo=dict(classes=list(classes)),
+            pipeline=[{**step, **sizes.get(step["type"], {})} for step in steps],
+        )
+
+    learnt = dataset(base.train_dataloader, lists["train"])
+    judged = dataset(base.test_dataloader, lists["val"])
+    rise, cosine = (scheduler.to_dict() for scheduler in base.param_scheduler)
+    judging = dict(batch_size=plan.steps.at_once, num_workers=plan.steps.workers)
+    return dict(
+        data_preprocessor=dict(num_classes=number),
+        model=dict(
+            backbone=dict(
+                arch=arch_block(arch_of(encoder)),
+                img_size=side,
+                patch_size=patch,
+                init_cfg=dict(checkpoint=asked["encoder"]),
+            ),
+            head=dict(num_classes=number, in_channels=encoder.embed_dims),
+        ),
+        train_dataloader=dict(**judging, dataset=learnt),
+        val_dataloader=dict(**judging, dataset=judged),
+        val_evaluator=dict(topk=(1,)),
+        optim_wrapper=optim_block(plan.lr, plan.steps),
+        auto_scale_lr=dict(base_batch_size=plan.steps.batch),
+        # As in Table 7, whose warm-up is a fifth of the run.
+        param_scheduler=[
+            {**rise, "end": plan.warm_up},
+            {**cosine, "begin": plan.warm_up},
+        ],
+        train_cfg=dict(max_epochs=plan.epochs),
+        default_hooks=hooks_block(interval, save_best=_METRIC, rule="greater"),
+        randomness=dict(seed=asked["seed"]),
     )

@@ -11,8 +11,10 @@ from ..evaluation.features import Pool
 from ..evaluation.frozen_encoder import FrozenEncoder
 from ..evaluation.judge import Judgement, frozen_features, judge_by_knn
 from ..evaluation.knn import check_votes
-from ._confusion import check_picture, draw
-from ._opened import opened
+from ..utils.atomic_file import check_place
+from ..visualization import save_png
+from ..visualization.confusion import draw_confusion
+from .load_encoder import opened
 
 
 def knn(
@@ -55,9 +57,6 @@ def knn(
         progress: Called after each batch with how many images are done, and of how
             many.
 
-    Returns:
-        The accuracies, and what was taken for what.
-
     Raises:
         OSError: If a file or folder is missing, or the picture cannot be written.
         CheckpointError: If the encoder's file is not wholly one; a ``ValueError``.
@@ -88,3 +87,25 @@ def knn(
     judgement = judge_by_knn(features, k, temperature)
     draw(judgement, f"kNN, k = {k[-1]}", f"accuracy_k{k[-1]}", out)
     return judgement
+
+
+def check_picture(out: str | Path | None) -> None:
+    """Stops before any work what could not be drawn after it.
+
+    Raises:
+        ValueError: If the name does not end in ``.png``.
+        OSError: If nothing can be written there.
+    """
+    if out is not None:
+        if Path(out).suffix != ".png":
+            raise ValueError(f"{out}: the picture's name must end in .png.")
+        check_place(Path(out))
+
+
+def draw(
+    judgement: Judgement, what: str, accuracy: str, out: str | Path | None
+) -> None:
+    """Draws the confusion, if wanted; ``accuracy`` names the figure above it."""
+    if out is not None:
+        title = f"{what}: {judgement.figures[accuracy]} %"
+        save_png(draw_confusion(judgement.confusion, judgement.classes, title), out)

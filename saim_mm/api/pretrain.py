@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from mmengine.config import Config
 
 from .._doctor import parse_options
 from .._hub import shipped_config
+from ..utils.atomic_file import write_text
+from ..utils.command_line import counted
 from ..utils.progress_line import ProgressLine
 from ..weights import (
     CheckpointError,
@@ -20,14 +22,13 @@ from ..weights import (
 )
 from ..weights.load_model import build_model
 from ..weights.whole_model import check_complete
-from ._child import Block, arch_of, child_text
+from ._child import Block, arch_of
 from ._found_images import Found, count_images
 from ._machine import Machine, this_machine
-from ._own_run import OwnRun, check_at_least, default_folder, with_options
-from ._pretrain_config import MODELS, base_of, pretrain_blocks, size_of
-from ._rule import EncoderSize, PretrainPlan, Steps, plan_pretraining
+from ._own_run import OwnRun
+from ._pretrain_config import FAST, MODELS, PAPER, pretrain_blocks, size_of
+from ._rule import EncoderSize, PretrainPlan, plan_pretraining
 from ._start_weights import StartWeights, read_start
-from ._trial_steps import fit_to_memory, saving_interval
 from .report import report
 
 _MODEL = "vit-s"
@@ -89,17 +90,12 @@ def pretrain(
         cfg_options: ``KEY=VALUE`` pairs that override the config.
         progress: Where plan and steps are shown; by default in MMEngine's log.
 
-    Returns:
-        Where the results are.
-
     Raises:
         ValueError: For images, options, weights or a folder that cannot be used.
         OSError: If something cannot be read or written.
         ImportError: If the folder needs a library that is missing.
         SystemExit: With code 75, if a signal (Ctrl-C) ended the run and it was saved.
     """
-    check_at_least(1, epochs=epochs, batch_size=batch_size)
-    check_at_least(0, workers=workers, seed=seed)
     if with_decoder is not None and init is None:
         raise ValueError(
             f"with_decoder={with_decoder} is about init, which is not given."
@@ -117,71 +113,51 @@ def pretrain(
         seed=seed,
         cfg_options=list(cfg_options),
     )
-    target = default_folder("pretrain", images) if out is None else Path(out)
-    run = OwnRun("pretrain", target, asked)
+    run = OwnRun("pretrain", images, out, asked)
     machine = this_machine(device)
-    if run.begun:
-        said = [f"Going on as {run.config} says."]
-    else:
-        start = None if init is None else read_start(init, with_decoder)
-        said = _begin(run, images, model, start, machine)
     page = run.folder / "report.html"
+    said = [f"Going on as {run.config} says."] if run.begun else _begin(run, machine)
     said.append(
         f"Look at {page} in a browser while it goes on; the encoder will be "
         f"{run.folder / 'encoder.pth'}."
     )
-    if progress is not None:
-        progress.say("\n".join(said))
-    trained = run.train(progress).model
+    trained = run.train(said, progress).model
     encoder = run.folder / "encoder.pth"
     write_state_dict(encoder, saim_to_encoder(trained.state_dict()).state_dict)
     report(run.folder, page, images=images, device=machine.device)
     return Pretrained(run.folder, run.config, encoder, page)
 
 
-def _begin(
-    run: OwnRun,
-    images: Path,
-    model: str | None,
-    start: StartWeights | None,
-    machine: Machine,
-) -> list[str]:
+def _begin(run: OwnRun, machine: Machine) -> list[str]:
     """Chooses how to train and writes the config; returns what was chosen."""
-    found = count_images(images, **_told_to_dataset(run.asked["cfg_options"]))
-    size = _size(model, start)
     asked = run.asked
+    images, model, init = Path(asked["folder"]), asked["model"], asked["init"]
+    start = None if init is None else read_start(Path(init), asked["with_decoder"])
+    found = count_images(images, **_told_to_dataset(asked["cfg_options"]))
+    whole = start is not None and start.size.decoder is not None
     plan = plan_pretraining(
         found.number,
         found.side,
-        size,
+        _size(model, start),
         machine,
-        "random" if start is None else "whole model" if start.decoder else "encoder",
-        epochs=asked["epochs"],
-        batch_size=asked["batch_size"],
-        workers=asked["workers"],
+        "random" if start is None else "whole model" if whole else "encoder",
+        **run.instead,
     )
     arch = MODELS[model or _MODEL] if start is None else arch_of(start.encoder)
 
-    def blocks_of(steps: Steps, interval: int = 1) -> Block:
-        fitted = replace(plan, steps=steps)
-        blocks = pretrain_blocks(fitted, arch, images, start, asked["seed"], interval)
+    def blocks_of(plan: PretrainPlan, interval: int) -> Block:
+        blocks = pretrain_blocks(plan, arch, images, start, asked["seed"], interval)
         if found.kind != "UnlabeledImages":
             blocks["train_dataloader"]["dataset"]["type"] = found.kind
-        return with_options(blocks, asked["cfg_options"])
+        return blocks
 
-    base = shipped_config(base_of(plan))
-
-    def config_of(steps: Steps) -> Config:
-        return Config.fromstring(child_text(base, blocks_of(steps)), ".py")
-
-    cfg = config_of(plan.steps)
-    if start is not None and start.decoder:
-        check_complete(build_model(cfg), read_state_dict(start.path), str(start.path))
-    pixels = int(cfg.model.backbone.img_size)
-    steps, seconds = fit_to_memory(config_of, plan.steps, pixels, machine.device)
-    interval = saving_interval(seconds, plan.updates * steps.accumulation)
-    run.write_config(base, blocks_of(steps, interval))
-    return _describe(replace(plan, steps=steps), found, machine, seconds)
+    base = shipped_config(FAST if plan.narrow else PAPER)
+    plan, config, said = run.fitted(base, plan, blocks_of, machine)
+    if start is not None and whole:
+        built = build_model(Config.fromstring(config, ".py"))
+        check_complete(built, read_state_dict(start.path), str(start.path))
+    write_text(run.config, config)
+    return [*_describe(plan, found), said]
 
 
 def _told_to_dataset(pairs: Sequence[str]) -> dict[str, Any]:
@@ -211,27 +187,21 @@ def _size(model: str | None, start: StartWeights | None) -> EncoderSize:
     return size
 
 
-def _describe(
-    plan: PretrainPlan, found: Found, machine: Machine, seconds: float
-) -> list[str]:
+def _describe(plan: PretrainPlan, found: Found) -> list[str]:
     """What was chosen and why, a line each."""
-    steps = plan.steps
-    recipe = "little data" if plan.little else "the paper"
-    reading = (
-        f"{plan.read} patches read and all asked for, a narrow decoder"
-        if plan.narrow
-        else "a decoder"
-    )
+    steps, recipe, decoder = plan.steps, "the paper", "a decoder"
+    if plan.little:
+        recipe = "little data"
+    if plan.narrow:
+        decoder = f"{plan.read} patches read and all asked for, a narrow decoder"
     smoothing = "smoothed targets" if plan.smoothing else "no smoothing"
     source = "" if found.kind == "UnlabeledImages" else f", read by {found.kind}"
-    minutes = seconds * steps.accumulation * plan.updates / 60
     return [
         f"{found.number} images{source}, typically {found.side} pixels: the recipe of "
-        f"{recipe}, {reading} of depth {plan.decoder}, {smoothing}, crops from "
+        f"{recipe}, {decoder} of depth {plan.decoder}, {smoothing}, crops from "
         f"{plan.crop_from:.0%} of the area.",
-        f"{plan.image_size} pixels in patches of {plan.patch_size}; {plan.epochs:g} "
-        f"epochs, {plan.updates} steps of {steps.batch} images ({steps.at_once} at "
-        f"once), rate {plan.lr:g} after {plan.warm_up} steps of warm-up.",
-        f"On {machine.device}: {steps.precision}, {steps.workers} workers; at most "
-        f"about {minutes:.0f} minutes, from one step.",
+        f"{plan.image_size} pixels in patches of {plan.patch_size}; "
+        f"{counted(plan.epochs, 'epoch')}, {counted(plan.updates, 'step')} of "
+        f"{counted(steps.batch, 'image')} ({steps.at_once} at once), rate {plan.lr:g} "
+        f"after {counted(plan.warm_up, 'step')} of warm-up.",
     ]

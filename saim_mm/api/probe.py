@@ -19,8 +19,8 @@ from ..evaluation.judge import (
 )
 from ..evaluation.linear_probe import ProbeRecipe
 from ..evaluation.probes import named_probes
-from ._confusion import check_picture, draw
-from ._opened import opened
+from .knn import check_picture, draw
+from .load_encoder import opened
 
 
 def probe(
@@ -62,31 +62,39 @@ def probe(
         epochs: Passes over the features.
         probe_batch_size: Features per step.
         base_lr: Learning rate at a batch of 256.
-        val_share: Split off this share of each class, if there is no val or test.
-        pool: ``avg``, the mean of the patches, or ``cls``, the class token.
+        val_share: As for :func:`knn`, like all that follows.
+        pool: ``avg`` or ``cls``.
         images_per_class: At most so many of each class to learn from.
         val_images_per_class: At most so many of each class to judge.
-        crop_ratio: Share of the resized image that is seen; 1 for all of a square.
+        crop_ratio: Share of the resized image that is seen.
         batch_size: Images per forward.
         workers: Processes that load images.
         config: As for :func:`load_encoder`.
         num_heads: As for :func:`load_encoder`.
         device: By default a GPU if there is one, or where a loaded encoder is.
-        progress: Called after each batch with how many images are done, and of how
-            many.
+        progress: Called with how many images are done, and of how many.
 
     Returns:
         The accuracies and what was taken for what, or the figures of named probes.
 
     Raises:
-        OSError: If a file or folder is missing, or the picture cannot be written.
-        CheckpointError: If the encoder's file is not wholly one; a ``ValueError``.
-        ValueError: If an option is out of range, the folders are of no use, or an image
-            cannot be loaded.
+        OSError: As for :func:`knn`.
+        ValueError: As there, or if an option does not matter.
     """
     check_picture(out)
     recipe = ProbeRecipe(epochs, probe_batch_size, base_lr)
-    _check(probes, layer, pool, recipe, out)
+    if probes:
+        named_probes(probes, pool, layer)  # refuses those that are unknown
+        if recipe != ProbeRecipe() or out is not None:
+            raise ValueError(
+                f"probes={list(probes)} have recipes of their own and draw nothing; "
+                "leave epochs, probe_batch_size, base_lr and out away, or probes."
+            )
+    elif layer != -1:
+        raise ValueError(
+            f"layer={layer} is of named probes; name them, such as linear (--probe "
+            "linear), or linear-best, which finds the layer."
+        )
     encoder = opened(encoder, config, num_heads, device)
     read: dict[str, Any] = dict(
         val_share=val_share,
@@ -106,30 +114,3 @@ def probe(
     judgement = judge_by_linear_probe(features, recipe)
     draw(judgement, "linear probe", "accuracy", out)
     return judgement
-
-
-def _check(
-    probes: Sequence[str],
-    layer: int,
-    pool: Pool,
-    recipe: ProbeRecipe,
-    out: str | Path | None,
-) -> None:
-    """Refuses options that would not matter, before any work.
-
-    Raises:
-        ValueError: For those, and for probes that are unknown.
-    """
-    if not probes:
-        if layer != -1:
-            raise ValueError(
-                f"layer={layer} is of named probes; name them, such as linear "
-                "(--probe linear), or linear-best, which finds the layer."
-            )
-        return
-    named_probes(probes, pool, layer)
-    if recipe != ProbeRecipe() or out is not None:
-        raise ValueError(
-            f"probes={list(probes)} have recipes of their own and draw nothing; leave "
-            "epochs, probe_batch_size, base_lr and out away, or probes."
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from ..utils.atomic_file import check_place
@@ -54,7 +53,13 @@ def report(
             the run has no config or no checkpoint, or is ``live``; if the interval is
             not positive.
     """
-    folders = _work_dirs(work_dir)
+    paths = [work_dir] if isinstance(work_dir, (str, Path)) else work_dir
+    folders = [Path(path) for path in paths]
+    if not folders:
+        raise ValueError("work_dir=[] names no run; give at least one work dir.")
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: there is no such work dir.")
     check_place(Path(out))
     if live:
         if images is not None:
@@ -62,7 +67,12 @@ def report(
                 "images= draws the newest checkpoint once; leave it out of live=True, "
                 "and give the run a PictureHook."
             )
-        _keep_writing(LiveReport(folders, out, interval, _MAX_SHARE))
+        page = LiveReport(folders, out, interval, _MAX_SHARE)
+        try:
+            while not page.write():
+                time.sleep(page.pause())
+        except KeyboardInterrupt:
+            page.write(last=True)
         return Path(out)
     pictures: dict[str, Picture] = {}
     if images is not None:
@@ -73,22 +83,3 @@ def report(
             pictures |= {f"{mark}{title}": image for title, image in drawn.items()}
     write_report(folders, out, pictures)
     return Path(out)
-
-
-def _work_dirs(given: str | Path | Sequence[str | Path]) -> list[Path]:
-    paths = [given] if isinstance(given, (str, Path)) else list(given)
-    folders = [Path(path) for path in paths]
-    if not folders:
-        raise ValueError("work_dir=[] names no run; give at least one work dir.")
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: there is no such work dir.")
-    return folders
-
-
-def _keep_writing(page: LiveReport) -> None:
-    with suppress(KeyboardInterrupt):
-        while not page.write():
-            time.sleep(page.pause())
-        return
-    page.write(last=True)

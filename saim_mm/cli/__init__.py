@@ -1,7 +1,7 @@
 """The command ``saim-mm``: verbs, each a call of the function of that name in ``api``.
 
 A verb is a module of this folder with ``add_arguments(parser)`` and ``run(...)``, which
-prints and returns the exit code. Its docstring is its ``--help``. The modules import
+prints, and may return an exit code. Its docstring is its ``--help``. The modules import
 what they need when they run: ``doctor`` must where the rest does not import.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from ..utils.command_line import one_line_errors, said_again
 from ..version import __version__
@@ -29,7 +30,6 @@ VERBS = (
 )
 #: Verbs that keep what is done, and go on if they are said again.
 GO_ON = ("pretrain", "embed", "finetune")
-_EXIT_SAVED, _EXIT_STOPPED = 75, 130
 EXIT_CODES = """\
 exit codes:
   0  done; the doctor found nothing wrong, or only what a warning says
@@ -47,28 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = options.pop("verb")
     verb = import_module(f".{name}", __name__)
     try:
-        return one_line_errors(lambda _: verb.run(**options))()
+        return one_line_errors(lambda _: verb.run(**options) or 0)()
     except KeyboardInterrupt:  # a training that has begun saves itself
-        return _stopped(name)
-
-
-def _stopped(verb: str) -> int:
-    """Says in one line what is left of a verb that Ctrl-C ended."""
-    if verb in GO_ON:
-        sys.stderr.write(f"Stopped. To go on, say the same again: {said_again()}\n")
-        return _EXIT_SAVED
-    sys.stderr.write(f"Stopped before `saim-mm {verb}` was done.\n")
-    return _EXIT_STOPPED
+        if name in GO_ON:
+            again = said_again()
+            sys.stderr.write(f"Stopped. To go on, say the same again: {again}\n")
+            return 75
+        sys.stderr.write(f"Stopped before `saim-mm {name}` was done.\n")
+        return 130
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of all verbs."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "saim-mm",
-        description="SAIM pretraining for OpenMMLab.",
+    shared: dict[str, Any] = dict(
         epilog=EXIT_CODES,
-        formatter_class=layout,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a script must not break with the next option
+    )
+    parser = argparse.ArgumentParser(
+        "saim-mm", description="SAIM pretraining for OpenMMLab.", **shared
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -76,13 +73,6 @@ def make_parser() -> argparse.ArgumentParser:
         module = import_module(f".{name}", __name__)
         text = module.__doc__ or ""
         summary = text.partition("\n")[0]
-        module.add_arguments(
-            verbs.add_parser(
-                name,
-                help=summary,
-                description=text,
-                epilog=EXIT_CODES,
-                formatter_class=layout,
-            )
-        )
+        verb = verbs.add_parser(name, help=summary, description=text, **shared)
+        module.add_arguments(verb)
     return parser

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(**options: Any) -> int:
-    """Prints the changes, and what a training step took; returns the exit code."""
+def run(**options: Any) -> None:
+    """Prints the changes, and what a training step took."""
     from ..api import adapt
 
     options["image_size"] = tuple(options["image_size"])
@@ -52,4 +52,3 @@ def run(**options: Any) -> int:
     )
     if done.path is not None:
         print(f"written: {done.path}")
-    return 0

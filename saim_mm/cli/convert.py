@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--decoder-depth", type=int, help="layers of a release's shared decoder")
 
 
-def run(**options: Any) -> int:
-    """Prints the certificate; returns the exit code."""
+def run(**options: Any) -> None:
+    """Prints the certificate."""
     from ..api import convert
     from ..parity.convert_files import check_passed
 
@@ -46,7 +46,6 @@ def run(**options: Any) -> int:
     print(certificate)
     check_passed(certificate, options["dst"])
     print(f"written: {options['dst']}")
-    return 0
 
 
 def _smoothing(text: str) -> tuple[int, float] | None:

@@ -7,10 +7,11 @@ Example:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .._doctor import doctor
+from ._arguments import add_shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,31 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--processes", type=int, default=1, help="GPUs that will train the config")
     add("--samples", type=int, default=64, help="samples of its data to load")
     add("--work-dir", type=Path, default="work_dirs", help="of its checkpoints")
-    add(
-        "--cfg-options",
-        nargs="+",
-        default=(),
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
+    add_shared(parser, "--cfg-options")
 
 
-def run(
-    config: str | None,
-    processes: int,
-    samples: int,
-    work_dir: Path,
-    cfg_options: Sequence[str],
-) -> int:
+def run(**options: Any) -> int:
     """Prints every finding; returns the exit code."""
     worst = 0
-    for finding in doctor(
-        config,
-        processes=processes,
-        samples=samples,
-        work_dir=work_dir,
-        cfg_options=cfg_options,
-    ):
+    for finding in doctor(**options):
         print(f"[{finding.state:^7}] {finding.text}")
         if finding.remedy:
             print(f"          -> {finding.remedy}")

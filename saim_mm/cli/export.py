@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ._arguments import LOADING, add_shared
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of :func:`saim_mm.api.export`."""
+    add_shared(parser, "encoder", *LOADING)
     add = parser.add_argument
-    add("encoder", help="checkpoint of ours, mmpretrain, the authors, MAE, timm or HF")
     add("-o", "--out", required=True, metavar="FILE", help="what is written")
     add(
         "--format",
@@ -42,16 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mean of the patches (default), class token, or all patches",
     )
     add("--images", metavar="FOLDER", help="what the certificate compares on")
-    add("--num-heads", type=int, help="attention heads, if nothing else tells")
-    add("--config", help="config of the checkpoint")
     add("--opset", type=int, default=17, help="of ONNX (default: %(default)s)")
 
 
-def run(**options: Any) -> int:
-    """Prints the certificate and what was written; returns the exit code."""
+def run(**options: Any) -> None:
+    """Prints the certificate and what was written."""
     from ..api import export
 
     done = export(**options)
     print(done.certificate)
     print(f"written: {done.path} and {done.card}")
-    return 0

@@ -15,6 +15,7 @@ import argparse
 import sys
 from typing import Any
 
+from ._arguments import add_shared
 from .pretrain import add_run_arguments
 
 
@@ -23,17 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("encoder", help="checkpoint of a pretraining, or an encoder")
     add("folder", help="has train/CLASS/ and val/CLASS/")
-    add(
-        "--val-share",
-        type=float,
-        metavar="SHARE",
-        help="split off this share of each class, if there is no val or test folder",
-    )
+    add_shared(parser, "--val-share")
     add_run_arguments(parser)
 
 
-def run(**options: Any) -> int:
-    """Shows plan and steps, and prints the accuracies; returns the exit code."""
+def run(**options: Any) -> None:
+    """Shows plan and steps, and prints the accuracies."""
     from ..api import finetune
     from ..utils.progress_line import ProgressLine
 
@@ -44,4 +40,3 @@ def run(**options: Any) -> int:
         f"config      {done.config}\nclassifier  {done.classifier} (best epoch)\n"
         f"log and checkpoints in {done.folder}"
     )
-    return 0

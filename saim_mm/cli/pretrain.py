@@ -16,6 +16,8 @@ import argparse
 import sys
 from typing import Any
 
+from ._arguments import add_shared
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of :func:`saim_mm.api.pretrain`."""
@@ -40,17 +42,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, help="processes that load images")
     add("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
     add("--seed", type=int, default=0, help="default: %(default)s")
-    add(
-        "--cfg-options",
-        nargs="+",
-        default=(),
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
+    add_shared(parser, "--cfg-options")
 
 
-def run(**options: Any) -> int:
-    """Shows plan and steps, and prints where the results are; returns the exit code."""
+def run(**options: Any) -> None:
+    """Shows plan and steps, and prints where the results are."""
     from ..api import pretrain
     from ..utils.progress_line import ProgressLine
 
@@ -59,4 +55,3 @@ def run(**options: Any) -> int:
         f"config   {done.config}\nencoder  {done.encoder}\nreport   {done.report}\n"
         f"log and checkpoints in {done.folder}"
     )
-    return 0

@@ -14,24 +14,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from . import _judging
-from ._progress import show_progress
+from ._arguments import RECIPE
+from .knn import add_judging, print_judgement
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of :func:`saim_mm.api.probe`."""
-    _judging.add_arguments(parser)
-    _judging.add_recipe(parser)
+    add_judging(parser, *RECIPE)
     add = parser.add_argument
     add("--probe", dest="probes", nargs="+", default=(), metavar="NAME", help="above")
     add("--layer", type=int, default=-1, help="of knn, linear and rankme of --probe")
 
 
-def run(**options: Any) -> int:
-    """Prints accuracies and frequent mistakes; returns the exit code."""
+def run(out: str | None, **options: Any) -> None:
+    """Prints accuracies and frequent mistakes."""
     from ..api import probe
 
-    with show_progress("images") as progress:
-        judgement = probe(**options, progress=progress)
-    _judging.print_judgement(judgement, options["out"])
-    return 0
+    print_judgement(probe, out, options)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ._arguments import add_shared
+
 _OUT = "report.html"
 
 
@@ -25,30 +27,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", metavar="FOLDER", help="draw the newest checkpoint's predictions")
     add("--number", type=int, default=6, help="images shown")
     add("--seed", type=int, default=0, help="of the orders")
-    add("--device", help="by default a GPU if there is one")
+    add_shared(parser, "--device")
     add("--live", action="store_true", help="until the runs end, or Ctrl-C")
     add("--interval", type=float, default=10.0, help="seconds between pages of --live")
 
 
-def run(*, work_dir: list[str], out: str, live: bool, **options: Any) -> int:
-    """Writes the report and prints where it is; returns the exit code.
+def run(*, work_dir: list[str], out: str, live: bool, **options: Any) -> None:
+    """Writes the report and prints where it is.
 
     Raises:
         ValueError: If two files are named.
     """
     from ..api import report
 
-    work_dir, out = _split(work_dir, out)
+    if len(work_dir) > 1 and work_dir[-1].endswith(".html"):
+        # Where the file could stand before there was --out.
+        if out != _OUT:
+            raise ValueError(f"{work_dir[-1]} and --out {out}: name one file.")
+        *work_dir, out = work_dir
     if live:
         print(f"{out}: look at it in a browser; Ctrl-C ends", flush=True)
     print(report(work_dir, out, live=live, **options))
-    return 0
-
-
-def _split(named: list[str], out: str) -> tuple[list[str], str]:
-    """Takes the file off the folders, where it could stand before there was --out."""
-    if len(named) < 2 or not named[-1].endswith(".html"):
-        return named, out
-    if out != _OUT:
-        raise ValueError(f"{named[-1]} and --out {out}: name one file.")
-    return named[:-1], named[-1]

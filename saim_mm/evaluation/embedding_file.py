@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..utils.atomic_file import write_atomically
+from ..utils.atomic_file import check_new, write_atomically
 from .embedding import Rows
 
 SUFFIXES = (".npz", ".parquet")
@@ -24,7 +24,7 @@ def check_output(path: Path) -> None:
 
     Raises:
         ValueError: If the suffix is of neither format.
-        FileExistsError: If there is such a file.
+        OSError: If there is such a file, or it cannot be written.
         ImportError: If it needs pyarrow, which is not installed.
     """
     if path.suffix not in SUFFIXES:
@@ -32,8 +32,7 @@ def check_output(path: Path) -> None:
             f"{path}: the suffix {path.suffix!r} names no format; end the name with "
             f"{' or '.join(SUFFIXES)}."
         )
-    if path.exists():
-        raise FileExistsError(f"{path}: is there already; remove it, or give another.")
+    check_new(path)
     if path.suffix == ".parquet":
         _pyarrow()
 

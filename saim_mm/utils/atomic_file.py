@@ -53,7 +53,7 @@ def check_place(path: Path) -> None:
     """Stops before any work what could not be written after it.
 
     Args:
-        path: Where a file belongs; missing folders are made.
+        path: Where a file belongs; its folder may be missing, and stays so.
 
     Raises:
         OSError: If it is a folder, or nothing can be written there; of the class that
@@ -62,14 +62,33 @@ def check_place(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        there = next((p for p in path.parents if p.exists()), path.parent)
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise type(error)(
             f"{path}: cannot be written ({error.strerror}); name a place where you may "
             "write."
         ) from None
+
+
+def check_new(path: Path, is_folder: bool = False) -> None:
+    """As :func:`check_place`, where nothing may be written over either.
+
+    Args:
+        path: Where a file belongs, or a folder of files.
+        is_folder: Whether it is a folder, which may be there and empty.
+
+    Raises:
+        FileExistsError: If there is something.
+        OSError: As for :func:`check_place`.
+    """
+    is_empty = is_folder and path.is_dir() and not any(path.iterdir())
+    if path.exists() and not is_empty and (is_folder or not path.is_dir()):
+        raise FileExistsError(
+            f"{path}: is there already; remove it, or give another name."
+        )
+    check_place(path / "file" if is_folder else path)
 
 
 def write_json(
@@ -83,7 +102,15 @@ def write_json(
         OSError: If it cannot be written; ``path`` is as it was.
         TypeError: If something in the content is of another type.
     """
-    text = json.dumps(content, indent=indent) + end
+    write_text(path, json.dumps(content, indent=indent) + end)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text as UTF-8, whole or not at all; missing folders are made.
+
+    Raises:
+        OSError: If it cannot be written; ``path`` is as it was.
+    """
     write_atomically(path, lambda file: file.write(text.encode()))
 
 

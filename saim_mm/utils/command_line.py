@@ -43,6 +43,12 @@ def said_again() -> str:
     return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
 
 
+def counted(number: float, noun: str) -> str:
+    """A number with its noun: ``1 image``, ``2 images``, ``2.5 epochs``."""
+    shown = f"{number:g}" if isinstance(number, float) else str(number)
+    return f"{shown} {noun}" if number == 1 else f"{shown} {noun}s"
+
+
 def default_device() -> str:
     """A GPU if there is one."""
     import torch  # here, as commands must start where it is not installed

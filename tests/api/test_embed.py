@@ -387,7 +387,7 @@ def test_the_verb_says_what_was_written_and_left_out(
     assert main([*command, "--workers", "0", "--layer", "0"]) == 0
     said = capsys.readouterr()
     assert f"written: {tmp_path / 'x.npz'}, 6 rows of 16 channels" in said.out
-    assert "left out: 1 images that do not load\n  'a/1.png': " in said.out
+    assert "left out: 1 image that does not load\n  'a/1.png': " in said.out
     assert said.err.splitlines()[-1] == "images: 7 of 7"
     assert read(tmp_path / "x.npz")["about"]["layer"] == 0
     assert main(command) == 1

@@ -226,7 +226,7 @@ def test_a_narrow_decoder_has_no_norm_for_hugging_face(tmp_path: Path) -> None:
     write_state_dict(source, model.state_dict())
     with pytest.raises(ValueError, match="export such an encoder for timm"):
         saim_mm.export(source, tmp_path / "vit", format="hf")
-    assert not list((tmp_path / "vit").rglob("*"))
+    assert not (tmp_path / "vit").exists()
     done = saim_mm.export(source, tmp_path / "timm.safetensors", format="timm")
     assert done.certificate.passed
 
@@ -306,6 +306,21 @@ def test_a_card_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="may have been filled in"):
         saim_mm.export(write_encoder(tmp_path), tmp_path / "a.onnx")
     assert (tmp_path / "a.onnx.md").read_text() == "licence: mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.onnx", {}), ("vit/config.json", dict(format="hf"))]
+)
+def test_nothing_is_written_over(name: str, options: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("transformers")
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    out = mine.parent if options else mine
+    with pytest.raises(FileExistsError, match=f"{out}: is there already; remove it"):
+        saim_mm.export(tmp_path / "none.pth", out, **options)
+    assert mine.read_text() == "mine"
 
 
 def test_the_card_tells_the_training_and_nothing_of_a_file_is_markup(

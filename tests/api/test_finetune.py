@@ -163,6 +163,7 @@ def test_colours_are_learnt(encoder: Path, classes: Path, tmp_path: Path) -> Non
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert ("Going on as" in done.stdout) == again
+        assert ("Finished before: all 90 iterations" in done.stdout) == again
         accuracies = [
             float(line.split()[-2])
             for line in done.stdout.splitlines()

@@ -19,7 +19,7 @@ from mmengine.config import Config
 from sources import write_as
 from tiny import tiny_saim
 
-from saim_mm.api import _trial_steps, pretrain
+from saim_mm.api import _trial, pretrain
 from saim_mm.api._machine import Machine
 from saim_mm.api._own_run import OwnRun
 from saim_mm.api._rule import Steps
@@ -207,6 +207,8 @@ def test_folders_that_teach_nothing(case: str, message: str, tmp_path: Path) -> 
         (dict(cfg_options=["amp"]), r"cfg_options=\['amp'\]: write KEY=VALUE"),
         (dict(cfg_options=["model.amp=3"]), "first training step fails.* 'amp'"),
         (dict(cfg_options=["optim_wrapper.optimizer.lr=a"]), "first training step"),
+        (dict(cfg_options=["train_cfg.max_iters=0"]), "train_cfg.max_iters=0 must be"),
+        (dict(cfg_options=["train_cfg.max_epochs=0"]), "train_cfg.max_epochs=0 must"),
         (dict(model="resnet50"), "model='resnet50': there are vit-nano"),
         (dict(device="cuda"), "0 CUDA devices"),
         (dict(with_decoder=True), "with_decoder=True is about init"),
@@ -340,23 +342,27 @@ def test_weights_that_do_not_fit(saim: Path, photos: Path, tmp_path: Path) -> No
 def test_what_runs_out_of_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def step(cfg: Steps, size: Any, device: str, images: int) -> Any:
+    def step(cfg: Config, size: Any, device: str, images: int) -> Any:
         assert cfg.at_once == images and size == (32, 32)
         tried.append(images)
         if images > 16:
             raise torch.cuda.OutOfMemoryError("too much")
         return type("Trial", (), dict(seconds=0.5))
 
-    monkeypatch.setattr(_trial_steps, "train_one_step", step)
-    given: Any = lambda steps: steps  # noqa: E731
-    steps, seconds = _trial_steps.fit_to_memory(
-        given, Steps(64, 64, 0, "bf16"), 32, "cuda"
-    )
+    monkeypatch.setattr(_trial, "train_one_step", step)
+
+    def given(steps: Steps) -> Config:
+        return Config(dict(at_once=steps.at_once, model=dict(backbone=_PIXELS)))
+
+    steps, seconds = _trial.fit_to_memory(given, Steps(64, 64, 0, "bf16"), "cuda")
     assert tried == [64, 32, 16] and seconds == 0.5
     assert (steps.batch, steps.at_once, steps.accumulation) == (64, 16, 4)
     with pytest.raises(ValueError, match="3 images at once do not fit"):
-        monkeypatch.setattr(_trial_steps, "train_one_step", _always_too_much)
-        _trial_steps.fit_to_memory(given, Steps(24, 24, 0, "bf16"), 32, "cuda")
+        monkeypatch.setattr(_trial, "train_one_step", _always_too_much)
+        _trial.fit_to_memory(given, Steps(24, 24, 0, "bf16"), "cuda")
+
+
+_PIXELS = dict(img_size=32)
 
 
 def _always_too_much(*_: Any) -> None:
@@ -381,9 +387,9 @@ def test_accumulation_keeps_the_schedule(
 
 
 def test_checkpoints_come_every_few_minutes() -> None:
-    assert _trial_steps.saving_interval(0.1, 10**6) == 3000
-    assert _trial_steps.saving_interval(1000.0, 10**6) == 1
-    assert _trial_steps.saving_interval(0.001, 50) == 50
+    assert _trial.saving_interval(0.1, 10**6) == 3000
+    assert _trial.saving_interval(1000.0, 10**6) == 1
+    assert _trial.saving_interval(0.001, 50) == 50
 
 
 # -- really run --------------------------------------------------------------------
@@ -442,6 +448,7 @@ def test_killed_and_called_again_ends_with_the_same_weights(
     done = run(photos, whole, *options)
     assert done.returncode == 0, done.stderr
     assert "10 images, typically 32 pixels: the recipe of little data" in done.stdout
+    assert "On cpu: fp32, 1 worker; at most about " in done.stdout
     assert "step 60/60" in done.stdout
     for name in ("pretrain.py", "encoder.pth", "report.html"):
         assert (whole / name).is_file() and str(whole / name) in done.stdout
@@ -473,6 +480,7 @@ def test_killed_and_called_again_ends_with_the_same_weights(
     # Called once more, there is nothing left to do.
     done = run(photos, parts, *options)
     assert done.returncode == 0 and "step" not in done.stdout.split("Going on")[1]
+    assert "Finished before: all 60 iterations are done." in done.stdout
 
     # `tools/train.py` with the same config is the same run.
     tool = [sys.executable, str(ROOT / "tools/train.py"), str(whole / "pretrain.py")]

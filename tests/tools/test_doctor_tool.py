@@ -33,8 +33,8 @@ def examine(*arguments: str, tool: Path = TOOL, **options) -> tuple[int, str]:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The tool and the files that it needs, in a folder of their own."""
-    package = ("_doctor", "_stack", "version", "cli/__init__", "cli/doctor")
-    package = (*package, "utils/__init__", "utils/command_line")
+    package = ("_doctor", "_stack", "version", "cli/__init__", "cli/_arguments")
+    package = (*package, "cli/doctor", "utils/__init__", "utils/command_line")
     files = [f"saim_mm/{name}.py" for name in package]
     for name in ("tools/doctor.py", *files):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from saim_mm.utils.atomic_file import check_place, write_json
+from saim_mm.utils.atomic_file import check_new, check_place, write_json
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,17 @@ def test_a_folder_in_which_nothing_can_be_made() -> None:
 
 def test_a_place_stays_empty(tmp_path: Path) -> None:
     check_place(tmp_path / "new" / "a.json")
-    assert not list((tmp_path / "new").iterdir())
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    check_new(tmp_path / "a.json")
+    check_new(tmp_path / "mine", is_folder=True)
+    (tmp_path / "mine" / "a.json").touch()
+    with pytest.raises(FileExistsError, match=r"a\.json: is there already; remove it"):
+        check_new(tmp_path / "mine" / "a.json")
+    with pytest.raises(FileExistsError, match="mine: is there already; remove it"):
+        check_new(tmp_path / "mine", is_folder=True)
+    with pytest.raises(IsADirectoryError, match="name a file in it"):
+        check_new(tmp_path / "mine")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saim_mm.cli._judging import add_files, add_neighbours, add_options
+from saim_mm.cli._arguments import JUDGING, NEIGHBOURS, add_shared
 from saim_mm.evaluation import judge
 from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.command_line import one_line_errors
@@ -19,9 +19,7 @@ from saim_mm.utils.command_line import one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints accuracies in percent; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_files(parser)
-    add_options(parser)
-    add_neighbours(parser)
+    add_shared(parser, "checkpoint", "data", *JUDGING, *NEIGHBOURS)
     parser.add_argument("--out", type=Path, help="write the result to this .json file")
     options = vars(parser.parse_args(argv))
     ks, temperature, out = (options.pop(name) for name in ("k", "temperature", "out"))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saim_mm.cli._judging import add_files, add_options, add_recipe
+from saim_mm.cli._arguments import JUDGING, RECIPE, add_shared
 from saim_mm.evaluation import ProbeRecipe, judge
 from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.command_line import one_line_errors
@@ -24,9 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_files(parser)
-    add_options(parser)
-    add_recipe(parser)
+    add_shared(parser, "checkpoint", "data", *JUDGING, *RECIPE)
     parser.add_argument("--out", type=Path, help="write the result to this .json file")
     options = vars(parser.parse_args(argv))
     recipe = [options.pop(name) for name in ("epochs", "probe_batch_size", "base_lr")]

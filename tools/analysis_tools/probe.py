@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saim_mm.cli._judging import add_files, add_options
+from saim_mm.cli._arguments import JUDGING, add_shared
 from saim_mm.evaluation import KNOWN_PROBES, judge
 from saim_mm.evaluation.probes import curves_of
 from saim_mm.utils.atomic_file import write_json
@@ -26,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_files(parser)
-    add_options(parser)
+    add_shared(parser, "checkpoint", "data", *JUDGING)
     add = parser.add_argument
     add("--probe", nargs="+", choices=list(KNOWN_PROBES), default=["knn", "linear"])
     add("--layer", type=int, default=-1, help="of knn, linear and rankme; -1: the last")
