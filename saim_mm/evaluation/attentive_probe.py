@@ -12,17 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..models.probing.attentive_pool import AttentivePool, EfficientPool, draw_pool
+from ..models.probing.attentive_pool import AttentivePool, EfficientPool
 from .best_layer import hold_out
 from .features import Features
-from .linear_probe import (
-    ProbeRecipe,
-    ProbeResult,
-    build_probe,
-    check_numbers,
-    fit,
-    result_of,
-)
+from .linear_probe import ProbeRecipe, ProbeResult, linear_probe
 
 
 @dataclass(frozen=True)
@@ -62,15 +55,7 @@ def attentive_probe(
     Raises:
         ValueError: As for :func:`linear_probe`.
     """
-    check_numbers(train, val)
-    recipe = recipe or AttentiveRecipe()
-    generator = torch.Generator().manual_seed(recipe.seed)
-    draw_pool(pool, generator)
-    width, num_classes = train.vectors.shape[-1], int(train.labels.max()) + 1
-    linear = build_probe(width, num_classes, generator)[1]
-    probe = nn.Sequential(pool, linear).to(train.vectors.device)
-    fit(probe, train, recipe, generator)
-    return result_of(probe, train, val)
+    return linear_probe(train, val, recipe or AttentiveRecipe(), pool)
 
 
 def choose_rate(
@@ -99,7 +84,7 @@ def choose_rate(
     if len(recipes) == 1:
         return recipes[0]
     held = hold_out(train.labels, share)
-    rest, judged = (Features(train.vectors[m], train.labels[m]) for m in (~held, held))
+    rest, judged = train[~held], train[held]
     return max(
         recipes, key=lambda each: attentive_probe(pool, rest, judged, each).accuracy
     )

@@ -50,11 +50,7 @@ def best_layer_probe(
         ValueError: If the share is not in (0, 1), or too few images are left.
     """
     held = hold_out(train[0].labels, share)
-    held_out = []
-    for layer in train:
-        rest, judged = (Features(layer.vectors[m], layer.labels[m])
-                        for m in (~held, held))  # fmt: skip
-        held_out.append(linear_probe(rest, judged, recipe).accuracy)
+    held_out = [linear_probe(x[~held], x[held], recipe).accuracy for x in train]
     best = max(range(len(train)), key=held_out.__getitem__)
     accuracy = linear_probe(train[best], val[best], recipe).accuracy
     return LayerCurve(tuple(held_out), best, accuracy)

@@ -5,8 +5,8 @@ Symbols: B images of a batch, N images in all, L layers, T patches, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -57,6 +57,9 @@ class Features:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, images: Tensor | slice) -> Features:
+        return Features(self.vectors[images], self.labels[images])
+
     def to(self, device: torch.device | str) -> Features:
         """The same on another device."""
         return Features(self.vectors.to(device), self.labels.to(device))
@@ -67,7 +70,7 @@ Views: TypeAlias = "dict[View, Features]"
 
 
 class FeatureExtractor:
-    """Takes features from a block of a ViT, the last one and before any final norm.
+    """Takes features from a block of a ViT, before any final norm.
 
     SAIM's encoder has no final norm in pretraining, and the decoder's was trained on
     another stream; so neither has a part in the features.
@@ -112,19 +115,13 @@ class FeatureExtractor:
         self.final_norm = final_norm
         self.mixed_precision = mixed_precision
         self.model = model
-        self.pool = pool
-        self.layer = layer
+        self.view = View((layer_index(layer, self.num_layers),), pool)
         self.check_views([self.view])
 
     @property
     def num_layers(self) -> int:
         """L."""
         return len(self.backbone.layers)
-
-    @property
-    def view(self) -> View:
-        """What is pooled, and how."""
-        return View((layer_index(self.layer, self.num_layers),), self.pool)
 
     def check_views(self, views: Collection[View], images: int = 1) -> None:
         """Refuses to look where there is nothing to be seen, or too much to be kept.
@@ -133,21 +130,28 @@ class FeatureExtractor:
             ValueError: If the backbone has no class token, or none that sees patches,
                 or all patches of so many images would take too much memory.
         """
-        pools = {view.pool for view in views}
-        if "cls" in pools and not self.backbone.with_cls_token:
+        reads_cls = any(view.pool == "cls" for view in views)
+        if reads_cls and not self.backbone.with_cls_token:
             raise ValueError(
                 "pool='cls' needs a class token and the backbone has "
                 "with_cls_token=False; use pool='avg'."
             )
         causal = getattr(self.backbone, "visible", "all") == "causal"
-        if "cls" in pools and causal and not _cls_is_last(self.backbone):
+        if reads_cls and causal and not _cls_is_last(self.backbone):
             raise ValueError(
                 "pool='cls' with visible='causal': a class token in front of all "
                 "patches sees none of them, so all images would be alike; use "
                 "pool='avg'."
             )
-        if "patches" in pools:
-            self._check_memory(images, views)
+        rows, columns = self.backbone.patch_resolution
+        number = sum(view.pool == "patches" for view in views)
+        size = 4 * number * images * rows * columns * self.backbone.embed_dims
+        if size > _MOST_BYTES:
+            raise ValueError(
+                f"The patches of {images} images would take {size / 2**30:.0f} GiB; "
+                "give fewer (images_per_class), or train on images, not on features: "
+                "configs/saim/benchmarks/vit-b_attentive_in1k.py."
+            )
 
     def extract(
         self,
@@ -164,9 +168,8 @@ class FeatureExtractor:
             num_workers: Processes that load images, for each process.
             progress: Called after each batch with its number of images.
         """
-        view = self.view
         options = (batch_size, num_workers, progress)
-        return self.extract_views(dataset, [view], *options)[view]
+        return self.extract_views(dataset, [self.view], *options)[self.view]
 
     def extract_views(
         self,
@@ -251,11 +254,8 @@ class FeatureExtractor:
         chunks = [
             self._vectors(dict(inputs=c), views) for c in images.split(batch_size)
         ]
-        return {
-            view: Features(vectors := torch.cat([chunk[view] for chunk in chunks]),
-                           labels.to(vectors.device))
-            for view in views
-        }  # fmt: skip
+        found = {view: torch.cat([chunk[view] for chunk in chunks]) for view in views}
+        return {view: Features(x, labels.to(x.device)) for view, x in found.items()}
 
     def __call__(self, batch: Mapping[str, Any]) -> Features:
         """Features (B, D) of a batch, on the encoder's device."""
@@ -272,7 +272,7 @@ class FeatureExtractor:
 
     def tokens(self, images: Tensor) -> Tensor:
         """What is pooled: all tokens (B, E + T, D) of normalised images."""
-        source = self._source(self.view)[0]
+        (source,) = self._source(self.view)
         return self._run(images, [source])[source]
 
     def _vectors(
@@ -296,37 +296,25 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def _run(self, images: Tensor, outputs: Collection[int]) -> dict[int, Tensor]:
-        """Outputs (B, E + T, D) of layers and of the final norm."""
+        """Outputs (B, E + T, D) of layers and of the final norm, by index."""
+        found: dict[int, Tensor] = {}
+
+        def keep(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
+            return lambda _module, _inputs, output: found.update({index: output})
+
         mixed = self.mixed_precision and images.is_cuda
-        with (
-            evaluation_mode(self.model or self.backbone),
-            torch.autocast(images.device.type, enabled=mixed),
-            self._kept(outputs) as found,
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(evaluation_mode(self.model or self.backbone))
+            stack.enter_context(torch.autocast(images.device.type, enabled=mixed))
+            for i in outputs:
+                last = i == self.num_layers
+                module = self.backbone.ln1 if last else self.backbone.layers[i]
+                stack.enter_context(module.register_forward_hook(keep(i)))
             if self.model is not None:
                 self.model(images, mode="tensor")
             else:
                 self.backbone(images)
         return found
-
-    @contextmanager
-    def _kept(self, outputs: Collection[int]) -> Iterator[dict[int, Tensor]]:
-        """Outputs by index, as soon as the backbone has run."""
-        layers, found = self.backbone.layers, dict[int, Tensor]()
-
-        def keep(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
-            return lambda _module, _inputs, output: found.update({index: output})
-
-        handles = [
-            (layers[i] if i < len(layers) else self.backbone.ln1)
-            .register_forward_hook(keep(i))
-            for i in outputs
-        ]  # fmt: skip
-        try:
-            yield found
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _pool(self, outputs: Mapping[int, Tensor], view: View) -> Tensor:
         first, *others = [outputs[i] for i in self._source(view)]
@@ -335,17 +323,6 @@ class FeatureExtractor:
             return tokens[:, -1 if _cls_is_last(self.backbone) else 0]
         patches = patches_of(tokens, self.backbone).float()
         return patches if view.pool == "patches" else patches.mean(dim=1)
-
-    def _check_memory(self, images: int, views: Collection[View]) -> None:
-        rows, columns = self.backbone.patch_resolution
-        number = sum(view.pool == "patches" for view in views)
-        size = 4 * number * images * rows * columns * self.backbone.embed_dims
-        if size > _MOST_BYTES:
-            raise ValueError(
-                f"The patches of {images} images would take {size / 2**30:.0f} GiB; "
-                "give fewer (images_per_class), or train on images, not on features: "
-                "configs/saim/benchmarks/vit-b_attentive_in1k.py."
-            )
 
 
 def layer_index(layer: int, num_layers: int) -> int:
@@ -363,8 +340,7 @@ def layer_index(layer: int, num_layers: int) -> int:
 
 
 def _labels(batch: Mapping[str, Any]) -> Tensor:
-    samples: Sequence[Any] = batch["data_samples"]
-    return torch.cat([sample.gt_label for sample in samples])
+    return torch.cat([sample.gt_label for sample in batch["data_samples"]])
 
 
 def patches_of(tokens: Tensor, backbone: VisionTransformer) -> Tensor:

@@ -90,9 +90,9 @@ def knn_accuracy(
     if not len(queries):
         raise ValueError("There are no images to judge; give at least one.")
     rank, world = get_rank(), get_world_size()
-    vectors, labels = queries.vectors[rank::world], queries.labels[rank::world]
+    own = queries[rank::world]
     num_classes = int(bank.labels.max()) + 1
-    scores = knn_scores(vectors, bank, num_classes, k, temperature)
-    correct = (scores.argmax(dim=1) == labels).sum()
+    scores = knn_scores(own.vectors, bank, num_classes, k, temperature)
+    correct = (scores.argmax(dim=1) == own.labels).sum()
     all_reduce(correct)
     return 100 * correct.item() / len(queries)

@@ -58,9 +58,33 @@ class Probe(Protocol):
         """
 
 
+class _OfVectors:
+    """A probe of one vector per image."""
+
+    kind: ClassVar[str]
+    pool: Pool
+    layer: int | Literal["best"]
+
+    @property
+    def name(self) -> str:
+        """Its kind, and what is read if it is not the mean of the last layer."""
+        parts = [self.kind]
+        if self.layer != -1:
+            parts.append("best" if self.layer == "best" else f"layer{self.layer}")
+        if self.pool != "avg":
+            parts.append(self.pool)
+        return "_".join(parts)
+
+    def views(self, num_layers: int) -> list[View]:
+        """One, or for the best layer one of each."""
+        if self.layer == "best":
+            return [View((i,), self.pool) for i in range(num_layers)]
+        return [View((layer_index(self.layer, num_layers),), self.pool)]
+
+
 @register("task_util")
 @dataclass(frozen=True)
-class KNNProbe:
+class KNNProbe(_OfVectors):
     """Nearest neighbours, :func:`saim_mm.evaluation.knn_accuracy`.
 
     Attributes:
@@ -74,20 +98,12 @@ class KNNProbe:
     temperature: float = 0.07
     pool: Pool = "avg"
     layer: int = -1
-
-    @property
-    def name(self) -> str:
-        """``knn``, and what is read if it is not the mean of the last layer."""
-        return _name("knn", self.pool, self.layer)
+    kind: ClassVar[str] = "knn"
 
     @property
     def least(self) -> int:
         """As many as are to vote."""
         return self.k
-
-    def views(self, num_layers: int) -> list[View]:
-        """One."""
-        return [View((layer_index(self.layer, num_layers),), self.pool)]
 
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
         """``accuracy/knn``."""
@@ -98,7 +114,7 @@ class KNNProbe:
 
 @register("task_util")
 @dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(_OfVectors):
     """A linear classifier, :func:`saim_mm.evaluation.linear_probe`.
 
     Attributes:
@@ -113,6 +129,7 @@ class LinearProbe:
     layer: int | Literal["best"] = -1
     held_out_share: float = 0.1
     recipe: ProbeRecipe | dict[str, Any] = field(default_factory=ProbeRecipe)
+    kind: ClassVar[str] = "linear"
     least: ClassVar[int] = 4  # some are held out
 
     def __post_init__(self) -> None:
@@ -122,17 +139,6 @@ class LinearProbe:
             raise ValueError(f"held_out_share={self.held_out_share} must be in (0, 1).")
         if not isinstance(self.recipe, ProbeRecipe):
             object.__setattr__(self, "recipe", ProbeRecipe(**self.recipe))
-
-    @property
-    def name(self) -> str:
-        """``linear``, and what is read if it is not the mean of the last layer."""
-        return _name("linear", self.pool, self.layer)
-
-    def views(self, num_layers: int) -> list[View]:
-        """One, or one of each layer."""
-        if self.layer == "best":
-            return [View((i,), self.pool) for i in range(num_layers)]
-        return [View((layer_index(int(self.layer), num_layers),), self.pool)]
 
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
         """``accuracy/linear``; of the best layer, ``accuracy/linear_best``.
@@ -215,7 +221,7 @@ class AttentiveProbe:
 
 @register("task_util")
 @dataclass(frozen=True)
-class RankMeProbe:
+class RankMeProbe(_OfVectors):
     """How many directions features use, :func:`saim_mm.evaluation.rankme`.
 
     Attributes:
@@ -225,16 +231,8 @@ class RankMeProbe:
 
     pool: Pool = "avg"
     layer: int = -1
+    kind: ClassVar[str] = "rankme"
     least: ClassVar[int] = 2
-
-    @property
-    def name(self) -> str:
-        """``rankme``, and what is read if it is not the mean of the last layer."""
-        return _name("rankme", self.pool, self.layer)
-
-    def views(self, num_layers: int) -> list[View]:
-        """One."""
-        return [View((layer_index(self.layer, num_layers),), self.pool)]
 
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
         """``rankme``, of the training images, whose labels it does not read."""
@@ -351,12 +349,3 @@ def curves_of(figures: Figures) -> dict[str, list[float]]:
         if found:
             curves.setdefault(probe, []).append(figures[name])
     return curves
-
-
-def _name(kind: str, pool: str, layer: int | str) -> str:
-    parts = [kind]
-    if layer != -1:
-        parts.append("best" if layer == "best" else f"layer{layer}")
-    if pool != "avg":
-        parts.append(pool)
-    return "_".join(parts)
