@@ -23,8 +23,6 @@ class AttentiveRecipe(ProbeRecipe):
     """For patches that were extracted once; AdamW, as attention needs it.
 
     Attributes:
-        epochs: As for :class:`ProbeRecipe`.
-        base_lr: As for :class:`ProbeRecipe`.
         weight_decay: Of all weights.
     """
 
@@ -46,14 +44,7 @@ def attentive_probe(
 ) -> ProbeResult:
     """Trains a learnt pooling and a linear layer on it, and judges them.
 
-    Args:
-        pool: Its weights are drawn anew.
-        train: Patches to learn from, on the device to be used.
-        val: Patches to be judged on, on the same device.
-        recipe: By default :class:`AttentiveRecipe`'s.
-
-    Raises:
-        ValueError: As for :func:`linear_probe`.
+    As :func:`linear_probe`, on patches; by default with :class:`AttentiveRecipe`'s.
     """
     return linear_probe(train, val, recipe or AttentiveRecipe(), pool)
 
@@ -71,7 +62,7 @@ def choose_rate(
     a linear layer; AIM's authors choose it from a grid, too.
 
     Args:
-        pool: As for :func:`attentive_probe`.
+        pool: Its weights are drawn anew.
         train: Patches to learn from.
         rates: One or more, at a batch of 256. A single one is not tried.
         recipe: All else.

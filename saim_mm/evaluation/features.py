@@ -17,6 +17,7 @@ from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..utils.check_choice import check_choice
 from ..utils.model_state import evaluation_mode
 from ..utils.worker_signals import shield_workers
 
@@ -103,8 +104,7 @@ class FeatureExtractor:
         layer: int = -1,
         model: nn.Module | None = None,
     ) -> None:
-        if pool not in POOLS:
-            raise ValueError(f"pool={pool!r} is unknown; choose one of {list(POOLS)}.")
+        check_choice("pool", pool, list(POOLS))
         if final_norm and not backbone.final_norm:
             raise ValueError(
                 "final_norm=True needs a final norm and the backbone has "
@@ -160,14 +160,7 @@ class FeatureExtractor:
         num_workers: int = 0,
         progress: Progress | None = None,
     ) -> Features:
-        """Features of a whole data set; see :meth:`extract_loader`.
-
-        Args:
-            dataset: Gives items as ``PackInputs`` does, with ``gt_label``.
-            batch_size: Images per forward and process.
-            num_workers: Processes that load images, for each process.
-            progress: Called after each batch with its number of images.
-        """
+        """As :meth:`extract_views`, of its own view."""
         options = (batch_size, num_workers, progress)
         return self.extract_views(dataset, [self.view], *options)[self.view]
 
@@ -179,7 +172,17 @@ class FeatureExtractor:
         num_workers: int = 0,
         progress: Progress | None = None,
     ) -> Views:
-        """As :meth:`extract`, of several views in one pass over the images.
+        """Features of a whole data set, in one pass over the images.
+
+        Args:
+            dataset: Gives items as ``PackInputs`` does, with ``gt_label``.
+            views: What is looked at.
+            batch_size: Images per forward and process.
+            num_workers: Processes that load images, for each process.
+            progress: Called after each batch with its number of images.
+
+        Returns:
+            As :meth:`extract_loader`.
 
         Raises:
             ValueError: As for :meth:`check_views`.
@@ -203,13 +206,9 @@ class FeatureExtractor:
     ) -> Features:
         """Features of what a loader gives, on the CPU.
 
-        Args:
-            loader: With a ``DefaultSampler(shuffle=False)``: of W processes, process r
-                loads the images r, r + W, ...
-            progress: As for :meth:`extract`.
-
-        Returns:
-            The N features in the order of the data set, the same in every process.
+        The loader has a ``DefaultSampler(shuffle=False)``: of W processes, process r
+        loads the images r, r + W, ... The N features come in the order of the data set,
+        the same in every process.
         """
         return self._views_of_loader(loader, [self.view], progress)[self.view]
 
@@ -234,13 +233,7 @@ class FeatureExtractor:
     def extract_tensors(
         self, images: Tensor, labels: Tensor, batch_size: int = 1000
     ) -> Features:
-        """Features of images that are in memory, on the encoder's device.
-
-        Args:
-            images: (N, C, H, W), of any type, before normalisation.
-            labels: (N,).
-            batch_size: Images per forward.
-        """
+        """As :meth:`view_tensors`, of its own view."""
         return self.view_tensors(images, labels, [self.view], batch_size)[self.view]
 
     def view_tensors(
@@ -250,7 +243,14 @@ class FeatureExtractor:
         views: Collection[View],
         batch_size: int = 1000,
     ) -> Views:
-        """As :meth:`extract_tensors`, of several views."""
+        """Features of images that are in memory, on the encoder's device.
+
+        Args:
+            images: (N, C, H, W), of any type, before normalisation.
+            labels: (N,).
+            views: What is looked at.
+            batch_size: Images per forward.
+        """
         chunks = [
             self._vectors(dict(inputs=c), views) for c in images.split(batch_size)
         ]

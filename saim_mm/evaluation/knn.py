@@ -71,18 +71,10 @@ def knn_scores(
 def knn_accuracy(
     queries: Features, bank: Features, k: int = 20, temperature: float = 0.07
 ) -> float:
-    """Share of the queries whose neighbours vote for the right class.
+    """Percentage of the queries whose neighbours vote for the right class.
 
-    The processes of a run share the queries out and return the same number.
-
-    Args:
-        queries: Q features with labels, the same in every process.
-        bank: N features with labels, the same in every process.
-        k: Number of neighbours.
-        temperature: As for :func:`knn_scores`.
-
-    Returns:
-        The accuracy in percent.
+    The processes of a run, in which all features are the same, share the queries out
+    and return the same number.
 
     Raises:
         ValueError: As for :func:`knn_scores`, or if there is no query.

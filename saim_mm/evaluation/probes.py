@@ -48,11 +48,6 @@ class Probe(Protocol):
 
         The same in all processes of a run, which must all call it.
 
-        Args:
-            train: By view, features of the images to learn from.
-            val: By view, features of those to be judged on.
-            num_layers: As for :meth:`views`.
-
         Raises:
             ValueError: If there are too few images.
         """
@@ -207,16 +202,16 @@ class AttentiveProbe:
         """``accuracy/attentive`` and ``attentive/rate``, or those of ``efficient``."""
         assert isinstance(self.recipe, AttentiveRecipe)
         (view,) = self.views(num_layers)
-        pool = self._build_pool(train[view].vectors.shape[-1])
+        width = train[view].vectors.shape[-1]
+        pool: AttentivePool | EfficientPool
+        if self.kind == "aim":
+            pool = AttentivePool(width, self.parts or max(1, width // 64))
+        else:
+            pool = EfficientPool(width, self.parts or math.gcd(width, 32))
         recipe = choose_rate(pool, train[view], self.rates, self.recipe)
         result = attentive_probe(pool, train[view], val[view], recipe)
         figure, rate = f"accuracy/{self.name}", f"{self.name}/rate"
         return {figure: result.accuracy, rate: recipe.base_lr}
-
-    def _build_pool(self, width: int) -> AttentivePool | EfficientPool:
-        if self.kind == "aim":
-            return AttentivePool(width, self.parts or max(1, width // 64))
-        return EfficientPool(width, self.parts or math.gcd(width, 32))
 
 
 @register("task_util")
@@ -289,7 +284,16 @@ def build_probes(configs: Sequence[str | dict[str, Any]]) -> list[Probe]:
     """
     if not configs:
         raise ValueError(f"probes is empty; name some of {list(KNOWN_PROBES)}.")
-    probes = [_build_probe(config) for config in configs]
+    for config in configs:
+        if isinstance(config, str) and config not in KNOWN_PROBES:
+            raise ValueError(
+                f"probe {config!r} is unknown; choose of {list(KNOWN_PROBES)}, or give "
+                "dict(type=...)."
+            )
+    probes: list[Probe] = [
+        TASK_UTILS.build(KNOWN_PROBES[config] if isinstance(config, str) else config)
+        for config in configs
+    ]
     names = [probe.name for probe in probes]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -323,17 +327,6 @@ def named_probes(
             f"none of {list(names)} is read so."
         )
     return probes
-
-
-def _build_probe(config: str | dict[str, Any]) -> Probe:
-    if isinstance(config, str):
-        if config not in KNOWN_PROBES:
-            raise ValueError(
-                f"probe {config!r} is unknown; choose of {list(KNOWN_PROBES)}, or give "
-                "dict(type=...)."
-            )
-        config = KNOWN_PROBES[config]
-    return TASK_UTILS.build(config)
 
 
 def views_of(probes: Sequence[Probe], num_layers: int) -> set[View]:

@@ -32,7 +32,8 @@ class Mask(NamedTuple):
     """What attending tokens see; the arguments of ``scaled_dot_product_attention``.
 
     Attributes:
-        attn_mask: Boolean (L, S), ``True`` means "sees".
+        attn_mask: Boolean (L, S), ``True`` means "sees"; a layer with a bias hands it
+            on in its place.
         is_causal: Whether each token sees those at and before its own place. Where
             fewer attend than are attended to, theirs are the last places.
         prefix: With ``is_causal``: so many tokens in front all see each other.

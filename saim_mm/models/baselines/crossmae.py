@@ -95,10 +95,7 @@ class CrossMAENeck(BaseModule):
 class CrossAttentionLayer(nn.Module):
     """Cross-attention and a feed-forward network, each after a norm.
 
-    Args:
-        width: Number of channels of the queries.
-        memory_dims: Number of channels of the memory.
-        num_heads: Number of attention heads.
+    Queries have ``width`` channels and the memory ``memory_dims``.
     """
 
     def __init__(self, width: int, memory_dims: int, num_heads: int) -> None:
@@ -120,6 +117,6 @@ class CrossAttentionLayer(nn.Module):
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.q(self.ln1(x)), k, v)
         )
-        out = attend(q, k, v, *mask)
+        out = attend(q, k, v, mask)
         x = x + self.proj(out.transpose(1, 2).flatten(2))
         return x + self.ffn(self.ln2(x))

@@ -57,16 +57,8 @@ class SimMIMViT(SAIMViT):
         Returns:
             The map (B, D, rows, columns), in a tuple.
         """
-        if mask is None:
-            return super().forward(x)  # type: ignore[return-value]  # without plan
         x, grid = self.patch_embed(x)
-        hidden = mask.flatten(1).unsqueeze(-1).to(x.dtype)
-        x = x * (1 - hidden) + self.mask_token.to(x.dtype) * hidden
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = self.pre_norm(self.drop_after_pos(x + self.pos_embed))
-        for layer in self.layers:
-            x = layer(x)
-        if self.final_norm:
-            x = self.ln1(x)
-        return (self._format_output(x, grid),)
+        if mask is not None:
+            hidden = mask.flatten(1).unsqueeze(-1).to(x.dtype)
+            x = x * (1 - hidden) + self.mask_token.to(x.dtype) * hidden
+        return self._forward_raster(x, grid)
