@@ -126,7 +126,14 @@ def frozen_features(
     if check is not None:
         check(len(sets[0]))
     check_enough(probes, len(sets[0]))
-    add = progress and _adder(progress, sum(map(len, sets)))
+    done = 0
+
+    def add(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(done, sum(map(len, sets)))
+
     train, val = (
         _extract(extractor, images, views, batch_size, workers, add, device)
         for images in sets
@@ -143,25 +150,13 @@ def frozen_features(
     return FrozenFeatures(train, val, about, classes, extractor.num_layers)
 
 
-def _adder(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]:
-    """Adds up what is done."""
-    done = 0
-
-    def add(images: int) -> None:
-        nonlocal done
-        done += images
-        progress(done, total)
-
-    return add
-
-
 def _extract(
     extractor: FeatureExtractor,
     images: ClassImages,
     views: Collection[View],
     batch_size: int,
     workers: int,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
     device: torch.device | str,
 ) -> Views:
     try:

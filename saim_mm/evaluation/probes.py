@@ -54,7 +54,12 @@ class Probe(Protocol):
 
 
 class _OfVectors:
-    """A probe of one vector per image."""
+    """A probe of one vector per image.
+
+    Attributes:
+        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
+        layer: Counted from 0; -1 is the last one.
+    """
 
     kind: ClassVar[str]
     pool: Pool
@@ -82,11 +87,7 @@ class _OfVectors:
 class KNNProbe(_OfVectors):
     """Nearest neighbours, :func:`saim_mm.evaluation.knn_accuracy`.
 
-    Attributes:
-        k: As there.
-        temperature: As there.
-        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
-        layer: Counted from 0; -1 is the last one.
+    ``k`` and ``temperature`` are as there.
     """
 
     k: int = 20
@@ -113,9 +114,8 @@ class LinearProbe(_OfVectors):
     """A linear classifier, :func:`saim_mm.evaluation.linear_probe`.
 
     Attributes:
-        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
-        layer: Counted from 0; -1 is the last one; ``best`` tries all on training images
-            that are held out (:func:`saim_mm.evaluation.best_layer_probe`).
+        layer: Also ``best``, which tries all on training images that are held out
+            (:func:`saim_mm.evaluation.best_layer_probe`).
         held_out_share: Share of each class to choose the best layer by.
         recipe: How it learns; as a dict, options of ``ProbeRecipe``.
     """
@@ -217,12 +217,7 @@ class AttentiveProbe:
 @register("task_util")
 @dataclass(frozen=True)
 class RankMeProbe(_OfVectors):
-    """How many directions features use, :func:`saim_mm.evaluation.rankme`.
-
-    Attributes:
-        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
-        layer: Counted from 0; -1 is the last one.
-    """
+    """How many directions features use, :func:`saim_mm.evaluation.rankme`."""
 
     pool: Pool = "avg"
     layer: int = -1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import BaseModule
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
@@ -86,15 +86,12 @@ class IdentityProjector(nn.Module):
     """No projector at all."""
 
     joint = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = ModuleList()
-        self.to_pixels = nn.Identity()
+    layers: tuple[nn.Module, ...] = ()
+    to_pixels = nn.Identity()
 
     def forward(self, queries: Tensor, query_mask: Mask) -> Tensor:
         """(B, K, D) as they are."""
-        return self.to_pixels(queries)
+        return queries
 
 
 def mean_cosine(vectors: Tensor) -> Tensor:

@@ -20,13 +20,10 @@ class SimMIMViT(SAIMViT):
     so that the systems that are compared differ in what they predict, and not in their
     encoder; SimMIM's own ViT has a learnt relative position bias and layer scale.
 
-    Args:
-        *args: As for ``mmpretrain.VisionTransformer``.
-        **kwargs: As for ``mmpretrain.VisionTransformer``; ``out_type`` is ``featmap``
-            here, which is what the decoder reads.
+    Its options are those of :class:`SAIMViT`.
 
     Raises:
-        ValueError: If ``out_type`` is another.
+        ValueError: If ``out_type`` is not ``featmap``, which is what the decoder reads.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
