@@ -42,16 +42,7 @@ def knn_scores(
     """Lets the k most similar neighbours vote, exactly.
 
     A neighbour of cosine similarity s votes for its class with exp(s / temperature).
-
-    Args:
-        queries: (Q, D), on the device of the bank.
-        bank: N features with labels.
-        num_classes: C.
-        k: Number of neighbours.
-        temperature: How much more a closer neighbour counts.
-
-    Returns:
-        Votes (Q, C); a row sums to 1.
+    Queries (Q, D), on the device of the bank -> votes (Q, C); a row sums to 1.
 
     Raises:
         ValueError: If there are fewer than k neighbours, or an option is out of range.

@@ -72,11 +72,8 @@ def linear_probe(
 ) -> ProbeResult:
     """Trains BatchNorm (without affine) and a linear layer, and judges them.
 
-    Args:
-        train: Features to learn from, on the device to be used.
-        val: Features to be judged on, on the same device.
-        recipe: By default the release's.
-        pool: In place of BatchNorm, over patches; its weights are drawn anew.
+    All features are on the device to be used. The recipe is by default the release's;
+    a ``pool``, over patches, stands in place of BatchNorm, its weights drawn anew.
 
     Raises:
         ValueError: If there are less than two features to learn from (BatchNorm needs

@@ -163,11 +163,8 @@ class Projector(nn.Module):
 class GaussianBlur(nn.Module):
     """Depthwise Gaussian filter g_xi of Eq. 7, zero-padded to keep the size.
 
-    The kernel is normalised; being separable, it runs as a column and a row.
-
-    Args:
-        kernel_size: Taps per side, odd.
-        sigma: Standard deviation in pixels.
+    The kernel is normalised; being separable, it runs as a column and a row of
+    ``kernel_size`` taps. ``sigma`` is its standard deviation in pixels.
 
     Raises:
         ValueError: If the kernel is even or the deviation is not positive.

@@ -95,14 +95,10 @@ class MultiLevelViT(BaseModule):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...]]:
-        """Makes the levels of images of any size.
+        """Makes the levels of images (B, C, H, W) of any size.
 
-        Args:
-            x: Images (B, C, H, W).
-
-        Returns:
-            For each level a map (B, channels, ceil(H / stride), ceil(W / stride)), as
-            of a CNN, or a vector (B, channels); grouped, a tuple of one such tuple.
+        For each, a map (B, channels, ceil(H / stride), ceil(W / stride)), as of a CNN,
+        or a vector (B, channels); grouped, a tuple of one such tuple.
         """
         maps = dict(zip(self.encoder.out_indices, self.encoder(x), strict=True))
         size = (x.shape[-2], x.shape[-1])

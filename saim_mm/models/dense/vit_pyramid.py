@@ -46,14 +46,10 @@ class FourLayerPyramid(BaseModule):
         self.scales = _scales([embed_dims] * 3, norm_cfg)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Rescales four maps.
+        """Rescales four maps (B, D, h, w), the earliest layer first.
 
-        Args:
-            inputs: Four maps (B, D, h, w), the earliest layer first.
-
-        Returns:
-            Maps (B, D, 4h, 4w), (B, D, 2h, 2w), (B, D, h, w) and (B, D, h/2, w/2);
-            no side gets less than 1.
+        To (B, D, 4h, 4w), (B, D, 2h, 2w), (B, D, h, w) and (B, D, h/2, w/2); no side
+        gets less than 1.
 
         Raises:
             ValueError: If there are not four.
