@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from ..evaluation.features import Pool
@@ -18,7 +16,7 @@ from ..evaluation.judge import (
     judge_by_probes,
 )
 from ..evaluation.linear_probe import ProbeRecipe
-from ..evaluation.probes import named_probes
+from ..evaluation.probes import Probe, named_probes
 from .knn import check_picture, draw
 from .load_encoder import opened
 
@@ -83,21 +81,12 @@ def probe(
     """
     check_picture(out)
     recipe = ProbeRecipe(epochs, probe_batch_size, base_lr)
-    if probes:
-        named_probes(probes, pool, layer)  # refuses those that are unknown
-        if recipe != ProbeRecipe() or out is not None:
-            raise ValueError(
-                f"probes={list(probes)} have recipes of their own and draw nothing; "
-                "leave epochs, probe_batch_size, base_lr and out away, or probes."
-            )
-    elif layer != -1:
-        raise ValueError(
-            f"layer={layer} is of named probes; name them, such as linear (--probe "
-            "linear), or linear-best, which finds the layer."
-        )
+    named = _named(probes, layer, pool, recipe, out)
     encoder = opened(encoder, config, num_heads, device)
-    read: dict[str, Any] = dict(
-        val_share=val_share,
+    features = frozen_features(
+        encoder,
+        folder,
+        val_share,
         pool=pool,
         images_per_class=images_per_class,
         val_images_per_class=val_images_per_class,
@@ -106,11 +95,38 @@ def probe(
         workers=workers,
         device=encoder.device,
         progress=progress,
+        probes=named,
     )
-    if probes:
-        figures = judge_by_probes(encoder, folder, probes, layer=layer, **read)
-        return Judgement(figures, np.zeros((0, 0), int), ())
-    features = frozen_features(encoder, folder, **read)
+    if named:
+        return judge_by_probes(features, named)
     judgement = judge_by_linear_probe(features, recipe)
     draw(judgement, "linear probe", "accuracy", out)
     return judgement
+
+
+def _named(
+    probes: Sequence[str],
+    layer: int,
+    pool: Pool,
+    recipe: ProbeRecipe,
+    out: str | Path | None,
+) -> list[Probe]:
+    """The named probes; refuses options that would not matter, before any work.
+
+    Raises:
+        ValueError: For those, and for probes that are unknown.
+    """
+    if not probes:
+        if layer != -1:
+            raise ValueError(
+                f"layer={layer} is of named probes; name them, such as linear "
+                "(--probe linear), or linear-best, which finds the layer."
+            )
+        return []
+    named = named_probes(probes, pool, layer)
+    if recipe != ProbeRecipe() or out is not None:
+        raise ValueError(
+            f"probes={list(probes)} have recipes of their own and draw nothing; leave "
+            "epochs, probe_batch_size, base_lr and out away, or probes."
+        )
+    return named

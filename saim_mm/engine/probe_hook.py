@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ..datasets import BrokenImageError
 from ..datasets.channel_preprocessor import channels_of
 from ..datasets.class_folders import ClassImages, split_class_folders
-from ..evaluation import Features, Views, build_probes, run_probes, views_of
+from ..evaluation import Views, build_probes, run_probes, views_of
 from ..evaluation.probes import Figures, check_enough, curves_of
 from ..registry import register
 from .feature_hook import FeatureHook, extractor_of
@@ -166,9 +166,6 @@ class ProbeHook(FeatureHook):
                 f"{self.tag}: {len(broken)} of {len(images)} images cannot be loaded "
                 f"and are left out: {broken[:5]}"
             )
-            views = {
-                view: Features(found.vectors[~is_broken], found.labels[~is_broken])
-                for view, found in views.items()
-            }
+            views = {view: found[~is_broken] for view, found in views.items()}
         device = next(backbone.parameters()).device
         return {view: found.to(device) for view, found in views.items()}

@@ -12,17 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..models.probing.attentive_pool import AttentivePool, EfficientPool, draw_pool
+from ..models.probing.attentive_pool import AttentivePool, EfficientPool
 from .best_layer import hold_out
 from .features import Features
-from .linear_probe import (
-    ProbeRecipe,
-    ProbeResult,
-    build_probe,
-    check_numbers,
-    fit,
-    result_of,
-)
+from .linear_probe import ProbeRecipe, ProbeResult, linear_probe
 
 
 @dataclass(frozen=True)
@@ -30,8 +23,6 @@ class AttentiveRecipe(ProbeRecipe):
     """For patches that were extracted once; AdamW, as attention needs it.
 
     Attributes:
-        epochs: As for :class:`ProbeRecipe`.
-        base_lr: As for :class:`ProbeRecipe`.
         weight_decay: Of all weights.
     """
 
@@ -53,24 +44,9 @@ def attentive_probe(
 ) -> ProbeResult:
     """Trains a learnt pooling and a linear layer on it, and judges them.
 
-    Args:
-        pool: Its weights are drawn anew.
-        train: Patches to learn from, on the device to be used.
-        val: Patches to be judged on, on the same device.
-        recipe: By default :class:`AttentiveRecipe`'s.
-
-    Raises:
-        ValueError: As for :func:`linear_probe`.
+    As :func:`linear_probe`, on patches; by default with :class:`AttentiveRecipe`'s.
     """
-    check_numbers(train, val)
-    recipe = recipe or AttentiveRecipe()
-    generator = torch.Generator().manual_seed(recipe.seed)
-    draw_pool(pool, generator)
-    width, num_classes = train.vectors.shape[-1], int(train.labels.max()) + 1
-    linear = build_probe(width, num_classes, generator)[1]
-    probe = nn.Sequential(pool, linear).to(train.vectors.device)
-    fit(probe, train, recipe, generator)
-    return result_of(probe, train, val)
+    return linear_probe(train, val, recipe or AttentiveRecipe(), pool)
 
 
 def choose_rate(
@@ -86,7 +62,7 @@ def choose_rate(
     a linear layer; AIM's authors choose it from a grid, too.
 
     Args:
-        pool: As for :func:`attentive_probe`.
+        pool: Its weights are drawn anew.
         train: Patches to learn from.
         rates: One or more, at a batch of 256. A single one is not tried.
         recipe: All else.
@@ -99,7 +75,7 @@ def choose_rate(
     if len(recipes) == 1:
         return recipes[0]
     held = hold_out(train.labels, share)
-    rest, judged = (Features(train.vectors[m], train.labels[m]) for m in (~held, held))
+    rest, judged = train[~held], train[held]
     return max(
         recipes, key=lambda each: attentive_probe(pool, rest, judged, each).accuracy
     )

@@ -50,11 +50,7 @@ def best_layer_probe(
         ValueError: If the share is not in (0, 1), or too few images are left.
     """
     held = hold_out(train[0].labels, share)
-    held_out = []
-    for layer in train:
-        rest, judged = (Features(layer.vectors[m], layer.labels[m])
-                        for m in (~held, held))  # fmt: skip
-        held_out.append(linear_probe(rest, judged, recipe).accuracy)
+    held_out = [linear_probe(x[~held], x[held], recipe).accuracy for x in train]
     best = max(range(len(train)), key=held_out.__getitem__)
     accuracy = linear_probe(train[best], val[best], recipe).accuracy
     return LayerCurve(tuple(held_out), best, accuracy)
@@ -63,14 +59,8 @@ def best_layer_probe(
 def hold_out(labels: Tensor, share: float, seed: int = 0) -> Tensor:
     """Chooses a share of each class at random, the same in every run.
 
-    Args:
-        labels: (N,).
-        share: In (0, 1). Of a class of two or more images at least one is chosen and
-            one is not; of a single image, none.
-        seed: Of the choice.
-
-    Returns:
-        (N,), ``True`` for what is held out.
+    Of a class of two or more images at least one is chosen and one is not; of a single
+    image, none. Labels (N,) -> (N,), ``True`` for what is held out.
 
     Raises:
         ValueError: If the share is out of range.

@@ -24,7 +24,11 @@ def rankme(vectors: Tensor, eps: float = 1e-7) -> float:
     Raises:
         ValueError: If there is no feature, or all are zero.
     """
-    _check(vectors)
+    if vectors.ndim != 2 or not len(vectors):
+        raise ValueError(
+            f"features of shape {tuple(vectors.shape)}; a matrix of at least one row "
+            "is needed."
+        )
     return _effective(torch.linalg.svdvals(vectors.double()), eps)
 
 
@@ -60,14 +64,6 @@ def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> float:
     whiten = directions * values.clamp_min(torch.finfo(values.dtype).tiny).rsqrt()
     spectrum = torch.linalg.eigvalsh(whiten.T @ s_b @ whiten)
     return _effective(spectrum.clamp_min(0), eps)
-
-
-def _check(vectors: Tensor) -> None:
-    if vectors.ndim != 2 or not len(vectors):
-        raise ValueError(
-            f"features of shape {tuple(vectors.shape)}; a matrix of at least one row "
-            "is needed."
-        )
 
 
 def _effective(spectrum: Tensor, eps: float) -> float:

@@ -78,15 +78,7 @@ def embed_images(
     batch_size: int = 128,
     workers: int = 0,
 ) -> Iterator[Rows]:
-    """Runs an encoder over images, a batch at a time.
-
-    Args:
-        extractor: The encoder.
-        images: From :func:`find_images`.
-        first: The image to begin with.
-        batch_size: Images per forward.
-        workers: Processes that load images.
-    """
+    """Runs an encoder over images, a batch at a time, from the ``first`` on."""
     loader = DataLoader(
         Subset(_OrWhyNot(images), range(first, len(images))),
         batch_size=batch_size,
@@ -97,21 +89,19 @@ def embed_images(
     for views in loader:
         loaded = [n for n, view in enumerate(views) if not view.why_not]
         kept = [views[n] for n in loaded]
+        features = np.empty((0, extractor.backbone.embed_dims), np.float32)
+        if kept:
+            pixels = torch.stack([view.pixels for view in kept])
+            features = extractor.vectors_of(dict(inputs=pixels)).cpu().numpy()
         yield Rows(
             first=first,
             stop=first + len(views),
             kept=np.array(loaded, np.int64) + first,
-            features=_features(extractor, [view.pixels for view in kept]),
+            features=features,
             sizes=np.array([view.size for view in kept], np.int32).reshape(-1, 2),
             broken={first + n: v.why_not for n, v in enumerate(views) if v.why_not},
         )
         first += len(views)
-
-
-def _features(extractor: FeatureExtractor, pixels: list[Tensor]) -> np.ndarray:
-    if not pixels:
-        return np.empty((0, extractor.backbone.embed_dims), np.float32)
-    return extractor.vectors_of(dict(inputs=torch.stack(pixels))).cpu().numpy()
 
 
 class _View(NamedTuple):

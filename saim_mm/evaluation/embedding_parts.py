@@ -44,8 +44,14 @@ class Parts:
     def __init__(self, out: Path, about: Mapping[str, Any]) -> None:
         self.folder = out.with_name(f"{out.name}.parts")
         path = self.folder / _ABOUT
-        if path.is_file():
-            self._compare(json.loads(path.read_text()), about)
+        before = json.loads(path.read_text()) if path.is_file() else about
+        changed = [name for name in about if before.get(name) != about[name]]
+        if changed:
+            pairs = (f"{n}: {before.get(n)!r}, now {about[n]!r}" for n in changed)
+            raise ValueError(
+                f"{self.folder}: holds features of something else ({', '.join(pairs)}"
+                "). Remove that folder to start anew, or give another output."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
         remove_parts(self.folder)
@@ -132,12 +138,3 @@ class Parts:
             stop, path = found[position]
             yield position, stop, path
             position = stop
-
-    def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        names = [name for name in now if before.get(name) != now[name]]
-        if names:
-            said = ", ".join(f"{n}: {before.get(n)!r}, now {now[n]!r}" for n in names)
-            raise ValueError(
-                f"{self.folder}: holds features of something else ({said}). Remove "
-                "that folder to start anew, or give another output."
-            )

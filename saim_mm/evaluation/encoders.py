@@ -82,12 +82,8 @@ def _options_from_config(
 ) -> dict[str, Any]:
     options = dict(settings.get("model", {}).get("backbone", {}))
     kind = str(options.get("type")).removeprefix("saim_mm.")
-    known = dict(
-        SAIMViT=SAIMViT,
-        VisionTransformer=SAIMViT,
-        RotaryViT=RotaryViT,
-        RegisterViT=RegisterViT,
-    )
+    known = {each.__name__: each for each in (SAIMViT, RotaryViT, RegisterViT)}
+    known["VisionTransformer"] = SAIMViT
     if kind not in known:
         raise ValueError(
             f"{path}: model.backbone is of type {options.get('type')!r}; give a config "

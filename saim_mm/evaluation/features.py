@@ -5,8 +5,8 @@ Symbols: B images of a batch, N images in all, L layers, T patches, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -17,6 +17,7 @@ from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..utils.check_choice import check_choice
 from ..utils.model_state import evaluation_mode
 from ..utils.worker_signals import shield_workers
 
@@ -57,6 +58,9 @@ class Features:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, images: Tensor | slice) -> Features:
+        return Features(self.vectors[images], self.labels[images])
+
     def to(self, device: torch.device | str) -> Features:
         """The same on another device."""
         return Features(self.vectors.to(device), self.labels.to(device))
@@ -67,7 +71,7 @@ Views: TypeAlias = "dict[View, Features]"
 
 
 class FeatureExtractor:
-    """Takes features from a block of a ViT, the last one and before any final norm.
+    """Takes features from a block of a ViT, before any final norm.
 
     SAIM's encoder has no final norm in pretraining, and the decoder's was trained on
     another stream; so neither has a part in the features.
@@ -100,8 +104,7 @@ class FeatureExtractor:
         layer: int = -1,
         model: nn.Module | None = None,
     ) -> None:
-        if pool not in POOLS:
-            raise ValueError(f"pool={pool!r} is unknown; choose one of {list(POOLS)}.")
+        check_choice("pool", pool, list(POOLS))
         if final_norm and not backbone.final_norm:
             raise ValueError(
                 "final_norm=True needs a final norm and the backbone has "
@@ -112,19 +115,13 @@ class FeatureExtractor:
         self.final_norm = final_norm
         self.mixed_precision = mixed_precision
         self.model = model
-        self.pool = pool
-        self.layer = layer
+        self.view = View((layer_index(layer, self.num_layers),), pool)
         self.check_views([self.view])
 
     @property
     def num_layers(self) -> int:
         """L."""
         return len(self.backbone.layers)
-
-    @property
-    def view(self) -> View:
-        """What is pooled, and how."""
-        return View((layer_index(self.layer, self.num_layers),), self.pool)
 
     def check_views(self, views: Collection[View], images: int = 1) -> None:
         """Refuses to look where there is nothing to be seen, or too much to be kept.
@@ -133,21 +130,28 @@ class FeatureExtractor:
             ValueError: If the backbone has no class token, or none that sees patches,
                 or all patches of so many images would take too much memory.
         """
-        pools = {view.pool for view in views}
-        if "cls" in pools and not self.backbone.with_cls_token:
+        reads_cls = any(view.pool == "cls" for view in views)
+        if reads_cls and not self.backbone.with_cls_token:
             raise ValueError(
                 "pool='cls' needs a class token and the backbone has "
                 "with_cls_token=False; use pool='avg'."
             )
         causal = getattr(self.backbone, "visible", "all") == "causal"
-        if "cls" in pools and causal and not _cls_is_last(self.backbone):
+        if reads_cls and causal and not _cls_is_last(self.backbone):
             raise ValueError(
                 "pool='cls' with visible='causal': a class token in front of all "
                 "patches sees none of them, so all images would be alike; use "
                 "pool='avg'."
             )
-        if "patches" in pools:
-            self._check_memory(images, views)
+        rows, columns = self.backbone.patch_resolution
+        number = sum(view.pool == "patches" for view in views)
+        size = 4 * number * images * rows * columns * self.backbone.embed_dims
+        if size > _MOST_BYTES:
+            raise ValueError(
+                f"The patches of {images} images would take {size / 2**30:.0f} GiB; "
+                "give fewer (images_per_class), or train on images, not on features: "
+                "configs/saim/benchmarks/vit-b_attentive_in1k.py."
+            )
 
     def extract(
         self,
@@ -156,17 +160,9 @@ class FeatureExtractor:
         num_workers: int = 0,
         progress: Progress | None = None,
     ) -> Features:
-        """Features of a whole data set; see :meth:`extract_loader`.
-
-        Args:
-            dataset: Gives items as ``PackInputs`` does, with ``gt_label``.
-            batch_size: Images per forward and process.
-            num_workers: Processes that load images, for each process.
-            progress: Called after each batch with its number of images.
-        """
-        view = self.view
+        """As :meth:`extract_views`, of its own view."""
         options = (batch_size, num_workers, progress)
-        return self.extract_views(dataset, [view], *options)[view]
+        return self.extract_views(dataset, [self.view], *options)[self.view]
 
     def extract_views(
         self,
@@ -176,7 +172,17 @@ class FeatureExtractor:
         num_workers: int = 0,
         progress: Progress | None = None,
     ) -> Views:
-        """As :meth:`extract`, of several views in one pass over the images.
+        """Features of a whole data set, in one pass over the images.
+
+        Args:
+            dataset: Gives items as ``PackInputs`` does, with ``gt_label``.
+            views: What is looked at.
+            batch_size: Images per forward and process.
+            num_workers: Processes that load images, for each process.
+            progress: Called after each batch with its number of images.
+
+        Returns:
+            As :meth:`extract_loader`.
 
         Raises:
             ValueError: As for :meth:`check_views`.
@@ -200,13 +206,9 @@ class FeatureExtractor:
     ) -> Features:
         """Features of what a loader gives, on the CPU.
 
-        Args:
-            loader: With a ``DefaultSampler(shuffle=False)``: of W processes, process r
-                loads the images r, r + W, ...
-            progress: As for :meth:`extract`.
-
-        Returns:
-            The N features in the order of the data set, the same in every process.
+        The loader has a ``DefaultSampler(shuffle=False)``: of W processes, process r
+        loads the images r, r + W, ... The N features come in the order of the data set,
+        the same in every process.
         """
         return self._views_of_loader(loader, [self.view], progress)[self.view]
 
@@ -231,13 +233,7 @@ class FeatureExtractor:
     def extract_tensors(
         self, images: Tensor, labels: Tensor, batch_size: int = 1000
     ) -> Features:
-        """Features of images that are in memory, on the encoder's device.
-
-        Args:
-            images: (N, C, H, W), of any type, before normalisation.
-            labels: (N,).
-            batch_size: Images per forward.
-        """
+        """As :meth:`view_tensors`, of its own view."""
         return self.view_tensors(images, labels, [self.view], batch_size)[self.view]
 
     def view_tensors(
@@ -247,15 +243,19 @@ class FeatureExtractor:
         views: Collection[View],
         batch_size: int = 1000,
     ) -> Views:
-        """As :meth:`extract_tensors`, of several views."""
+        """Features of images that are in memory, on the encoder's device.
+
+        Args:
+            images: (N, C, H, W), of any type, before normalisation.
+            labels: (N,).
+            views: What is looked at.
+            batch_size: Images per forward.
+        """
         chunks = [
             self._vectors(dict(inputs=c), views) for c in images.split(batch_size)
         ]
-        return {
-            view: Features(vectors := torch.cat([chunk[view] for chunk in chunks]),
-                           labels.to(vectors.device))
-            for view in views
-        }  # fmt: skip
+        found = {view: torch.cat([chunk[view] for chunk in chunks]) for view in views}
+        return {view: Features(x, labels.to(x.device)) for view, x in found.items()}
 
     def __call__(self, batch: Mapping[str, Any]) -> Features:
         """Features (B, D) of a batch, on the encoder's device."""
@@ -272,7 +272,7 @@ class FeatureExtractor:
 
     def tokens(self, images: Tensor) -> Tensor:
         """What is pooled: all tokens (B, E + T, D) of normalised images."""
-        source = self._source(self.view)[0]
+        (source,) = self._source(self.view)
         return self._run(images, [source])[source]
 
     def _vectors(
@@ -296,37 +296,25 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def _run(self, images: Tensor, outputs: Collection[int]) -> dict[int, Tensor]:
-        """Outputs (B, E + T, D) of layers and of the final norm."""
+        """Outputs (B, E + T, D) of layers and of the final norm, by index."""
+        found: dict[int, Tensor] = {}
+
+        def keep(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
+            return lambda _module, _inputs, output: found.update({index: output})
+
         mixed = self.mixed_precision and images.is_cuda
-        with (
-            evaluation_mode(self.model or self.backbone),
-            torch.autocast(images.device.type, enabled=mixed),
-            self._kept(outputs) as found,
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(evaluation_mode(self.model or self.backbone))
+            stack.enter_context(torch.autocast(images.device.type, enabled=mixed))
+            for i in outputs:
+                last = i == self.num_layers
+                module = self.backbone.ln1 if last else self.backbone.layers[i]
+                stack.enter_context(module.register_forward_hook(keep(i)))
             if self.model is not None:
                 self.model(images, mode="tensor")
             else:
                 self.backbone(images)
         return found
-
-    @contextmanager
-    def _kept(self, outputs: Collection[int]) -> Iterator[dict[int, Tensor]]:
-        """Outputs by index, as soon as the backbone has run."""
-        layers, found = self.backbone.layers, dict[int, Tensor]()
-
-        def keep(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
-            return lambda _module, _inputs, output: found.update({index: output})
-
-        handles = [
-            (layers[i] if i < len(layers) else self.backbone.ln1)
-            .register_forward_hook(keep(i))
-            for i in outputs
-        ]  # fmt: skip
-        try:
-            yield found
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _pool(self, outputs: Mapping[int, Tensor], view: View) -> Tensor:
         first, *others = [outputs[i] for i in self._source(view)]
@@ -335,17 +323,6 @@ class FeatureExtractor:
             return tokens[:, -1 if _cls_is_last(self.backbone) else 0]
         patches = patches_of(tokens, self.backbone).float()
         return patches if view.pool == "patches" else patches.mean(dim=1)
-
-    def _check_memory(self, images: int, views: Collection[View]) -> None:
-        rows, columns = self.backbone.patch_resolution
-        number = sum(view.pool == "patches" for view in views)
-        size = 4 * number * images * rows * columns * self.backbone.embed_dims
-        if size > _MOST_BYTES:
-            raise ValueError(
-                f"The patches of {images} images would take {size / 2**30:.0f} GiB; "
-                "give fewer (images_per_class), or train on images, not on features: "
-                "configs/saim/benchmarks/vit-b_attentive_in1k.py."
-            )
 
 
 def layer_index(layer: int, num_layers: int) -> int:
@@ -363,8 +340,7 @@ def layer_index(layer: int, num_layers: int) -> int:
 
 
 def _labels(batch: Mapping[str, Any]) -> Tensor:
-    samples: Sequence[Any] = batch["data_samples"]
-    return torch.cat([sample.gt_label for sample in samples])
+    return torch.cat([sample.gt_label for sample in batch["data_samples"]])
 
 
 def patches_of(tokens: Tensor, backbone: VisionTransformer) -> Tensor:

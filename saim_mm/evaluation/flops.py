@@ -13,8 +13,9 @@ second, uncompiled model, and the head's autocast cannot run on the meta device.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import nn
@@ -45,11 +46,8 @@ _PEAK_TFLOPS: dict[str, float] = {
 def known_peak_tflops(device_name: str) -> float | None:
     """Peak of a GPU by its name, TFLOP/s of dense 16-bit products.
 
-    Args:
-        device_name: As ``torch.cuda.get_device_name()`` gives it.
-
-    Returns:
-        ``None`` for an unknown GPU, or a slice of one.
+    By that which ``torch.cuda.get_device_name()`` gives; ``None`` for an unknown GPU,
+    or a slice of one.
     """
     words = set(device_name.replace("-", " ").split())
     if "MIG" in words:
@@ -101,36 +99,23 @@ class Flops:
 def saim_flops(model: SAIM) -> Flops:
     """Counts the operations of a pretraining model per image, from its sizes alone.
 
-    Args:
-        model: Any SAIM model; its weights may be on the meta device.
-
-    Returns:
-        Whole numbers; the mean over the model's scopes, if it has several.
+    In whole numbers; the mean over the model's scopes, if it has several. Its weights
+    may be on the meta device.
     """
     scopes = model.order_sampler.scopes
-    total = sum(scope.weight for scope in scopes)
-    each = [(scope.weight, scope_flops(model, scope)) for scope in scopes]
-    names = [field.name for field in fields(Flops)]
-    return Flops(
-        **{
-            name: round(sum(weight * getattr(x, name) for weight, x in each) / total)
-            for name in names
-        }
-    )
+    weights = [scope.weight for scope in scopes]
+    each = [astuple(_scope_flops(model, scope)) for scope in scopes]
+    sums = (sum(map(operator.mul, weights, part)) for part in zip(*each, strict=True))
+    return Flops(*(round(part / sum(weights)) for part in sums))
 
 
-def scope_flops(model: SAIM, scope: Scope) -> Flops:
-    """As :func:`saim_flops`, for one of the model's scopes."""
-    family, start = model.order_sampler, scope.allowed.start
+def _scope_flops(model: SAIM, scope: Scope) -> Flops:
+    family, start, asked = model.order_sampler, scope.allowed.start, scope.asked
     order = torch.arange(family.num_patches, device="cpu")[None]
     ranks: range | torch.Tensor = scope.allowed
-    if scope.asked < len(scope.allowed):
-        ranks = torch.arange(start, start + scope.asked, device="cpu")
+    if asked < len(scope.allowed):
+        ranks = torch.arange(start, start + asked, device="cpu")
     plan = family.plan_of(order, ranks, scope.read, scope.prefix, start)
-    return _plan_flops(model, plan, scope.asked)
-
-
-def _plan_flops(model: SAIM, plan: Plan, asked: int) -> Flops:
     tokens = plan.extra_tokens + plan.num_read
     embedding = model.backbone.patch_embed.projection.weight.numel()
     return Flops(
@@ -159,7 +144,8 @@ def _query_flops(model: SAIM, plan: Plan, asked: int) -> int:
         return 2 * (mixing + sum(each))
     # Under a causal mask as many rows are scored as there are columns.
     scores = (memory if plan.memory_mask.is_causal else asked) * memory
-    layers = sum(_layer(x, asked, memory, scores) for x in _decoder(model))
+    decoder = neck.layers_of(model.backbone.layers)
+    layers = sum(_layer(x, asked, memory, scores) for x in decoder)
     if isinstance(neck, RandSACNeck):
         layers += sum(_attention(x, asked, asked, asked**2) for x in neck.self_layers)
     return 2 * mixing + layers
@@ -169,14 +155,6 @@ def _projector_flops(projector: Projector, asked: int) -> int:
     rows = asked // getattr(projector, "length", 1)
     layers = sum(_layer(x, asked, asked, asked**2) for x in projector.layers)
     return layers + 2 * rows * _linears(projector.to_pixels)
-
-
-def _decoder(model: SAIM) -> list[AttentionBlock]:
-    """The layers that the query stream runs through."""
-    if not model.neck.tied_decoder:
-        return list(model.neck.layers)
-    stride = len(model.backbone.layers) // model.neck.depth
-    return list(model.backbone.layers[stride - 1 :: stride])
 
 
 def _layer(layer: AttentionBlock, attending: int, attended: int, scores: int) -> int:
@@ -216,24 +194,18 @@ def _target(model: SAIM, embedding: int) -> int:
 def dino_flops(model: DINOPretraining, crops: Sequence[int]) -> Flops:
     """As :func:`saim_flops`, for DINO: all that the teacher computes is the target.
 
-    Args:
-        model: The model.
-        crops: Sides of the crops of an image in pixels, the large ones first.
+    ``crops`` are the sides of the crops of an image in pixels, the large ones first.
     """
-    student = [_crop_flops(model, side) for side in crops]
-    embedding, content, projector = (sum(part) for part in zip(*student, strict=True))
-    target = sum(sum(crop) for crop in student[:LARGE_CROPS])
-    return Flops(embedding, content, 0, projector, target)
-
-
-def _crop_flops(model: DINOPretraining, side: int) -> tuple[int, int, int]:
-    """Embedding, encoder and projector."""
     backbone, neck = model.backbone, model.neck
     projection = backbone.patch_embed.projection
-    patches = math.prod(side // size for size in projection.kernel_size)
-    tokens = backbone.num_extra_tokens + patches
-    return (
-        2 * patches * projection.weight.numel(),
-        sum(_layer(x, tokens, tokens, tokens**2) for x in backbone.layers),
-        2 * (_linears(neck.mlp) + neck.prototypes.numel()),
-    )
+    projector = 2 * (_linears(neck.mlp) + neck.prototypes.numel())
+    embedding, content = [], []
+    for side in crops:
+        patches = math.prod(side // size for size in projection.kernel_size)
+        tokens = backbone.num_extra_tokens + patches
+        layers = (_layer(x, tokens, tokens, tokens**2) for x in backbone.layers)
+        embedding.append(2 * patches * projection.weight.numel())
+        content.append(sum(layers))
+    target = LARGE_CROPS * projector
+    target += sum(embedding[:LARGE_CROPS]) + sum(content[:LARGE_CROPS])
+    return Flops(sum(embedding), sum(content), 0, len(crops) * projector, target)

@@ -18,10 +18,7 @@ from .image_transform import ImageTransform
 class FrozenEncoder(nn.Module):
     """A ViT in evaluation mode, with what it needs to look at images.
 
-    Args:
-        checkpoint: As for :func:`build_encoder`, like ``config`` and ``num_heads``.
-        config: The config that it was trained with.
-        num_heads: Number of heads, where nothing else tells it.
+    It is built as by :func:`build_encoder`, with its arguments and errors.
 
     Attributes:
         source: The file.
@@ -29,11 +26,6 @@ class FrozenEncoder(nn.Module):
         preprocessor: Normalises images (BGR, 0 to 255, or given channels).
         transform: Makes a batch of files, Pillow's images, arrays or tensors; see
             :class:`ImageTransform`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If it holds no encoder, or only in part; a ``ValueError``.
-        ValueError: If the config has no ``SAIMViT``.
     """
 
     def __init__(
@@ -128,7 +120,14 @@ class FrozenEncoder(nn.Module):
             ValueError: If the images are no such tensor, the pool is unknown, the layer
                 out of range, or there is no class token to take.
         """
-        self._check(images)
+        channels = self.backbone.patch_embed.projection.in_channels
+        is_batch = isinstance(images, Tensor) and images.is_floating_point()
+        if not is_batch or images.ndim != 4 or images.shape[1] != channels:
+            said = getattr(images, "shape", type(images).__name__)
+            raise ValueError(
+                f"features wants float images (B, {channels}, H, W) and got {said}; "
+                "give what transform makes of images."
+            )
         images = images.to(next(self.backbone.parameters()))
         if pool != "map":
             return self.extractor(pool, layer).vectors(images)
@@ -158,16 +157,6 @@ class FrozenEncoder(nn.Module):
             std=std.flatten().tolist(),
             to_rgb=self.preprocessor._channel_conversion,
         )
-
-    def _check(self, images: Tensor) -> None:
-        channels = self.backbone.patch_embed.projection.in_channels
-        is_batch = isinstance(images, Tensor) and images.is_floating_point()
-        if not is_batch or images.ndim != 4 or images.shape[1] != channels:
-            said = getattr(images, "shape", type(images).__name__)
-            raise ValueError(
-                f"features wants float images (B, {channels}, H, W) and got {said}; "
-                "give what transform makes of images."
-            )
 
 
 def _sha256(module: nn.Module) -> str:

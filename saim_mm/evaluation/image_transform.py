@@ -88,7 +88,12 @@ def _with_channels(image: AnyImage, channels: int) -> np.ndarray:
 def _rgb(image: AnyImage) -> np.ndarray:
     """(H, W, 3) uint8."""
     if isinstance(image, Image.Image):
-        array = _from_pillow(image)
+        if image.mode[:1] in ("I", "F"):
+            raise ValueError(
+                f"An image of mode {image.mode!r} has values of more than 8 bits; give "
+                "its file, or scale it to 8 bits."
+            )
+        array = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     elif isinstance(image, Tensor):
         array = _from_tensor(image)
     else:
@@ -99,15 +104,6 @@ def _rgb(image: AnyImage) -> np.ndarray:
             "RGB, arrays as (H, W, 3) and tensors as (3, H, W), or Pillow's images."
         )
     return array
-
-
-def _from_pillow(image: Image.Image) -> np.ndarray:
-    if image.mode[:1] in ("I", "F"):
-        raise ValueError(
-            f"An image of mode {image.mode!r} has values of more than 8 bits; give its "
-            "file, or scale it to 8 bits."
-        )
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _from_tensor(image: Tensor) -> np.ndarray:

@@ -21,23 +21,31 @@ from .features import FeatureExtractor, Features, Pool, View, Views
 from .frozen_encoder import FrozenEncoder
 from .knn import knn_accuracy, knn_scores
 from .linear_probe import ProbeRecipe, linear_probe
-from .probes import check_enough, named_probes, run_probes, views_of
+from .probes import Probe, check_enough, run_probes, views_of
 
 
 class FrozenFeatures(NamedTuple):
     """Features of both sets.
 
     Attributes:
-        train: To learn from.
-        val: To be judged on.
+        train: By view, to learn from.
+        val: By view, to be judged on.
         about: What they are of, as JSON can hold it.
         classes: The names of the labels.
+        num_layers: Of the encoder.
     """
 
-    train: Features
-    val: Features
+    train: Views
+    val: Views
     about: dict[str, Any]
     classes: tuple[str, ...]
+    num_layers: int
+
+    @property
+    def of_one_view(self) -> tuple[Features, Features]:
+        """To learn from and to be judged on, where there is a single view."""
+        (train,), (val,) = self.train.values(), self.val.values()
+        return train, val
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ def frozen_features(
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[int], None] | None = None,
+    probes: Sequence[Probe] = (),
 ) -> FrozenFeatures:
     """Runs the encoder of a checkpoint over folders of classes.
 
@@ -87,161 +96,58 @@ def frozen_features(
     loaded by ``workers`` processes and read at a time on ``device``, by default a GPU
     if there is one, where the features stay. ``progress`` is called after each batch
     with how many images are done, and of how many; ``check`` before any is read, with
-    how many there are to learn from.
+    how many there are to learn from. What ``probes`` read is extracted in one pass, by
+    default ``pool`` of the last layer.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
         CheckpointError: If the checkpoint holds no encoder; a ``ValueError``.
-        ValueError: If the folders are of no use, an image cannot be loaded, or an
-            option is out of its range.
+        ValueError: If the folders are of no use, an image cannot be loaded, an option
+            is out of its range, or there are too few images for a probe.
     """
     start = time.perf_counter()
-    opened = _open(
-        checkpoint, data, val_share, config, num_heads, pool, -1, images_per_class,
-        val_images_per_class, crop_ratio, device,
-    )  # fmt: skip
-    if check is not None:
-        check(len(opened.train))
-    view = opened.extractor.view
-    train, val = (
-        views[view]
-        for views in _read(opened, [view], batch_size, workers, device, progress)
-    )
-    about = _about(opened, data, pool, start)
-    return FrozenFeatures(train, val, about, opened.train.classes)
-
-
-def judge_by_probes(
-    checkpoint: FrozenEncoder | str | Path,
-    data: str | Path,
-    probes: Sequence[str] = ("knn", "linear"),
-    val_share: float | None = None,
-    config: str | Path | None = None,
-    num_heads: int | None = None,
-    pool: Pool = "avg",
-    layer: int = -1,
-    images_per_class: int | None = None,
-    val_images_per_class: int | None = None,
-    crop_ratio: float = 224 / 256,
-    batch_size: int = 128,
-    workers: int = 4,
-    device: torch.device | str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Judges the encoder of a checkpoint by any probes, in one pass over the images.
-
-    ``probes`` are names of :data:`saim_mm.evaluation.KNOWN_PROBES`; ``pool`` and
-    ``layer`` say what those of one vector per image read. All else is as for
-    :func:`frozen_features`.
-
-    Returns:
-        What the features are of, and the figures of the probes: accuracies in percent.
-
-    Raises:
-        FileNotFoundError: As for :func:`frozen_features`.
-        ValueError: As there, or if a probe is unknown, or there are too few images.
-    """
-    start = time.perf_counter()
-    built = named_probes(probes, pool, layer)
-    opened = _open(
-        checkpoint, data, val_share, config, num_heads, pool, layer, images_per_class,
-        val_images_per_class, crop_ratio, device,
-    )  # fmt: skip
-    check_enough(built, len(opened.train))
-    depth = opened.extractor.num_layers
-    views = views_of(built, depth)
-    train, val = _read(opened, views, batch_size, workers, device, progress)
-    about = _about(opened, data, pool, start)
-    found = run_probes(built, train, val, depth)
-    return {**about, **{name: round(figure, 4) for name, figure in found.items()}}
-
-
-class _Opened(NamedTuple):
-    """An encoder, and the images that it is judged by."""
-
-    source: str
-    extractor: FeatureExtractor
-    train: ClassImages
-    val: ClassImages
-
-
-def _open(
-    checkpoint: FrozenEncoder | str | Path,
-    data: str | Path,
-    val_share: float | None,
-    config: str | Path | None,
-    num_heads: int | None,
-    pool: Pool,
-    layer: int,
-    images_per_class: int | None,
-    val_images_per_class: int | None,
-    crop_ratio: float,
-    device: torch.device | str | None,
-) -> _Opened:
     encoder = (
         checkpoint
         if isinstance(checkpoint, FrozenEncoder)
         else FrozenEncoder(checkpoint, config, num_heads)
     )
+    device = device or default_device()
     backbone, preprocessor = (
-        part.to(device or default_device())
-        for part in (encoder.backbone, encoder.preprocessor)
+        part.to(device) for part in (encoder.backbone, encoder.preprocessor)
     )
-    extractor = FeatureExtractor(
-        backbone, preprocessor, pool, backbone.final_norm, layer=layer
-    )
+    extractor = FeatureExtractor(backbone, preprocessor, pool, backbone.final_norm)
     limits = (images_per_class, val_images_per_class)
     view = (crop_ratio, encoder.loaded_channels)
     sets = split_class_folders(data, encoder.image_size, val_share, *limits, *view)
-    if len(sets[0].classes) < 2:
+    classes = sets[0].classes
+    if len(classes) < 2:
         raise ValueError(f"{data}: has one class; there is nothing to tell it from.")
-    return _Opened(encoder.source, extractor, *sets)
-
-
-def _read(
-    opened: _Opened,
-    views: Collection[View],
-    batch_size: int,
-    workers: int,
-    device: torch.device | str | None,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[Views, Views]:
-    """Features of both sets, on the device."""
-    sets = (opened.train, opened.val)
-    add = progress and _adder(progress, sum(map(len, sets)))
-    device = device or default_device()
-    train, val = (
-        _extract(opened.extractor, images, views, batch_size, workers, add, device)
-        for images in sets
-    )
-    return train, val
-
-
-def _about(
-    opened: _Opened, data: str | Path, pool: Pool, start: float
-) -> dict[str, Any]:
-    """What the features are of, as JSON can hold it."""
-    return dict(
-        checkpoint=opened.source,
-        data=str(data),
-        pool=pool,
-        classes=len(opened.train.classes),
-        train_images=len(opened.train),
-        val_images=len(opened.val),
-        seconds_for_features=round(time.perf_counter() - start, 1),
-    )
-
-
-def _adder(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]:
-    """Adds up what is done."""
+    views = views_of(probes, extractor.num_layers) or {extractor.view}
+    if check is not None:
+        check(len(sets[0]))
+    check_enough(probes, len(sets[0]))
     done = 0
 
     def add(images: int) -> None:
         nonlocal done
         done += images
-        progress(done, total)
+        if progress is not None:
+            progress(done, sum(map(len, sets)))
 
-    return add
+    train, val = (
+        _extract(extractor, images, views, batch_size, workers, add, device)
+        for images in sets
+    )
+    about = dict(
+        checkpoint=encoder.source,
+        data=str(data),
+        pool=pool,
+        classes=len(classes),
+        train_images=len(sets[0]),
+        val_images=len(sets[1]),
+        seconds_for_features=round(time.perf_counter() - start, 1),
+    )
+    return FrozenFeatures(train, val, about, classes, extractor.num_layers)
 
 
 def _extract(
@@ -250,7 +156,7 @@ def _extract(
     views: Collection[View],
     batch_size: int,
     workers: int,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
     device: torch.device | str,
 ) -> Views:
     try:
@@ -278,8 +184,8 @@ def judge_by_knn(
     """
     if not ks:
         raise ValueError("There is no k; give at least one number of neighbours.")
-    train, val, about, classes = features
-    figures = dict(about)
+    (train, val), classes = features.of_one_view, features.classes
+    figures = dict(features.about)
     for k in ks:
         accuracy = knn_accuracy(val, train, k, temperature)
         figures[f"accuracy_k{k}"] = round(accuracy, 2)
@@ -295,16 +201,27 @@ def judge_by_linear_probe(
     Raises:
         ValueError: As for :func:`linear_probe`.
     """
-    train, val, about, classes = features
+    (train, val), classes = features.of_one_view, features.classes
     recipe = recipe or ProbeRecipe()
     result = linear_probe(train, val, recipe)
     figures = {
-        **about,
+        **features.about,
         "recipe": dataclasses.asdict(recipe),
         "train_accuracy": round(result.train_accuracy, 2),
         "accuracy": round(result.accuracy, 2),
     }
     return Judgement(figures, _confusion(result.predicted, val, classes), classes)
+
+
+def judge_by_probes(features: FrozenFeatures, probes: Sequence[Probe]) -> Judgement:
+    """The figures of any probes, of which the features are; accuracies in percent.
+
+    Raises:
+        ValueError: As for one of them.
+    """
+    found = run_probes(probes, *features[:2], features.num_layers)
+    rounded = {name: round(figure, 4) for name, figure in found.items()}
+    return Judgement({**features.about, **rounded}, np.zeros((0, 0), int), ())
 
 
 def _confusion(predicted: Tensor, val: Features, classes: Sequence[str]) -> np.ndarray:

@@ -42,16 +42,7 @@ def knn_scores(
     """Lets the k most similar neighbours vote, exactly.
 
     A neighbour of cosine similarity s votes for its class with exp(s / temperature).
-
-    Args:
-        queries: (Q, D), on the device of the bank.
-        bank: N features with labels.
-        num_classes: C.
-        k: Number of neighbours.
-        temperature: How much more a closer neighbour counts.
-
-    Returns:
-        Votes (Q, C); a row sums to 1.
+    Queries (Q, D), on the device of the bank -> votes (Q, C); a row sums to 1.
 
     Raises:
         ValueError: If there are fewer than k neighbours, or an option is out of range.
@@ -71,18 +62,10 @@ def knn_scores(
 def knn_accuracy(
     queries: Features, bank: Features, k: int = 20, temperature: float = 0.07
 ) -> float:
-    """Share of the queries whose neighbours vote for the right class.
+    """Percentage of the queries whose neighbours vote for the right class.
 
-    The processes of a run share the queries out and return the same number.
-
-    Args:
-        queries: Q features with labels, the same in every process.
-        bank: N features with labels, the same in every process.
-        k: Number of neighbours.
-        temperature: As for :func:`knn_scores`.
-
-    Returns:
-        The accuracy in percent.
+    The processes of a run, in which all features are the same, share the queries out
+    and return the same number.
 
     Raises:
         ValueError: As for :func:`knn_scores`, or if there is no query.
@@ -90,9 +73,9 @@ def knn_accuracy(
     if not len(queries):
         raise ValueError("There are no images to judge; give at least one.")
     rank, world = get_rank(), get_world_size()
-    vectors, labels = queries.vectors[rank::world], queries.labels[rank::world]
+    own = queries[rank::world]
     num_classes = int(bank.labels.max()) + 1
-    scores = knn_scores(vectors, bank, num_classes, k, temperature)
-    correct = (scores.argmax(dim=1) == labels).sum()
+    scores = knn_scores(own.vectors, bank, num_classes, k, temperature)
+    correct = (scores.argmax(dim=1) == own.labels).sum()
     all_reduce(correct)
     return 100 * correct.item() / len(queries)

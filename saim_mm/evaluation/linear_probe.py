@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.probing.attentive_pool import AttentivePool, EfficientPool, draw_pool
 from .features import Features
 
 
@@ -64,35 +65,37 @@ class ProbeResult:
 
 
 def linear_probe(
-    train: Features, val: Features, recipe: ProbeRecipe | None = None
+    train: Features,
+    val: Features,
+    recipe: ProbeRecipe | None = None,
+    pool: AttentivePool | EfficientPool | None = None,
 ) -> ProbeResult:
     """Trains BatchNorm (without affine) and a linear layer, and judges them.
 
-    Args:
-        train: Features to learn from, on the device to be used.
-        val: Features to be judged on, on the same device.
-        recipe: By default the release's.
+    All features are on the device to be used. The recipe is by default the release's;
+    a ``pool``, over patches, stands in place of BatchNorm, its weights drawn anew.
 
     Raises:
         ValueError: If there are less than two features to learn from (BatchNorm needs
             them) or none to be judged on.
     """
-    check_numbers(train, val)
-    recipe = recipe or ProbeRecipe()
-    generator = torch.Generator().manual_seed(recipe.seed)
-    width, num_classes = train.vectors.shape[1], int(train.labels.max()) + 1
-    probe = build_probe(width, num_classes, generator).to(train.vectors.device)
-    fit(probe, train, recipe, generator)
-    return result_of(probe, train, val)
-
-
-def check_numbers(train: Features, val: Features) -> None:
-    """Refuses to learn from less than two images, or to judge on none."""
     if len(train) < 2 or not len(val):
         raise ValueError(
             f"{len(train)} images to learn from and {len(val)} to be judged on; at "
             "least 2 and 1 are needed."
         )
+    recipe = recipe or ProbeRecipe()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    if pool is not None:
+        draw_pool(pool, generator)
+    width, num_classes = train.vectors.shape[-1], int(train.labels.max()) + 1
+    probe = build_probe(width, num_classes, generator)
+    if pool is not None:
+        probe[0] = pool
+    fit(probe.to(train.vectors.device), train, recipe, generator)
+    predicted = _predict(probe, val)
+    learnt = _accuracy(_predict(probe, train), train)
+    return ProbeResult(learnt, _accuracy(predicted, val), predicted)
 
 
 def build_probe(
@@ -117,11 +120,8 @@ def fit(
 ) -> None:
     """Trains a probe, and leaves it in evaluation mode.
 
-    Args:
-        probe: From vectors (B, D), or patches (B, T, D), to scores (B, classes).
-        train: Features to learn from.
-        recipe: How.
-        generator: Of the order of the features.
+    It makes scores (B, classes) of vectors (B, D), or of patches (B, T, D); the order
+    of the features follows from ``generator``.
     """
     batch_size = min(recipe.batch_size, len(train))
     # The rest of an epoch is dropped; BatchNorm cannot learn from a single feature.
@@ -142,14 +142,6 @@ def fit(
             loss.backward()
             optimizer.step()
     probe.eval()
-
-
-def result_of(probe: nn.Module, train: Features, val: Features) -> ProbeResult:
-    """Judges a probe that has learnt."""
-    predicted = _predict(probe, val)
-    return ProbeResult(
-        _accuracy(_predict(probe, train), train), _accuracy(predicted, val), predicted
-    )
 
 
 @torch.no_grad()

@@ -57,24 +57,20 @@ def metafile(
         figures: ``paper`` and ``ours``, of which each gives figures by config.
         defines_collection: Whether the collection of all models stands in this file.
     """
-    models = [_entry(path, folder.parent, figures) for path in recipes(folder)]
+    models = []
+    for config in recipes(folder):
+        key = config.relative_to(folder.parent).as_posix()
+        entry = {
+            "Name": model_name(config),
+            "In Collection": _COLLECTION["Name"],
+            "Config": f"configs/{key}",
+            "Metadata": metadata(config),
+            "Results": figures["ours"].get(key),
+            "Paper Results": figures["paper"].get(key),  # quoted, not measured
+        }
+        models.append(_without_none(entry))
     collections = [_COLLECTION] if defines_collection else []
     return {"Collections": collections, "Models": models}
-
-
-def _entry(
-    config: Path, root: Path, figures: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    key = config.relative_to(root).as_posix()
-    entry = {
-        "Name": model_name(config),
-        "In Collection": _COLLECTION["Name"],
-        "Config": f"configs/{key}",
-        "Metadata": metadata(config),
-        "Results": figures["ours"].get(key),
-        "Paper Results": figures["paper"].get(key),  # quoted, not measured
-    }
-    return {name: value for name, value in entry.items() if value is not None}
 
 
 def metadata(config: str | Path) -> dict[str, Any]:
@@ -91,16 +87,28 @@ def metadata(config: str | Path) -> dict[str, Any]:
     model = build_on_meta(cfg)
     size = _image_size(cfg, model.backbone)
     channels = cfg.model.backbone.get("in_channels", 3)
+    train = cfg.get("train_cfg") or {}
+    batch = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
+    if batch is None and train:
+        batch = cfg.train_dataloader.batch_size
+    words = Path(config).stem.replace("-", "_").split("_")
+    data = [_TRAINING_DATA[word] for word in words if word in _TRAINING_DATA]
     known = {
-        "Training Data": _training_data(Path(config).stem),
-        **_schedule(cfg),
+        "Training Data": data[0] if data else None,
+        "Epochs": train.get("max_epochs"),
+        "Iterations": train.get("max_iters"),
+        "Batch Size": batch,
         "Image Size": size[0],
         "Parameters": sum(p.numel() for p in model.parameters()),
         "FLOPs": _encoder_flops(model.backbone, channels, size),
     }
     if isinstance(model, SAIM):
         known["Pretraining FLOPs"] = saim_flops(model).forward // 2
-    return {name: value for name, value in known.items() if value is not None}
+    return _without_none(known)
+
+
+def _without_none(entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entries.items() if value is not None}
 
 
 def build_on_meta(cfg: Config) -> Any:
@@ -111,18 +119,6 @@ def build_on_meta(cfg: Config) -> Any:
                 return MODELS.build(cfg.model)
         except RuntimeError:  # CAE reads its drop rates off a tensor
             return MODELS.build(cfg.model).to("meta")
-
-
-def _schedule(cfg: Config) -> dict[str, int | None]:
-    train = cfg.get("train_cfg") or {}
-    batch = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
-    if batch is None and train:
-        batch = cfg.train_dataloader.batch_size
-    return {
-        "Epochs": train.get("max_epochs"),
-        "Iterations": train.get("max_iters"),
-        "Batch Size": batch,
-    }
 
 
 def _image_size(cfg: Config, backbone: Any) -> tuple[int, int]:
@@ -136,20 +132,9 @@ def _image_size(cfg: Config, backbone: Any) -> tuple[int, int]:
 def _encoder_flops(backbone: nn.Module, channels: int, size: tuple[int, int]) -> int:
     image = torch.empty(1, channels, *size, device="meta")
     # Those that mask see the whole image, as they do after pretraining.
-    unmasked = {"mask": None} if "mask" in _arguments(backbone) else {}
+    takes = inspect.signature(backbone.forward).parameters
+    unmasked = {"mask": None} if "mask" in takes else {}
     backbone.eval()  # returns nothing where mmpretrain overrides train()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         backbone(image, **unmasked)
     return counter.get_total_flops() // 2
-
-
-def _arguments(backbone: nn.Module) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(backbone.forward).parameters
-
-
-def _training_data(name: str) -> str | None:
-    """By the words of a config's name."""
-    words = name.replace("-", "_").split("_")
-    return next(
-        (_TRAINING_DATA[word] for word in words if word in _TRAINING_DATA), None
-    )

@@ -48,46 +48,58 @@ class Probe(Protocol):
 
         The same in all processes of a run, which must all call it.
 
-        Args:
-            train: By view, features of the images to learn from.
-            val: By view, features of those to be judged on.
-            num_layers: As for :meth:`views`.
-
         Raises:
             ValueError: If there are too few images.
         """
 
 
-@register("task_util")
-@dataclass(frozen=True)
-class KNNProbe:
-    """Nearest neighbours, :func:`saim_mm.evaluation.knn_accuracy`.
+class _OfVectors:
+    """A probe of one vector per image.
 
     Attributes:
-        k: As there.
-        temperature: As there.
         pool: ``avg`` (mean of the patches) or ``cls`` (class token).
         layer: Counted from 0; -1 is the last one.
+    """
+
+    kind: ClassVar[str]
+    pool: Pool
+    layer: int | Literal["best"]
+
+    @property
+    def name(self) -> str:
+        """Its kind, and what is read if it is not the mean of the last layer."""
+        parts = [self.kind]
+        if self.layer != -1:
+            parts.append("best" if self.layer == "best" else f"layer{self.layer}")
+        if self.pool != "avg":
+            parts.append(self.pool)
+        return "_".join(parts)
+
+    def views(self, num_layers: int) -> list[View]:
+        """One, or for the best layer one of each."""
+        if self.layer == "best":
+            return [View((i,), self.pool) for i in range(num_layers)]
+        return [View((layer_index(self.layer, num_layers),), self.pool)]
+
+
+@register("task_util")
+@dataclass(frozen=True)
+class KNNProbe(_OfVectors):
+    """Nearest neighbours, :func:`saim_mm.evaluation.knn_accuracy`.
+
+    ``k`` and ``temperature`` are as there.
     """
 
     k: int = 20
     temperature: float = 0.07
     pool: Pool = "avg"
     layer: int = -1
-
-    @property
-    def name(self) -> str:
-        """``knn``, and what is read if it is not the mean of the last layer."""
-        return _name("knn", self.pool, self.layer)
+    kind: ClassVar[str] = "knn"
 
     @property
     def least(self) -> int:
         """As many as are to vote."""
         return self.k
-
-    def views(self, num_layers: int) -> list[View]:
-        """One."""
-        return [View((layer_index(self.layer, num_layers),), self.pool)]
 
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
         """``accuracy/knn``."""
@@ -98,13 +110,12 @@ class KNNProbe:
 
 @register("task_util")
 @dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(_OfVectors):
     """A linear classifier, :func:`saim_mm.evaluation.linear_probe`.
 
     Attributes:
-        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
-        layer: Counted from 0; -1 is the last one; ``best`` tries all on training images
-            that are held out (:func:`saim_mm.evaluation.best_layer_probe`).
+        layer: Also ``best``, which tries all on training images that are held out
+            (:func:`saim_mm.evaluation.best_layer_probe`).
         held_out_share: Share of each class to choose the best layer by.
         recipe: How it learns; as a dict, options of ``ProbeRecipe``.
     """
@@ -113,6 +124,7 @@ class LinearProbe:
     layer: int | Literal["best"] = -1
     held_out_share: float = 0.1
     recipe: ProbeRecipe | dict[str, Any] = field(default_factory=ProbeRecipe)
+    kind: ClassVar[str] = "linear"
     least: ClassVar[int] = 4  # some are held out
 
     def __post_init__(self) -> None:
@@ -122,17 +134,6 @@ class LinearProbe:
             raise ValueError(f"held_out_share={self.held_out_share} must be in (0, 1).")
         if not isinstance(self.recipe, ProbeRecipe):
             object.__setattr__(self, "recipe", ProbeRecipe(**self.recipe))
-
-    @property
-    def name(self) -> str:
-        """``linear``, and what is read if it is not the mean of the last layer."""
-        return _name("linear", self.pool, self.layer)
-
-    def views(self, num_layers: int) -> list[View]:
-        """One, or one of each layer."""
-        if self.layer == "best":
-            return [View((i,), self.pool) for i in range(num_layers)]
-        return [View((layer_index(int(self.layer), num_layers),), self.pool)]
 
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
         """``accuracy/linear``; of the best layer, ``accuracy/linear_best``.
@@ -201,40 +202,27 @@ class AttentiveProbe:
         """``accuracy/attentive`` and ``attentive/rate``, or those of ``efficient``."""
         assert isinstance(self.recipe, AttentiveRecipe)
         (view,) = self.views(num_layers)
-        pool = self._build_pool(train[view].vectors.shape[-1])
+        width = train[view].vectors.shape[-1]
+        pool: AttentivePool | EfficientPool
+        if self.kind == "aim":
+            pool = AttentivePool(width, self.parts or max(1, width // 64))
+        else:
+            pool = EfficientPool(width, self.parts or math.gcd(width, 32))
         recipe = choose_rate(pool, train[view], self.rates, self.recipe)
         result = attentive_probe(pool, train[view], val[view], recipe)
         figure, rate = f"accuracy/{self.name}", f"{self.name}/rate"
         return {figure: result.accuracy, rate: recipe.base_lr}
 
-    def _build_pool(self, width: int) -> AttentivePool | EfficientPool:
-        if self.kind == "aim":
-            return AttentivePool(width, self.parts or max(1, width // 64))
-        return EfficientPool(width, self.parts or math.gcd(width, 32))
-
 
 @register("task_util")
 @dataclass(frozen=True)
-class RankMeProbe:
-    """How many directions features use, :func:`saim_mm.evaluation.rankme`.
-
-    Attributes:
-        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
-        layer: Counted from 0; -1 is the last one.
-    """
+class RankMeProbe(_OfVectors):
+    """How many directions features use, :func:`saim_mm.evaluation.rankme`."""
 
     pool: Pool = "avg"
     layer: int = -1
+    kind: ClassVar[str] = "rankme"
     least: ClassVar[int] = 2
-
-    @property
-    def name(self) -> str:
-        """``rankme``, and what is read if it is not the mean of the last layer."""
-        return _name("rankme", self.pool, self.layer)
-
-    def views(self, num_layers: int) -> list[View]:
-        """One."""
-        return [View((layer_index(self.layer, num_layers),), self.pool)]
 
     def judge(self, train: Views, val: Views, num_layers: int) -> Figures:
         """``rankme``, of the training images, whose labels it does not read."""
@@ -291,7 +279,16 @@ def build_probes(configs: Sequence[str | dict[str, Any]]) -> list[Probe]:
     """
     if not configs:
         raise ValueError(f"probes is empty; name some of {list(KNOWN_PROBES)}.")
-    probes = [_build_probe(config) for config in configs]
+    for config in configs:
+        if isinstance(config, str) and config not in KNOWN_PROBES:
+            raise ValueError(
+                f"probe {config!r} is unknown; choose of {list(KNOWN_PROBES)}, or give "
+                "dict(type=...)."
+            )
+    probes: list[Probe] = [
+        TASK_UTILS.build(KNOWN_PROBES[config] if isinstance(config, str) else config)
+        for config in configs
+    ]
     names = [probe.name for probe in probes]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -327,17 +324,6 @@ def named_probes(
     return probes
 
 
-def _build_probe(config: str | dict[str, Any]) -> Probe:
-    if isinstance(config, str):
-        if config not in KNOWN_PROBES:
-            raise ValueError(
-                f"probe {config!r} is unknown; choose of {list(KNOWN_PROBES)}, or give "
-                "dict(type=...)."
-            )
-        config = KNOWN_PROBES[config]
-    return TASK_UTILS.build(config)
-
-
 def views_of(probes: Sequence[Probe], num_layers: int) -> set[View]:
     """All that some probes read."""
     return {view for probe in probes for view in probe.views(num_layers)}
@@ -351,12 +337,3 @@ def curves_of(figures: Figures) -> dict[str, list[float]]:
         if found:
             curves.setdefault(probe, []).append(figures[name])
     return curves
-
-
-def _name(kind: str, pool: str, layer: int | str) -> str:
-    parts = [kind]
-    if layer != -1:
-        parts.append("best" if layer == "best" else f"layer{layer}")
-    if pool != "avg":
-        parts.append(pool)
-    return "_".join(parts)

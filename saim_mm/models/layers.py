@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .dense.windows import Windows
-from .plan import Mask
+from .plan import SEES_ALL, Mask
 
 #: Cosine and sine of the angles of the queries, and of the keys.
 Turns: TypeAlias = "tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]"
@@ -62,9 +62,7 @@ class AttentionBlock(BaseModule):
         self,
         x: Tensor,
         memory: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        prefix: int = 0,
+        mask: Mask = SEES_ALL,
         attn_bias: Tensor | None = None,
         windows: Windows | None = None,
         turns: Turns | None = None,
@@ -75,11 +73,7 @@ class AttentionBlock(BaseModule):
             x: Attending tokens (B, L, D).
             memory: Tokens that are attended to (B, S, D), before any norm: the layer's
                 first norm is applied to both. By default ``x`` itself.
-            attn_mask: Boolean (L, S), or broadcast to (B, H, L, S): what each of the L
-                tokens sees of the S (or L) attended ones; by default all.
-            is_causal: Instead of a mask: what is at and before its own place; the last
-                L places where there are more.
-            prefix: With ``is_causal``: so many tokens in front all see each other.
+            mask: What each of the L tokens sees of the S (or L) attended ones.
             attn_bias: Instead of a mask: added to the scores (H, L, S); with windows,
                 to those of each.
             windows: Without memory: attend within these windows only.
@@ -88,7 +82,7 @@ class AttentionBlock(BaseModule):
         Returns:
             (B, L, D).
         """
-        options = (x, memory, attn_mask, is_causal, prefix, attn_bias, windows, turns)
+        options = (x, memory, mask, attn_bias, windows, turns)
         if self.with_cp and torch.is_grad_enabled():
             # Not reentrant: that would give no gradient above frozen layers.
             return checkpoint(self._run, *options, use_reentrant=False)
@@ -98,9 +92,7 @@ class AttentionBlock(BaseModule):
         self,
         x: Tensor,
         memory: Tensor | None,
-        attn_mask: Tensor | None,
-        is_causal: bool,
-        prefix: int,
+        mask: Mask,
         attn_bias: Tensor | None,
         windows: Windows | None,
         turns: Turns | None,
@@ -112,8 +104,8 @@ class AttentionBlock(BaseModule):
         if turns is not None:
             q, k = turn(q, *turns[0]), turn(k, *turns[1])
         if attn_bias is not None:
-            attn_mask = attn_bias.to(q.dtype)
-        out = self.attend(q, k, v, Mask(attn_mask, is_causal, prefix))
+            mask = Mask(attn_bias.to(q.dtype))
+        out = self.attend(q, k, v, mask)
         if windows is not None:
             out = windows.join(out)
         # Here and not before: drop path drops an image's whole branch, not windows.
@@ -127,13 +119,13 @@ class AttentionBlock(BaseModule):
         attn, width = self.attn, self.attn.embed_dims
         if memory is None:
             q, k, v = self._split_heads(attn.qkv(x), 3)
-            return self.q_norm(q), self.k_norm(k), v
-        weight_q, weight_kv = attn.qkv.weight.split([width, 2 * width])
-        bias_q = bias_kv = None
-        if attn.qkv.bias is not None:
-            bias_q, bias_kv = attn.qkv.bias.split([width, 2 * width])
-        (q,) = self._split_heads(F.linear(x, weight_q, bias_q), 1)
-        k, v = self._split_heads(F.linear(memory, weight_kv, bias_kv), 2)
+        else:
+            weight_q, weight_kv = attn.qkv.weight.split([width, 2 * width])
+            bias_q = bias_kv = None
+            if attn.qkv.bias is not None:
+                bias_q, bias_kv = attn.qkv.bias.split([width, 2 * width])
+            (q,) = self._split_heads(F.linear(x, weight_q, bias_q), 1)
+            k, v = self._split_heads(F.linear(memory, weight_kv, bias_kv), 2)
         return self.q_norm(q), self.k_norm(k), v
 
     def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -144,34 +136,18 @@ class AttentionBlock(BaseModule):
         """Attention of heads (B, H, L, D/H), joined and projected: (B, L, D)."""
         attn = self.attn
         dropout = attn.attn_drop if attn.training else 0.0
-        x = attend(q, k, v, *mask, dropout=dropout)
+        x = attend(q, k, v, mask, dropout)
         return attn.gamma1(attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2))))
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attn_mask: Tensor | None = None,
-    is_causal: bool = False,
-    prefix: int = 0,
-    dropout: float = 0.0,
-) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float = 0.0) -> Tensor:
     """Attention under a mask, which is built only where no kernel does without.
 
-    Args:
-        q: Queries (B, H, L, D/H).
-        k: Keys (B, H, S, D/H); so are the values.
-        v: Values.
-        attn_mask: With the next two, what a :class:`saim_mm.models.plan.Mask` says.
-        is_causal: See there.
-        prefix: See there.
-        dropout: Share of the scores that is left out.
-
-    Returns:
-        (B, H, L, D/H).
+    Queries (B, H, L, D/H), keys and values (B, H, S, D/H) -> (B, H, L, D/H).
+    ``dropout`` is the share of the scores that is left out.
     """
     run = partial(F.scaled_dot_product_attention, dropout_p=dropout)
+    attn_mask, is_causal, prefix = mask
     before = k.shape[2] - q.shape[2] if is_causal else 0
     if before:
         # torch aligns at the top left; with rows in front no mask is needed.
@@ -188,10 +164,8 @@ def attend(
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns pairs of channels (i, i + D/2H), in float32: rotary positions.
 
-    Args:
-        x: Queries or keys (B, H, L, D/H).
-        cos: Cosine of the angles, (B or 1, 1, L, D/H), float32.
-        sin: Their sine.
+    ``x`` are queries or keys (B, H, L, D/H), ``cos`` and ``sin`` those of the angles
+    (B or 1, 1, L, D/H), float32.
     """
     first, second = x.float().chunk(2, dim=-1)
     turned = x.float() * cos + torch.cat([-second, first], dim=-1) * sin
@@ -216,10 +190,11 @@ def init_like_official(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, nn.Linear):
             nn.init.xavier_uniform_(child.weight)
-            if child.bias is not None:
-                nn.init.zeros_(child.bias)
         elif isinstance(child, nn.LayerNorm) and child.elementwise_affine:
             nn.init.ones_(child.weight)
+        else:
+            continue
+        if child.bias is not None:
             nn.init.zeros_(child.bias)
     for child in module.modules():
         if isinstance(child, AttentionBlock):

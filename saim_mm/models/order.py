@@ -12,6 +12,7 @@ import torch
 from mmengine.dist import get_rank
 from torch import Tensor, nn
 
+from ..utils.check_choice import check_choice
 from ..utils.sample_index import SampleIndex, Stream
 from ..utils.sample_keys import keys_of, step_key
 from ..utils.splitmix64 import hash_keys
@@ -98,10 +99,7 @@ class OrderSampler(nn.Module):
         segment_order: SegmentOrder | SegmentSequence = "random",
     ) -> None:
         super().__init__()
-        if kind not in get_args(OrderKind):
-            raise ValueError(
-                f"order={kind!r} is unknown; choose one of {get_args(OrderKind)}."
-            )
+        check_choice("order", kind, get_args(OrderKind))
         if not 0 < query_share <= 1:
             raise ValueError(
                 f"query_share={query_share} must be greater than 0 and at most 1; 1 "
@@ -112,10 +110,9 @@ class OrderSampler(nn.Module):
                 f"query_share={query_share} has no meaning beside a reading; drop it "
                 "and set the reading's own 'asked'."
             )
-        segment_size = _check_segment_size(kind, grid, segment_size)
-        _check_segment_order(kind, segment_order)
+        segment_size = _check_segments(kind, grid, segment_size, segment_order)
         self.kind = kind
-        self.segment_order = segment_order
+        self.segment_order = "raster" if kind == "raster" else segment_order
         self.num_patches = grid[0] * grid[1]
         self.segment_length = segment_size[0] * segment_size[1]
         self.query_share = query_share
@@ -140,7 +137,7 @@ class OrderSampler(nn.Module):
     @property
     def exchangeable(self) -> bool:
         """Whether every patch that is left is equally likely to come next."""
-        return self.kind != "raster" and self.segment_order == "random"
+        return self.segment_order == "random"
 
     def plan(
         self,
@@ -150,9 +147,7 @@ class OrderSampler(nn.Module):
         indices: Sequence[SampleIndex] | None = None,
         generator: torch.Generator | None = None,
     ) -> Plan:
-        """Draws what is not given, the order first.
-
-        An option that is off draws nothing.
+        """Draws what is not given, the order first; an option that is off, nothing.
 
         Args:
             batch_size: Number of images B.
@@ -166,15 +161,14 @@ class OrderSampler(nn.Module):
         Raises:
             ValueError: If ``order`` is none.
         """
-        if order is None:
-            keys = None
+        keys = key = None
+        if order is not None:
+            order = self.check(order.to(device), batch_size)
+        else:
             if indices is not None:
                 keys = keys_of(indices, Stream.ORDER, device)
             order = self.draw(batch_size, device, generator, keys)
-        else:
-            order = self.check(order.to(device), batch_size)
         scope = self.draw_scope(generator, indices)
-        key = None
         if indices is not None and scope.asked < len(scope.allowed):
             key = keys_of(indices[:1], Stream.QUERY_STEPS, device)
         ranks = self.draw_ranks(device, generator, key, scope)
@@ -201,9 +195,8 @@ class OrderSampler(nn.Module):
     ) -> Scope:
         """Draws how much is read; the same on all processes, so that none waits.
 
-        Args:
-            generator: By default torch's global one of the CPU.
-            indices: Those of the samples: the scope follows from seed and iteration.
+        By torch's global generator of the CPU, unless another is given; with the
+        indices of the samples it follows from seed and iteration.
         """
         if len(self.scopes) == 1:
             return self.scopes[0]
@@ -237,24 +230,17 @@ class OrderSampler(nn.Module):
             Order (B, N), long.
         """
         num_segments = len(self.patches_of_segment)
-        if self.kind == "raster" or self.segment_order == "raster":
+        if self.segment_order == "raster":
             segments = torch.arange(num_segments, device=device)
             segments = segments.expand(batch_size, num_segments)
-        elif keys is not None:
-            segments = self._sort(hash_keys(keys, self._numbers), stable=True)
         else:
-            if generator is None:
-                generator = _step_generator(device)
             shape = batch_size, self._numbers
-            r = torch.rand(shape, device=device, generator=generator)
-            segments = self._sort(r)
+            r = _random_numbers(shape, device, generator, keys)
+            if isinstance(self.segment_order, str):
+                segments = r.argsort(dim=1, stable=keys is not None)
+            else:
+                segments = self.segment_order.sort(r, self.segment_grid)
         return self.patches_of_segment[segments].flatten(1)
-
-    def _sort(self, r: Tensor, stable: bool = False) -> Tensor:
-        """Random numbers (B, ...) -> sequence of segments."""
-        if isinstance(self.segment_order, str):
-            return r.argsort(dim=1, stable=stable)
-        return self.segment_order.sort(r, self.segment_grid)
 
     def draw_ranks(
         self,
@@ -277,12 +263,7 @@ class OrderSampler(nn.Module):
         _, allowed, count, _, stratified, _ = scope or self.scopes[0]
         if count == len(allowed):
             return None if count == self.num_patches else allowed
-        if key is not None:
-            r = hash_keys(key, len(allowed))[0]
-        else:
-            if generator is None:
-                generator = _step_generator(device)
-            r = torch.rand(len(allowed), device=device, generator=generator)
+        r = _random_numbers((1, len(allowed)), device, generator, key)[0]
         if stratified:
             strata = r.view(count, -1)
             starts = torch.arange(0, len(allowed), strata.shape[1], device=device)
@@ -292,11 +273,9 @@ class OrderSampler(nn.Module):
     def check(self, order: Tensor, batch_size: int) -> Tensor:
         """Returns an order that somebody else made, if it is one.
 
-        Whether each row is a permutation is checked on the CPU only; on a GPU the check
-        would stop the host at every step.
-
         Raises:
-            ValueError: If the shape or type is wrong, or a row is no permutation.
+            ValueError: If the shape or type is wrong, or, on the CPU, a row is no
+                permutation; on a GPU that would stop the host at every step.
         """
         expected = (batch_size, self.num_patches)
         if tuple(order.shape) != expected or order.dtype != torch.long:
@@ -316,19 +295,6 @@ class OrderSampler(nn.Module):
 
 #: The old name of :class:`OrderSampler`; it goes with version 0.3.
 PatchOrder = OrderSampler
-
-
-def _check_segment_size(
-    kind: OrderKind, grid: tuple[int, int], segment_size: tuple[int, int] | None
-) -> tuple[int, int]:
-    if kind == "segments":
-        return check_tiles("segment_size", segment_size, grid)
-    if segment_size is not None:
-        raise ValueError(
-            f"segment_size={segment_size} has no meaning with order={kind!r}; "
-            "drop it or set order='segments'."
-        )
-    return (1, 1)
 
 
 def check_tiles(
@@ -352,28 +318,48 @@ def check_tiles(
     return (rows, columns)
 
 
-def _check_segment_order(
-    kind: OrderKind, segment_order: SegmentOrder | SegmentSequence
-) -> None:
+def _check_segments(
+    kind: OrderKind,
+    grid: tuple[int, int],
+    size: tuple[int, int] | None,
+    segment_order: SegmentOrder | SegmentSequence,
+) -> tuple[int, int]:
+    """Returns the size of a segment, if all options of segments fit."""
     known = get_args(SegmentOrder)
     if isinstance(segment_order, str) and segment_order not in known:
         raise ValueError(
             f"segment_order={segment_order!r} is unknown; choose one of {known}, or a "
             "part such as dict(type='HierarchicalSegments', group_size=(2, 2))."
         )
-    if segment_order != "random" and kind != "segments":
-        raise ValueError(
-            f"segment_order={segment_order!r} has no meaning with order={kind!r}; drop "
-            "it or set order='segments'."
-        )
+    if kind == "segments":
+        return check_tiles("segment_size", size, grid)
+    for name, given, off in (
+        ("segment_size", size, None),
+        ("segment_order", segment_order, "random"),
+    ):
+        if given != off:
+            raise ValueError(
+                f"{name}={given!r} has no meaning with order={kind!r}; drop it or set "
+                "order='segments'."
+            )
+    return (1, 1)
 
 
-def _step_generator(device: torch.device) -> torch.Generator:
-    """A generator for one draw.
+def _random_numbers(
+    shape: tuple[int, int],
+    device: torch.device,
+    generator: torch.Generator | None,
+    keys: Tensor | None,
+) -> Tensor:
+    """Of keys, one for each row, or else of a generator, by default one for this draw.
 
-    The seed comes from torch's global CPU generator, so seeding the run fixes every
+    Its seed comes from torch's global CPU generator, so seeding the run fixes every
     order and no state is hidden here; drawing it on the CPU does not wait for a GPU.
     The rank is added because MMEngine seeds all ranks alike by default.
     """
-    seed = int(torch.randint(2**62, ()).item())
-    return torch.Generator(device).manual_seed(seed + get_rank())
+    if keys is not None:
+        return hash_keys(keys, shape[1])
+    if generator is None:
+        seed = int(torch.randint(2**62, ()).item())
+        generator = torch.Generator(device).manual_seed(seed + get_rank())
+    return torch.rand(shape, device=device, generator=generator)

@@ -32,7 +32,8 @@ class Mask(NamedTuple):
     """What attending tokens see; the arguments of ``scaled_dot_product_attention``.
 
     Attributes:
-        attn_mask: Boolean (L, S), ``True`` means "sees".
+        attn_mask: Boolean (L, S), ``True`` means "sees"; a layer with a bias hands it
+            on in its place.
         is_causal: Whether each token sees those at and before its own place. Where
             fewer attend than are attended to, theirs are the last places.
         prefix: With ``is_causal``: so many tokens in front all see each other.
@@ -241,12 +242,8 @@ def _memory_mask(
 def sort_tokens(tokens: Tensor, order: Tensor) -> Tensor:
     """Raster -> sorted: ``out[b, t] = tokens[b, order[b, t]]``.
 
-    Args:
-        tokens: (B, N, D), or (1, N, D) shared by all images.
-        order: (B, N), or (B, K) of some steps.
-
-    Returns:
-        (B, N, D), or (B, K, D).
+    Tokens (B, N, D), or (1, N, D) shared by all images, and an order (B, N), or (B, K)
+    of some steps -> (B, N, D), or (B, K, D).
     """
     if tokens.shape[0] == 1:
         return tokens[0][order]

@@ -28,15 +28,18 @@ want another learning rate.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..registry import register
+from ..utils.check_choice import check_choice
 from .order import OrderSampler, Scope
 
 Content = Literal["causal", "all"]
 
 
 @register("model")
+@dataclass(frozen=True)
 class FixedReading:
     """The first patches of an order, always as many.
 
@@ -54,42 +57,40 @@ class FixedReading:
             the number of patches do not suit.
     """
 
-    def __init__(
-        self,
-        read: int,
-        asked: int | None = None,
-        asks: Literal["all", "after"] = "all",
-        content: Content = "causal",
-        stratified: bool = False,
-    ) -> None:
-        check_choice("content", content, get_args(Content))
-        check_choice("asks", asks, ("all", "after"))
-        if content == "all" and asks == "all":
+    read: int
+    asked: int | None = None
+    asks: Literal["all", "after"] = "all"
+    content: Content = "causal"
+    stratified: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("content", self.content, get_args(Content))
+        check_choice("asks", self.asks, ("all", "after"))
+        if self.content == "all" and self.asks == "all":
             raise ValueError(
                 "content='all' with asks='all': what is read sees all that is read, so "
                 "it would give its own patches away; set asks='after'."
             )
-        self.read, self.asked, self.stratified = read, asked, stratified
-        self.after, self.sees_all = asks == "after", content == "all"
 
     def scopes(self, family: OrderSampler) -> list[Scope]:
         """The only one."""
-        total, read = family.num_patches, self.read
+        total, read, after = family.num_patches, self.read, self.asks == "after"
         if read < total:
             check_exchangeable(self, family)
-        check_whole_segments("read", read, range(total + 1 - self.after), family)
-        allowed = range(read if self.after else 0, total)
+        check_whole_segments("read", read, range(total + 1 - after), family)
+        allowed = range(read if after else 0, total)
         asked = len(allowed) if self.asked is None else self.asked
         if not 1 <= asked <= len(allowed) or (self.stratified and len(allowed) % asked):
             raise ValueError(
                 f"asked={asked}: there are {len(allowed)} ranks to ask for. Set at "
                 "least 1 and at most all of them; with stratified=True a divisor."
             )
-        prefix = read if self.sees_all else 0
+        prefix = read if self.content == "all" else 0
         return [Scope(read, allowed, asked, prefix, self.stratified)]
 
 
 @register("model")
+@dataclass(frozen=True)
 class CutReading:
     """An order cut anywhere, asked after the cut: the paper's loss at MAE's cost.
 
@@ -101,29 +102,31 @@ class CutReading:
         ValueError: If K is less than 1; when used, if the orders do not suit.
     """
 
-    def __init__(self, asked: int, content: Content = "causal") -> None:
-        check_choice("content", content, get_args(Content))
-        if asked < 1:
-            raise ValueError(f"asked={asked} must be at least 1.")
-        self.asked, self.sees_all = asked, content == "all"
+    asked: int
+    content: Content = "causal"
+
+    def __post_init__(self) -> None:
+        check_choice("content", self.content, get_args(Content))
+        if self.asked < 1:
+            raise ValueError(f"asked={self.asked} must be at least 1.")
 
     def scopes(self, family: OrderSampler) -> list[Scope]:
         """One for each place between two segments."""
         check_exchangeable(self, family)
         total = family.num_patches
-        cuts = range(0, total, family.segment_length)
         return [
             Scope(
                 read=cut,
                 allowed=range(cut, total),
                 asked=min(self.asked, total - cut),
-                prefix=cut if self.sees_all else 0,
+                prefix=cut if self.content == "all" else 0,
             )
-            for cut in cuts
+            for cut in range(0, total, family.segment_length)
         ]
 
 
 @register("model")
+@dataclass(frozen=True)
 class StrataReading:
     """One of equal stretches of ranks, all of it asked for; read up to its end.
 
@@ -136,8 +139,7 @@ class StrataReading:
         ValueError: When used, if S does not divide the segments of an order.
     """
 
-    def __init__(self, strata: int) -> None:
-        self.strata = strata
+    strata: int
 
     def scopes(self, family: OrderSampler) -> list[Scope]:
         """One for each stretch."""
@@ -153,12 +155,6 @@ class StrataReading:
             Scope(start + size - length, range(start, start + size), size)
             for start in range(0, total, size)
         ]
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuses an option that is none."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {choices}.")
 
 
 def check_exchangeable(reading: object, family: OrderSampler) -> None:

@@ -40,17 +40,15 @@ class SAIM(BaseSelfSupervisor):
         neck: :class:`SAIMNeck`.
         head: :class:`SAIMHead`.
         order: ``stochastic`` (the paper), ``raster`` or ``segments``; see
-            :class:`OrderSampler`.
-        segment_size: Rows and columns of a segment, in patches; for ``segments`` only.
-        query_share: Share of the patches that are predicted at each training step, in
-            (0, 1], drawn anew each time. The queries of a layer do not see each other,
-            so the loss stays an unbiased estimate, at a cost that falls with the share.
-            1 is the paper.
+            :class:`OrderSampler`, as of the next two, ``reading`` and
+            ``segment_order``. What is drawn is drawn anew at each training step.
+        segment_size: As there.
+        query_share: The queries of a layer do not see each other, so the loss stays an
+            unbiased estimate, at a cost that falls with the share. 1 is the paper.
         data_preprocessor: By default mmpretrain's ``SelfSupDataPreprocessor``.
         init_cfg: Initialisation config.
-        reading: How much of an order is read and what is asked for, such as a
-            :class:`CutReading`; by default all is read (the paper).
-        segment_order: ``random``, ``raster`` or a part; for ``segments`` only.
+        reading: Such as a :class:`CutReading`; by default all is read (the paper).
+        segment_order: As there; a part by its config.
 
     Raises:
         ValueError: If the parts do not fit each other.
@@ -128,15 +126,10 @@ class SAIM(BaseSelfSupervisor):
         data_samples: Sequence[DataSample] | None = None,
         order: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The training loss (Eq. 7).
+        """The training loss (Eq. 7): ``dict(loss=...)``, a float32 scalar.
 
-        Args:
-            inputs: Images (B, C, H, W), after the data preprocessor.
-            data_samples: As for :meth:`plan`.
-            order: As for :meth:`plan`.
-
-        Returns:
-            ``dict(loss=...)``, a float32 scalar.
+        Images (B, C, H, W) are those after the data preprocessor; all else is as for
+        :meth:`plan`.
         """
         plan = self.plan(inputs, data_samples, order)
         content = self.backbone(inputs, plan)

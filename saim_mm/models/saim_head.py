@@ -11,6 +11,7 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from torch import Tensor, nn
 
 from ..registry import register
+from ..utils.check_choice import check_choice
 from ..utils.gaussian import gaussian_taps
 from .layers import AttentionBlock, init_like_official
 from .plan import CAUSAL, Mask, Plan, sort_tokens
@@ -59,11 +60,7 @@ class SAIMHead(BaseModule):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if loss not in get_args(LossKind):
-            raise ValueError(
-                f"SAIMHead loss={loss!r} is unknown; choose one of "
-                f"{get_args(LossKind)}."
-            )
+        check_choice("SAIMHead loss", loss, get_args(LossKind))
         patch_dims = patch_size[0] * patch_size[1] * in_channels
         if norm_pix and patch_dims < 2:
             raise ValueError(
@@ -86,14 +83,9 @@ class SAIMHead(BaseModule):
             init_like_official(self)
 
     def forward(self, queries: Tensor, query_mask: Mask = CAUSAL) -> Tensor:
-        """Predicts patches: sorted queries (B, K, D) -> (B, K, p*p*C), sorted.
+        """Sorted queries (B, K, D) -> patches (B, K, p*p*C) in the units of the target.
 
-        Args:
-            queries: Normed queries (B, K, D).
-            query_mask: What they see of each other in a transformer projector.
-
-        Returns:
-            Predictions in the units of :meth:`target`.
+        ``query_mask`` is what queries see of each other in a transformer projector.
         """
         return self.projector(queries, query_mask)
 
@@ -125,13 +117,7 @@ class SAIMHead(BaseModule):
     def loss(self, queries: Tensor, images: Tensor, plan: Plan) -> Tensor:
         """Mean error over the patches that are asked for, and their pixels (Eq. 7).
 
-        Args:
-            queries: Sorted queries (B, K, D).
-            images: Images (B, C, H, W).
-            plan: Which patches they ask for.
-
-        Returns:
-            Scalar, float32.
+        Of sorted queries (B, K, D) and images (B, C, H, W): a scalar, float32.
         """
         prediction = self(queries, plan.query_mask)
         target = self.target(images, plan.asked)
@@ -140,27 +126,16 @@ class SAIMHead(BaseModule):
 
 
 class Projector(nn.Module):
-    """The last step from a query to the values of its patch (Table 4).
+    """The last step from a query to the p*p*C values of its patch (Table 4).
 
-    Args:
-        kind: ``linear``, ``mlp`` or ``transformer``.
-        embed_dims: Number of channels D of a query.
-        patch_dims: Number of values of a patch, p*p*C.
-        num_heads: Attention heads of the transformer.
-
-    Raises:
-        ValueError: If the kind is unknown.
+    Its options are those of :class:`SAIMHead`.
     """
 
     def __init__(
         self, kind: ProjectorKind, embed_dims: int, patch_dims: int, num_heads: int
     ) -> None:
         super().__init__()
-        if kind not in get_args(ProjectorKind):
-            raise ValueError(
-                f"SAIMHead projector={kind!r} is unknown; choose one of "
-                f"{get_args(ProjectorKind)}."
-            )
+        check_choice("SAIMHead projector", kind, get_args(ProjectorKind))
         hidden = 4 * embed_dims
         num_layers = 2 if kind == "transformer" else 0
         self.layers = ModuleList(
@@ -181,18 +156,15 @@ class Projector(nn.Module):
     def forward(self, queries: Tensor, query_mask: Mask) -> Tensor:
         """Sorted queries (B, K, D) -> (B, K, p*p*C)."""
         for layer in self.layers:
-            queries = layer(queries, None, *query_mask)
+            queries = layer(queries, None, query_mask)
         return self.to_pixels(queries)
 
 
 class GaussianBlur(nn.Module):
     """Depthwise Gaussian filter g_xi of Eq. 7, zero-padded to keep the size.
 
-    The kernel is normalised; being separable, it runs as a column and a row.
-
-    Args:
-        kernel_size: Taps per side, odd.
-        sigma: Standard deviation in pixels.
+    The kernel is normalised; being separable, it runs as a column and a row of
+    ``kernel_size`` taps. ``sigma`` is its standard deviation in pixels.
 
     Raises:
         ValueError: If the kernel is even or the deviation is not positive.
@@ -249,12 +221,8 @@ def unpatchify(
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each patch, as the target uses them.
 
-    Args:
-        patches: (B, N, p*p*C).
-
-    Returns:
-        Mean and deviation, (B, N, 1) each. The variance is unbiased and 1e-6 is added
-        to it, as in the release.
+    (B, N, p*p*C) -> (B, N, 1) each. The variance is unbiased and 1e-6 is added to it,
+    as in the release.
     """
     var, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return mean, (var + 1e-6).sqrt()

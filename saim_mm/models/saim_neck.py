@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeVar, get_args
 
 from mmengine.model import BaseModule, ModuleList
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import build_norm_layer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..registry import register
 from .layers import AttentionBlock, init_like_official
@@ -16,6 +16,7 @@ from .plan import Plan
 from .saim_vit import Content
 
 Memory = Literal["aligned", "last"]
+T = TypeVar("T")
 
 
 @register("model")
@@ -119,22 +120,30 @@ class SAIMNeck(BaseModule):
         """
         if self.depth == 0:
             return self.norm(content.states[-1][:, plan.before_asked])
-        layers = self.layers
-        if self.tied_decoder:
-            stride = len(encoder_layers) // self.depth
-            layers = encoder_layers[stride - 1 :: stride]
+        layers = self.layers_of(encoder_layers)
         queries = content.positions
         memories = self._memories(content, plan.memory_tokens)
         for layer, memory in zip(layers, memories, strict=True):
             queries = layer(
-                queries, memory, *plan.memory_mask, None, None, content.turns
+                queries, memory, plan.memory_mask, None, None, content.turns
             )
         return self.norm(queries)
 
+    def layers_of(self, encoder_layers: ModuleList) -> Sequence[nn.Module]:
+        """The d query layers: its own, or of a tied decoder the encoder's."""
+        if self.tied_decoder:
+            return _spread(encoder_layers, self.depth)
+        return self.layers
+
     def _memories(self, content: Content, tokens: int) -> Iterator[Tensor]:
         """What each of the d layers reads, (B, S, D)."""
-        states = content.states[-1:] * self.depth
+        states: Sequence[Tensor] = content.states[-1:] * self.depth
         if self.memory == "aligned":
-            stride = len(content.states) // self.depth
-            states = content.states[stride - 1 :: stride]
+            states = _spread(content.states, self.depth)
         return (state[:, :tokens] for state in states)
+
+
+def _spread(of_layers: Sequence[T], depth: int) -> Sequence[T]:
+    """That of every M/d-th layer, ending with the last."""
+    stride = len(of_layers) // depth
+    return of_layers[stride - 1 :: stride]

@@ -13,6 +13,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
 from ..registry import register
+from ..utils.check_choice import check_choice
 from ..weights.loading import load_encoder, pretrained_config
 from ..weights.position import (
     check_width,
@@ -100,8 +101,7 @@ class SAIMViT(VisionTransformer):
         self.visible = visible
         self.window_size = window_size
         self.global_attn_indexes = frozenset(global_attn_indexes)
-        self._check_windows(use_rel_pos_bias)
-        self._check_visible(use_rel_pos_bias)
+        self._check_options(use_rel_pos_bias)
         heads = self.arch_settings["num_heads"]
         self.rel_pos_bias_window = self.rel_pos_bias_global = None
         if use_rel_pos_bias and window_size:
@@ -111,8 +111,9 @@ class SAIMViT(VisionTransformer):
             grid = tuple(self.patch_resolution)
             self.rel_pos_bias_global = RelativePositionBias(grid, heads)
 
-    def _check_windows(self, use_rel_pos_bias: bool) -> None:
-        layers = range(self.num_layers)
+    def _check_options(self, use_rel_pos_bias: bool) -> None:
+        check_choice("visible", self.visible, get_args(Visible))
+        layers, windowed = range(self.num_layers), self.window_size or use_rel_pos_bias
         if self.window_size < 0 or not self.global_attn_indexes <= set(layers):
             raise ValueError(
                 f"window_size={self.window_size} and global_attn_indexes="
@@ -124,21 +125,14 @@ class SAIMViT(VisionTransformer):
                 f"global_attn_indexes={sorted(self.global_attn_indexes)} has no "
                 "meaning without windows; set window_size, such as 14, or drop it."
             )
-        if (self.window_size or use_rel_pos_bias) and self.with_cls_token:
+        if windowed and self.with_cls_token:
             raise ValueError(
                 "Windows and relative position bias need with_cls_token=False: a class "
                 "token has no place in the grid."
             )
-
-    def _check_visible(self, use_rel_pos_bias: bool) -> None:
-        if self.visible not in get_args(Visible):
-            raise ValueError(
-                f"visible={self.visible!r} is unknown; choose one of "
-                f"{get_args(Visible)}."
-            )
         if self.visible == "all":
             return
-        if self.window_size or use_rel_pos_bias:
+        if windowed:
             raise ValueError(
                 "visible='causal' rules out windows and relative position bias; drop "
                 "one of them."
@@ -152,20 +146,18 @@ class SAIMViT(VisionTransformer):
     def init_weights(self) -> None:
         """Initialises from scratch, then from the checkpoint that ``init_cfg`` names.
 
-        A checkpoint is loaded by :func:`saim_mm.weights.load_encoder`, which stops
-        where MMEngine's ``Pretrained`` would train from scratch and only log it.
+        By :func:`saim_mm.weights.load_encoder`, which stops where MMEngine's
+        ``Pretrained`` would train from scratch and only log it.
         """
         config = self.init_cfg  # type: ignore[has-type]  # MMEngine is untyped
         pretrained = pretrained_config(config)
-        if pretrained is None:
-            super().init_weights()
-            self._init_from_scratch()
-            return
-        # Out of MMEngine's sight; what the checkpoint lacks starts from scratch.
-        self.init_cfg = None
+        if pretrained is not None:
+            self.init_cfg = None  # out of MMEngine's sight
         super().init_weights()
         self.init_cfg = config
         self._init_from_scratch()
+        if pretrained is None:
+            return
         names = ("prefix", "grid", "channels")
         options = {k: pretrained[k] for k in names if k in pretrained}
         load_encoder(self, pretrained["checkpoint"], **options)
@@ -219,16 +211,13 @@ class SAIMViT(VisionTransformer):
             Without a plan, the outputs of ``VisionTransformer``; with one, the content.
         """
         if plan is None:
-            dense = self.window_size or self.rel_pos_bias_global
-            if dense or self.visible != "all" or self.rotary:
-                return self._forward_masked(x)
-            return super().forward(x)
+            return self._forward_raster(*self.patch_embed(x))
         x = self.pre_norm(self.drop_after_pos(self._embed_sorted(x, plan)))
         embeddings, states = x, []
         turns, query_turns = self._turns(plan)
         for layer in self.layers:
             # By position: MMEngine's activation checkpointing passes no keywords.
-            x = layer(x, None, *plan.content_mask, None, None, turns)
+            x = layer(x, None, plan.content_mask, None, None, turns)
             states.append(x)
         positions = sort_tokens(self.pos_embed[:, self.num_extra_tokens :], plan.asked)
         return Content(tuple(states), positions, embeddings, query_turns)
@@ -238,13 +227,11 @@ class SAIMViT(VisionTransformer):
         return None, None
 
     def _turns_of_grid(self, grid: tuple[int, int]) -> Turns | None:
-        """Turns without a plan."""
-        return None
+        return None  # without a plan
 
-    def _forward_masked(self, x: Tensor) -> tuple[Tensor, ...]:
-        """``VisionTransformer.forward``, in windows or with a causal mask."""
-        x, grid = self._embed_raster(x)
-        x = self.pre_norm(self.drop_after_pos(x))
+    def _forward_raster(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
+        """``VisionTransformer.forward`` from all embedded patches (B, N, D) on."""
+        x = self.pre_norm(self.drop_after_pos(self._with_extra_tokens(x, grid)))
         windows = Windows(grid, self.window_size) if self.window_size else None
         within = _bias(self.rel_pos_bias_window, (self.window_size, self.window_size))
         overall = _bias(self.rel_pos_bias_global, grid)
@@ -252,9 +239,9 @@ class SAIMViT(VisionTransformer):
         outs = []
         for i, layer in enumerate(self.layers):
             if windows is None or i in self.global_attn_indexes:
-                x = layer(x, None, *mask, overall, None, turns)
+                x = layer(x, None, mask, overall, None, turns)
             else:
-                x = layer(x, None, None, False, 0, within, windows)
+                x = layer(x, None, mask, within, windows)
             if self.final_norm and i == self.num_layers - 1:
                 x = self.ln1(x)
             if i in self.out_indices:
@@ -269,9 +256,8 @@ class SAIMViT(VisionTransformer):
         """The tokens in front of all patches (1, E, D), if there are any."""
         return self.cls_token
 
-    def _embed_raster(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Extra tokens, then all patches, embedded (B, E + N, D); and their grid."""
-        x, grid = self.patch_embed(x)
+    def _with_extra_tokens(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Extra tokens and all patches, with their positions (B, E + N, D)."""
         extra = self._extra_tokens()
         if extra is not None:
             x = torch.cat([extra.expand(x.shape[0], -1, -1), x], dim=1)
@@ -282,7 +268,7 @@ class SAIMViT(VisionTransformer):
             self.interpolate_mode,
             self.num_extra_tokens,
         )
-        return x + positions, grid
+        return x + positions
 
     def _embed_sorted(self, x: Tensor, plan: Plan) -> Tensor:
         """Extra tokens, then what is read, embedded and sorted: (B, E + R, D)."""

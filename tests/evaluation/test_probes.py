@@ -36,7 +36,12 @@ from saim_mm.evaluation import (
     views_of,
 )
 from saim_mm.evaluation.attentive_probe import choose_rate
-from saim_mm.evaluation.probes import AttentiveProbe, LinearProbe, curves_of
+from saim_mm.evaluation.probes import (
+    AttentiveProbe,
+    LinearProbe,
+    curves_of,
+    named_probes,
+)
 from saim_mm.models.probing.attentive_pool import AttentivePool, EfficientPool
 
 QUICK = dict(epochs=3)
@@ -347,9 +352,11 @@ def test_tool_prints_and_draws(files, tmp_path: Path, capsys) -> None:
 
 def test_layer_and_pool_are_those_of_the_library(files) -> None:
     checkpoint, data = files
-    found = judge.judge_by_probes(
-        checkpoint, data, ["rankme", "efficient"], pool="cls", layer=1, workers=0
+    probes = named_probes(["rankme", "efficient"], pool="cls", layer=1)
+    features = judge.frozen_features(
+        checkpoint, data, pool="cls", workers=0, probes=probes
     )
+    found = judge.judge_by_probes(features, probes).figures
     backbone, preprocessor = build_encoder(checkpoint)
     train, _ = split_class_folders(data, (32, 32))
     reader = FeatureExtractor(backbone, preprocessor, "cls", layer=1)

@@ -125,12 +125,12 @@ def test_kernels_of_a_layer() -> None:
     x = torch.randn(2, PATCHES, model.backbone.embed_dims, requires_grad=True)
     feed_forward = ["native_layer_norm", "addmm", "gelu", "addmm", "add"]
     with Recorder() as content:
-        model.backbone.layers[0](x, None, *CAUSAL)
+        model.backbone.layers[0](x, None, CAUSAL)
     assert content.kernels() == [
         "native_layer_norm", "addmm", FLASH, "addmm", "add", *feed_forward,
     ]  # fmt: skip
     with Recorder() as query:
-        model.neck.layers[0](x, x, *CAUSAL)
+        model.neck.layers[0](x, x, CAUSAL)
     assert query.kernels() == [
         *["native_layer_norm"] * 2, *["addmm"] * 2, FLASH, "addmm", "add",
         *feed_forward,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from saim_mm.cli._arguments import JUDGING, add_shared
 from saim_mm.evaluation import KNOWN_PROBES, judge
-from saim_mm.evaluation.probes import curves_of
+from saim_mm.evaluation.probes import curves_of, named_probes
 from saim_mm.utils.atomic_file import write_json
 from saim_mm.utils.command_line import one_line_errors
 from saim_mm.visualization import draw_layer_curve, save_png
@@ -33,11 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, help="write the result to this .json file")
     add("--curve", type=Path, help="draw the accuracy by depth (with linear-best)")
     options = vars(parser.parse_args(argv))
-    out, curve, probes = (options.pop(name) for name in ("out", "curve", "probe"))
+    out, curve, probes, layer = (
+        options.pop(name) for name in ("out", "curve", "probe", "layer")
+    )
     if curve and "linear-best" not in probes:
         raise ValueError("--curve draws what --probe linear-best finds; name it, too.")
 
-    result = judge.judge_by_probes(probes=probes, **options)
+    named = named_probes(probes, options["pool"], layer)
+    features = judge.frozen_features(**options, probes=named)
+    result = judge.judge_by_probes(features, named).figures
     print(json.dumps(result, indent=1))
     if out:
         write_json(out, result, indent=1)

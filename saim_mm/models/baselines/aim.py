@@ -5,21 +5,24 @@ What is AIM's beside ``order="raster"``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from ...registry import register
+from ...utils.check_choice import check_choice
 from ..order import OrderSampler, Scope
 from ..plan import Plan
-from ..reading import check_choice, check_exchangeable, check_whole_segments
+from ..reading import check_exchangeable, check_whole_segments
 from ..saim_head import SAIMHead
 from ..saim_neck import SAIMNeck
 from ..saim_vit import Content
 
 
 @register("model")
+@dataclass(frozen=True)
 class PrefixReading:
     """What is read begins with a prefix that sees itself; asked after it.
 
@@ -41,18 +44,15 @@ class PrefixReading:
             or the orders do not suit R.
     """
 
-    def __init__(
-        self,
-        prefix: int | Literal["uniform"] = "uniform",
-        weight: Literal["steps", "patches"] = "steps",
-        asked: int | None = None,
-        read: int | None = None,
-    ) -> None:
-        check_choice("weight", weight, ("steps", "patches"))
-        if asked is not None and asked < 1:
-            raise ValueError(f"asked={asked} must be at least 1.")
-        self.prefix, self.asked, self.read = prefix, asked, read
-        self.by_patches = weight == "patches"
+    prefix: int | Literal["uniform"] = "uniform"
+    weight: Literal["steps", "patches"] = "steps"
+    asked: int | None = None
+    read: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("weight", self.weight, ("steps", "patches"))
+        if self.asked is not None and self.asked < 1:
+            raise ValueError(f"asked={self.asked} must be at least 1.")
 
     def scopes(self, family: OrderSampler) -> list[Scope]:
         """One for each prefix."""
@@ -71,7 +71,7 @@ class PrefixReading:
                 allowed=range(prefix, total),
                 asked=min(self.asked or total, total - prefix),
                 prefix=prefix,
-                weight=total - prefix if self.by_patches else 1,
+                weight=total - prefix if self.weight == "patches" else 1,
             )
             for prefix in prefixes
         ]
@@ -131,11 +131,7 @@ class AIMHead(SAIMHead):
 
 
 class ResidualMLP(nn.Module):
-    """x + MLP(norm(x)), with four times as many hidden channels.
-
-    Args:
-        width: Number of channels.
-    """
+    """x + MLP(norm(x)), with four times as many hidden channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

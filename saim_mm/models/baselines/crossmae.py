@@ -23,17 +23,10 @@ from .layer_mix import LayerMix
 class CrossMAENeck(BaseModule):
     """A query starts as mask token and position, and reads mixes of encoder layers.
 
-    Queries do not see each other, so any part of them may be asked for. The sizes that
-    follow from the backbone need not be given.
-
-    Args:
-        embed_dims: Number of channels D of the encoder.
-        patch_resolution: Rows and columns of the patch grid.
-        num_encoder_layers: M, layers of the encoder.
-        depth: Number of query layers.
-        width: Number of channels of the decoder.
-        decoder_heads: Number of attention heads of the decoder.
-        init_cfg: Initialisation config; by default as for :class:`SAIMNeck`.
+    Queries do not see each other, so any part of them may be asked for. There are
+    ``depth`` layers of ``width`` channels, with ``decoder_heads`` heads; the sizes of
+    the encoder follow from the backbone and need not be given, ``init_cfg`` is as for
+    :class:`SAIMNeck`.
 
     Raises:
         ValueError: If there is no layer, the heads do not divide the width, or it is no
@@ -95,10 +88,7 @@ class CrossMAENeck(BaseModule):
 class CrossAttentionLayer(nn.Module):
     """Cross-attention and a feed-forward network, each after a norm.
 
-    Args:
-        width: Number of channels of the queries.
-        memory_dims: Number of channels of the memory.
-        num_heads: Number of attention heads.
+    Queries have ``width`` channels and the memory ``memory_dims``.
     """
 
     def __init__(self, width: int, memory_dims: int, num_heads: int) -> None:
@@ -120,6 +110,6 @@ class CrossAttentionLayer(nn.Module):
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.q(self.ln1(x)), k, v)
         )
-        out = attend(q, k, v, *mask)
+        out = attend(q, k, v, mask)
         x = x + self.proj(out.transpose(1, 2).flatten(2))
         return x + self.ffn(self.ln2(x))

@@ -83,14 +83,10 @@ class DINOPretraining(BaseSelfSupervisor):
     def loss(
         self, inputs: Sequence[Tensor], data_samples: Any = None
     ) -> dict[str, Tensor]:
-        """The loss of a batch.
+        """``dict(loss=...)`` of a batch, a float32 scalar.
 
-        Args:
-            inputs: V crops (B, C, H, W), the two large ones first.
-            data_samples: Not used.
-
-        Returns:
-            ``dict(loss=...)``, a float32 scalar.
+        The inputs are V crops (B, C, H, W), the two large ones first; samples are not
+        used.
 
         Raises:
             ValueError: If nothing would move the teacher, or there are no two crops.
@@ -117,11 +113,9 @@ class DINOPretraining(BaseSelfSupervisor):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float, skipped: Tensor | None = None) -> None:
-        """Moves the teacher.
+        """Moves the teacher, of which a share, ``momentum``, stays.
 
-        Args:
-            momentum: Share of it that stays; the rest becomes the student's.
-            skipped: (), not 0 where the student made no step, and nothing moves.
+        ``skipped`` (), is not 0 where the student made no step, and nothing moves.
         """
         share: float | Tensor = 1 - momentum
         if skipped is not None:

@@ -134,12 +134,8 @@ class DINOHead(BaseModule):
     def loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Mean over all pairs of a teacher's crop and another crop of the student's.
 
-        Args:
-            student: Similarities (V, B, K).
-            teacher: Similarities (2, B, K) of the first two of the crops.
-
-        Returns:
-            A float32 scalar.
+        Of the student's similarities (V, B, K) and the teacher's (2, B, K), which are
+        of the first two of the crops: a float32 scalar.
         """
         student, teacher = student.float(), teacher.float()
         target = ((teacher - self.center) / self.temperature).softmax(-1)
@@ -155,8 +151,7 @@ class DINOHead(BaseModule):
     def move_center(self, skipped: Tensor | None = None) -> None:
         """Moves the centre by what the teacher said since the last step.
 
-        Args:
-            skipped: (), not 0 where that step was not made, and nothing moves.
+        ``skipped`` (), is not 0 where that step was not made, and nothing moves.
         """
         mean = torch.stack(self._means).mean(0)
         if dist.is_initialized():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import BaseModule
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
@@ -33,16 +33,9 @@ class NEPA(SAIM):
         data_samples: Sequence[DataSample] | None = None,
         order: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The training loss.
+        """As :meth:`SAIM.loss`; ``loss`` lies between -1 and 1.
 
-        Args:
-            inputs: Images (B, C, H, W), after the data preprocessor.
-            data_samples: As for :meth:`plan`.
-            order: As for :meth:`plan`.
-
-        Returns:
-            ``loss``, between -1 and 1, and ``target_cosine``, the mean cosine between
-            two targets; float32 scalars.
+        Beside it, ``target_cosine`` is the mean cosine between two targets.
         """
         plan = self.plan(inputs, data_samples, order)
         content = self.backbone(inputs, plan)
@@ -72,15 +65,10 @@ class EmbeddingHead(BaseModule):
         return self.projector(queries, query_mask)
 
     def loss(self, queries: Tensor, embeddings: Tensor, plan: Plan) -> Tensor:
-        """Minus the mean cosine over what is asked for.
+        """Minus the mean cosine over what is asked for, a scalar, float32.
 
-        Args:
-            queries: Sorted queries (B, K, D).
-            embeddings: Embeddings (B, N, D) of all patches, in raster order.
-            plan: Which patches the queries ask for.
-
-        Returns:
-            Scalar, float32.
+        Of sorted queries (B, K, D), and embeddings (B, N, D) of all patches in raster
+        order.
 
         Raises:
             ValueError: If images are given instead of embeddings.
@@ -98,15 +86,12 @@ class IdentityProjector(nn.Module):
     """No projector at all."""
 
     joint = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = ModuleList()
-        self.to_pixels = nn.Identity()
+    layers: tuple[nn.Module, ...] = ()
+    to_pixels = nn.Identity()
 
     def forward(self, queries: Tensor, query_mask: Mask) -> Tensor:
         """(B, K, D) as they are."""
-        return self.to_pixels(queries)
+        return queries
 
 
 def mean_cosine(vectors: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .layer_mix import LayerMixNeck
 
 
 @register("model")
+@dataclass(frozen=True)
 class HierarchicalSegments:
     """Segments group by group: groups at random, and segments at random within each.
 
@@ -28,8 +30,7 @@ class HierarchicalSegments:
         ValueError: When used, if the groups do not tile the grid of segments.
     """
 
-    def __init__(self, group_size: tuple[int, int]) -> None:
-        self.group_size = group_size
+    group_size: tuple[int, int]
 
     def numbers(self, grid: tuple[int, int]) -> int:
         """One for each segment, and one for each group."""
@@ -61,11 +62,7 @@ class RandSACNeck(LayerMixNeck):
     earlier segments, in a learnt mix of all layers. All patches must be asked for, for
     a query's neighbours change what it predicts.
 
-    Args:
-        depth: Number of query layers, at least 1.
-        embed_dims: Number of channels D.
-        num_heads: Number of attention heads.
-        **kwargs: As for ``LayerMixNeck``.
+    Its options are those of :class:`LayerMixNeck`.
 
     Raises:
         ValueError: As ``LayerMixNeck``, or if the layers are not its own.
@@ -98,27 +95,23 @@ class RandSACNeck(LayerMixNeck):
         memories = self._memories(content, plan.memory_tokens)
         layers = zip(self.self_layers, self.layers, memories, strict=True)
         for self_layer, layer, memory in layers:
-            queries = self_layer(queries, None, *plan.query_mask)
+            queries = self_layer(queries, None, plan.query_mask)
             queries = layer(
-                queries, memory, *plan.memory_mask, None, None, content.turns
+                queries, memory, plan.memory_mask, None, None, content.turns
             )
         return self.norm(queries)
 
 
 class SelfAttention(AttentionBlock):
-    """The attention of a layer, without its feed-forward network.
-
-    Args:
-        layer: The layer whose attention is taken over.
-    """
+    """The attention of a layer, without its feed-forward network."""
 
     def __init__(self, layer: TransformerEncoderLayer) -> None:
         super().__init__(layer)
         del self.ln2, self.ffn
 
     def forward(  # type: ignore[override]  # nothing but what queries need
-        self, x: Tensor, memory: None, *mask: Any
+        self, x: Tensor, memory: None, mask: Mask
     ) -> Tensor:
-        """(B, K, D) -> (B, K, D); ``mask`` as for :class:`AttentionBlock`."""
+        """(B, K, D) -> (B, K, D)."""
         q, k, v = self._project(self.ln1(x), None)
-        return x + self.attn.out_drop(self.attend(q, k, v, Mask(*mask)))
+        return x + self.attn.out_drop(self.attend(q, k, v, mask))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...registry import register
-from ..plan import Mask, Plan
-from ..reading import check_choice
+from ...utils.check_choice import check_choice
+from ..plan import Mask
 from ..saim_vit import ClsPlace, SAIMViT
 
 
@@ -95,20 +95,16 @@ class RegisterViT(SAIMViT):
             param_name = f"{prefix}pos_embed"
         return super().get_layer_depth(param_name, prefix)
 
-    def forward(self, x: Tensor, plan: Plan | None = None) -> Any:
-        """As :meth:`SAIMViT.forward`."""
-        return self._forward_masked(x) if plan is None else super().forward(x, plan)
-
     def _extra_tokens(self) -> Tensor | None:
         pair = (self.cls_token, self.registers)
         front: list[Tensor] = [tokens for tokens in pair if tokens is not None]
         return torch.cat(front, dim=1) if front else None
 
-    def _embed_raster(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        x, grid = super()._embed_raster(x)
+    def _with_extra_tokens(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = super()._with_extra_tokens(x, grid)
         if self.suffix_token is not None:
             x = torch.cat([x, self.suffix_token.expand(len(x), -1, -1)], dim=1)
-        return x, grid
+        return x
 
     def _mask(self, tokens: int) -> Mask:
         if self.suffix_token is None or self.visible == "causal":

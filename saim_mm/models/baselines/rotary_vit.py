@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ...registry import register
+from ...utils.check_choice import check_choice
 from ..layers import Turns
 from ..plan import Plan
-from ..reading import check_choice
 from ..saim_vit import SAIMViT
 
 Position = Literal["rope", "both"]

@@ -20,13 +20,10 @@ class SimMIMViT(SAIMViT):
     so that the systems that are compared differ in what they predict, and not in their
     encoder; SimMIM's own ViT has a learnt relative position bias and layer scale.
 
-    Args:
-        *args: As for ``mmpretrain.VisionTransformer``.
-        **kwargs: As for ``mmpretrain.VisionTransformer``; ``out_type`` is ``featmap``
-            here, which is what the decoder reads.
+    Its options are those of :class:`SAIMViT`.
 
     Raises:
-        ValueError: If ``out_type`` is another.
+        ValueError: If ``out_type`` is not ``featmap``, which is what the decoder reads.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -57,16 +54,8 @@ class SimMIMViT(SAIMViT):
         Returns:
             The map (B, D, rows, columns), in a tuple.
         """
-        if mask is None:
-            return super().forward(x)  # type: ignore[return-value]  # without plan
         x, grid = self.patch_embed(x)
-        hidden = mask.flatten(1).unsqueeze(-1).to(x.dtype)
-        x = x * (1 - hidden) + self.mask_token.to(x.dtype) * hidden
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = self.pre_norm(self.drop_after_pos(x + self.pos_embed))
-        for layer in self.layers:
-            x = layer(x)
-        if self.final_norm:
-            x = self.ln1(x)
-        return (self._format_output(x, grid),)
+        if mask is not None:
+            hidden = mask.flatten(1).unsqueeze(-1).to(x.dtype)
+            x = x * (1 - hidden) + self.mask_token.to(x.dtype) * hidden
+        return self._forward_raster(x, grid)

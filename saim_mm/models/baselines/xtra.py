@@ -9,13 +9,7 @@ from torch import Tensor, nn
 
 from ...registry import register
 from ..plan import Mask, sort_tokens
-from ..saim_head import (
-    Projector,
-    SAIMHead,
-    patch_statistics,
-    patchify,
-    unpatchify,
-)
+from ..saim_head import Projector, SAIMHead, patch_statistics, patchify, unpatchify
 
 
 @register("model")
@@ -61,10 +55,8 @@ class BlockHead(SAIMHead):
         with torch.autocast(images.device.type, enabled=False):
             images = self.blur(images.float())
             if self.norm_pix:
-                grid = (
-                    images.shape[2] // self.block_pixels[0],
-                    images.shape[3] // self.block_pixels[1],
-                )
+                height, width = self.block_pixels
+                grid = images.shape[2] // height, images.shape[3] // width
                 blocks = patchify(images, self.block_pixels)
                 mean, std = patch_statistics(blocks)
                 images = unpatchify((blocks - mean) / std, self.block_pixels, grid)
@@ -75,11 +67,7 @@ class BlockHead(SAIMHead):
 class BlockProjector(Projector):
     """Queries (B, K, D) of whole segments -> their patches, segment by segment.
 
-    Args:
-        embed_dims: Number of channels D of a query.
-        patch_dims: Number of values of a patch.
-        length: Patches of a segment.
-        width: Hidden channels.
+    A segment has ``length`` patches, and the MLP ``width`` hidden channels.
     """
 
     def __init__(

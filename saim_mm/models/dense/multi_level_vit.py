@@ -82,21 +82,23 @@ class MultiLevelViT(BaseModule):
         self.encoder.out_indices = sorted(set(self.layers))
         for layer in self.encoder.layers:
             layer.with_cp = with_cp
-        patch, width = _patch_size(self.encoder), self.encoder.embed_dims
+        patch, columns = self.encoder.patch_embed.projection.kernel_size
+        if patch != columns:
+            raise ValueError(
+                f"patch_size={(patch, columns)}: levels need square patches; use an "
+                "encoder that has them."
+            )
+        width = self.encoder.embed_dims
         self.levels = ModuleList(
             _Level(width, patch, channels, stride, norm_cfg)
             for channels, stride in zip(out_channels, out_strides, strict=True)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...]]:
-        """Makes the levels of images of any size.
+        """Makes the levels of images (B, C, H, W) of any size.
 
-        Args:
-            x: Images (B, C, H, W).
-
-        Returns:
-            For each level a map (B, channels, ceil(H / stride), ceil(W / stride)), as
-            of a CNN, or a vector (B, channels); grouped, a tuple of one such tuple.
+        For each, a map (B, channels, ceil(H / stride), ceil(W / stride)), as of a CNN,
+        or a vector (B, channels); grouped, a tuple of one such tuple.
         """
         maps = dict(zip(self.encoder.out_indices, self.encoder(x), strict=True))
         size = (x.shape[-2], x.shape[-1])
@@ -114,15 +116,7 @@ class MultiLevelViT(BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """As of ``VisionTransformer``; the levels count with neck and head.
-
-        Args:
-            param_name: Name of a parameter.
-            prefix: What precedes the names of this backbone's.
-
-        Returns:
-            Its layer (0 for the embedding) and the number of layers.
-        """
+        """As of ``VisionTransformer``; the levels count with neck and head."""
         depth: tuple[int, int] = self.encoder.get_layer_depth(
             param_name, f"{prefix}encoder."
         )
@@ -169,9 +163,7 @@ class _Level(nn.Module):
 def spread_layers(strides: Sequence[int | None], depth: int) -> list[int]:
     """The layer for each level: evenly spread, finer levels first, the last one last.
 
-    Args:
-        strides: Of the levels; ``None``, a vector, reads the last layer.
-        depth: Number of layers.
+    A level without a stride, a vector, reads the last of the ``depth`` layers.
     """
     maps = [level for level, stride in enumerate(strides) if stride is not None]
     layers = [depth - 1] * len(strides)
@@ -208,13 +200,3 @@ def _check_layers(layers: Sequence[int], levels: int, depth: int) -> None:
             f"to {depth - 1}, and the last, {depth - 1}, to one of them at least: no "
             "layer may go without gradient."
         )
-
-
-def _patch_size(encoder: Any) -> int:
-    rows, columns = encoder.patch_embed.projection.kernel_size
-    if rows != columns:
-        raise ValueError(
-            f"patch_size={(rows, columns)}: levels need square patches; use an encoder "
-            "that has them."
-        )
-    return int(rows)

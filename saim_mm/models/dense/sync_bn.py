@@ -34,18 +34,12 @@ class SyncBNOrBN(nn.BatchNorm2d):
         affine: bool = True,
         track_running_stats: bool = True,
     ) -> nn.Module:
-        """Builds the norm that fits this process.
+        """Builds the norm that fits this process; with options of ``nn.BatchNorm2d``.
 
-        Args:
-            num_features: Number of channels D of its input (B, D, h, w).
-            stats_mode: How processes that saw another number of values count.
-                ``None``, for the same number everywhere, is torch's ``SyncBN``. ``"N"``
-                is ``MMSyncBN`` with each process weighted by its B, which may be 0: for
-                RoI heads, where a process may have no instance.
-            eps: Added to the variance.
-            momentum: Share of a batch in the running statistics.
-            affine: Whether there are a learnt scale and shift.
-            track_running_stats: Whether there are running statistics, for evaluation.
+        ``stats_mode`` is how processes that saw another number of values count.
+        ``None``, for the same number everywhere, is torch's ``SyncBN``. ``"N"`` is
+        ``MMSyncBN`` with each process weighted by its B, which may be 0: for RoI heads,
+        where a process may have no instance.
 
         Raises:
             ValueError: If ``stats_mode`` is unknown.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -42,20 +43,13 @@ class FourLayerPyramid(BaseModule):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        d = embed_dims
-        self.scales = ModuleList(
-            [upsample([d, d, d], norm_cfg), _up2(d, d), *_same_and_half()]
-        )
+        self.scales = _scales([embed_dims] * 3, norm_cfg)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Rescales four maps.
+        """Rescales four maps (B, D, h, w), the earliest layer first.
 
-        Args:
-            inputs: Four maps (B, D, h, w), the earliest layer first.
-
-        Returns:
-            Maps (B, D, 4h, 4w), (B, D, 2h, 2w), (B, D, h, w) and (B, D, h/2, w/2);
-            no side gets less than 1.
+        To (B, D, 4h, 4w), (B, D, 2h, 2w), (B, D, h, w) and (B, D, h/2, w/2); no side
+        gets less than 1.
 
         Raises:
             ValueError: If there are not four.
@@ -94,28 +88,15 @@ class SimpleFeaturePyramid(BaseModule):
                 f"embed_dims={embed_dims} cannot be halved twice; it must be a "
                 "multiple of 4."
             )
-        d = embed_dims
-        widths = (d // 4, d // 2, d, d)
-        self.scales = ModuleList(
-            [
-                upsample([d, d // 2, d // 4], norm_cfg),
-                _up2(d, d // 2),
-                *_same_and_half(),
-            ]
-        )
+        half, quarter = embed_dims // 2, embed_dims // 4
+        self.scales = _scales([embed_dims, half, quarter], norm_cfg)
+        conv = partial(ConvModule, norm_cfg=norm_cfg, act_cfg=None)
         self.outputs = ModuleList(
             nn.Sequential(
-                ConvModule(width, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None),
-                ConvModule(
-                    out_channels,
-                    out_channels,
-                    3,
-                    padding=1,
-                    norm_cfg=norm_cfg,
-                    act_cfg=None,
-                ),
+                conv(width, out_channels, 1),
+                conv(out_channels, out_channels, 3, padding=1),
             )
-            for width in widths
+            for width in (quarter, half, embed_dims, embed_dims)
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -140,35 +121,27 @@ class SimpleFeaturePyramid(BaseModule):
         return *maps, F.max_pool2d(maps[-1], kernel_size=1, stride=2)
 
 
-def _up2(width: int, out: int) -> nn.Module:
-    return nn.ConvTranspose2d(width, out, kernel_size=2, stride=2)
+def _scales(widths: Sequence[int], norm_cfg: dict[str, Any]) -> ModuleList:
+    """Four and two times up, by channels of ``widths``, as it is, and half."""
+    up4, up2 = upsample(widths, norm_cfg), upsample(widths[:2], norm_cfg)[0]
+    return ModuleList([up4, up2, nn.Identity(), Downsample(2)])
 
 
 def upsample(widths: Sequence[int], norm_cfg: dict[str, Any]) -> nn.Sequential:
-    """Learnt upsampling: twice up from each width to the next.
+    """Learnt upsampling, twice up from each width to the next.
 
-    Args:
-        widths: Channels before the first step, and after each.
-        norm_cfg: Norm between two steps, which GELU follows.
+    Between two steps there are a norm and GELU.
     """
     steps: list[nn.Module] = []
     for width, out in itertools.pairwise(widths):
         if steps:
             steps += [build_norm_layer(norm_cfg, width)[1], nn.GELU()]
-        steps.append(_up2(width, out))
+        steps.append(nn.ConvTranspose2d(width, out, kernel_size=2, stride=2))
     return nn.Sequential(*steps)
 
 
-def _same_and_half() -> tuple[nn.Module, nn.Module]:
-    return nn.Identity(), Downsample(2)
-
-
 class Downsample(nn.Module):
-    """``nn.MaxPool2d(factor)`` that leaves at least one row and one column.
-
-    Args:
-        factor: Rows, and columns, that become one.
-    """
+    """``nn.MaxPool2d(factor)`` that leaves at least one row and one column."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()

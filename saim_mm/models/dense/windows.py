@@ -67,25 +67,18 @@ class RelativePositionBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(num_heads, *offsets))
 
     def forward(self, grid: tuple[int, int]) -> Tensor:
-        """The bias between all tokens of a grid, which may differ from the built one.
+        """The bias between all tokens of a grid, (1, H, L, L) with L = rows * columns.
 
-        Args:
-            grid: Rows and columns; for another grid the table is resized bilinearly.
-
-        Returns:
-            (1, H, L, L) with L = rows * columns; entry (i, j) is added to the score
-            with which token i attends to token j.
+        Entry (i, j) is added to the score with which token i attends to token j. For
+        another grid than the built one the table is resized bilinearly.
         """
         offsets = (2 * grid[0] - 1, 2 * grid[1] - 1)
         table: Tensor = self.table
         if table.shape[1:] != offsets:
             table = F.interpolate(table[None], offsets, mode="bilinear")[0]
         row, column = (
-            torch.arange(n, device=table.device)[:, None]
-            - torch.arange(n, device=table.device)[None, :]
-            + n
-            - 1
-            for n in grid
+            place[:, None] - place[None, :] + len(place) - 1
+            for place in (torch.arange(n, device=table.device) for n in grid)
         )
         # (rows, rows) x (columns, columns) -> (H, rows, columns, rows, columns)
         bias = table[:, row[:, None, :, None], column[None, :, None, :]]

@@ -229,6 +229,9 @@ def test_start_of_the_weights() -> None:
         for half in layer.ffn.w12.weight.chunk(2):
             bound = math.sqrt(6 / sum(half.shape))
             assert 0.9 * bound < half.abs().max() <= bound
+    affine = MODELS.build(rotary(qk_norm="affine"))
+    affine.init_weights()  # norms of heads have no bias
+    assert all((layer.q_norm.weight == 1).all() for layer in affine.layers)
 
 
 def test_rescaling_is_of_training_only() -> None:
