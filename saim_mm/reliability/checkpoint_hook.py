@@ -150,14 +150,12 @@ class SafeCheckpointHook(CheckpointHook):
         try:
             self._write(runner, step, meta)
         except OSError as error:
-            done, goal = (
-                (meta["epoch"], runner.max_epochs)
-                if self.by_epoch
-                else (meta["iter"], runner.max_iters)
-            )
+            if self.by_epoch:
+                last = meta["epoch"] == runner.max_epochs
+            else:
+                last = meta["iter"] == runner.max_iters
             # A file that was to be written again is there already.
-            last = done == goal and self.last_ckpt != self._path(step)
-            self._report(runner, error, last)
+            self._report(runner, error, last and self.last_ckpt != self._path(step))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Lets MMEngine write the best one, and removes the previous one afterwards."""
@@ -283,7 +281,6 @@ class SafeCheckpointHook(CheckpointHook):
         )
 
     def _best(self) -> set[str]:
-        """The best files, by whatever metrics."""
         paths = (self.best_ckpt_path, *self.best_ckpt_path_dict.values())
         return {path for path in paths if path}
 

@@ -94,7 +94,6 @@ class ExactResumeHook(Hook):
                 runner.logger.warning(f"not an exact resume: {difference}")
 
     def _begin_without(self, runner: Runner) -> None:
-        """Lets the optimiser begin anew if that is wanted."""
         lost = (
             f"{runner._load_from or 'the checkpoint'} holds no state of the optimiser "
             "(a published file, or one written with save_optimizer=False)"
@@ -247,7 +246,6 @@ def _lacks_seeds(dataset: Any) -> bool:
 
 
 def _not_exact(runner: Runner) -> str:
-    """Says which lines are missing from a config."""
     sampler = getattr(runner.train_dataloader.batch_sampler, "sampler", None)
     loop = type(runner.train_loop).__name__
     remedy = "train_cfg=dict(type='ExactEpochLoop' or 'ExactIterLoop', ...)"

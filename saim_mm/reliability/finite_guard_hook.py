@@ -212,17 +212,21 @@ class FiniteGuardHook(Hook):
         return why_not_finite(content, runner.model)
 
     def _write(self, runner: Runner, step: list[_Iteration]) -> str:
-        """Writes the record of a step that was not made; every process its own.
-
-        Returns:
-            Where it is, in words.
-        """
+        """Writes each process's record of a step; returns where it is, in words."""
         if self.skipped > _RECORDED and self.in_a_row < self.patience:
             return f"of the first {_RECORDED} {FOLDER} says which samples"
         folder = Path(runner.work_dir) / FOLDER
         name = f"iter_{step[-1].number + 1}"
         path = folder / f"{name}_rank_{get_rank()}.json"
-        weights = self._write_weights(runner, folder / f"{name}_weights.pth")
+        weights = None
+        self._records += 1
+        if self._records <= self.keep_weights:
+            state = whole_state(unwrap_model(runner.model).state_dict())
+            file = folder / f"{name}_weights.pth"
+            if not is_main_process() or attempt(
+                runner.logger, folder, write_sealed, file, state
+            ):
+                weights = file.name
         scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
         record = dict(
             iterations=[iteration.number for iteration in step],
@@ -240,17 +244,6 @@ class FiniteGuardHook(Hook):
             runner.logger, folder, write_json, path, record, indent=1, end=""
         )
         return f"{path} says which samples" if written else "there is no record of it"
-
-    def _write_weights(self, runner: Runner, path: Path) -> str | None:
-        """Keeps the weights, too, a few times; returns the name of the file."""
-        self._records += 1
-        if self._records > self.keep_weights:
-            return None
-        state = whole_state(unwrap_model(runner.model).state_dict())
-        written = not is_main_process() or attempt(
-            runner.logger, path.parent, write_sealed, path, state
-        )
-        return path.name if written else None
 
 
 def _describe(samples: Sequence[Any]) -> list[dict[str, Any]]:

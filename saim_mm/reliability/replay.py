@@ -95,7 +95,6 @@ def replay(
 
 
 def _batch_of(cfg: Config, samples: list[dict[str, Any]]) -> Any:
-    """The batch that the samples were collated to."""
     indices = []
     for sample in samples:
         missing = {"index", "seed", "epoch"} - sample.keys()

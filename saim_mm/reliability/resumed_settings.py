@@ -1,9 +1,8 @@
 """A resumed run learns as its config says, whatever its checkpoint did.
 
-MMEngine takes learning rate, weight decay and schedules from the checkpoint, and shows
-what the config says. Here the checkpoint is compared with what was built from the
-config. Where they differ the config counts, and the schedules go on from where they
-would be, had they been those of the config from the start.
+MMEngine takes learning rate, weight decay and schedules from the checkpoint. Here the
+config counts where they differ, and the schedules go on from where they would be, had
+they been those of the config from the start.
 """
 
 from __future__ import annotations
@@ -66,7 +65,6 @@ def apply_config(runner: Runner, checkpoint: dict[str, Any], done: int) -> list[
 
 
 def _changed_groups(optimizer: Optimizer, saved: Sequence[dict]) -> list[str]:
-    """What the optimiser was told to do otherwise."""
     groups = optimizer.param_groups
     sizes = [[len(group["params"]) for group in some] for some in (groups, saved)]
     kinds = [[name in some[0] for name in _KINDS] for some in (groups, saved)]
@@ -96,7 +94,6 @@ def _changed_groups(optimizer: Optimizer, saved: Sequence[dict]) -> list[str]:
 def _changed_schedules(
     schedules: Sequence[_ParamScheduler], saved: Sequence[dict[str, Any]]
 ) -> list[str]:
-    """What the schedules were told to do otherwise."""
     if len(schedules) != len(saved):
         counts = {"schedules": (len(schedules), len(saved))}
         return [_sentence("param_scheduler", counts)]

@@ -22,10 +22,8 @@ HISTORY = 10_000
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
     """MMEngine's ``RuntimeInfoHook``, except that losses may stay on the GPU.
 
-    MMEngine reads every loss at every step, and the host waits for the GPU to get
-    there. This hook keeps them where they are and reads all of them at once, right
-    before they are logged, saved, or the epoch ends; every one is logged as before. On
-    a CPU nothing waits.
+    It reads all of them at once, right before they are logged, saved, or the epoch
+    ends, so that the host waits for the GPU only there; every one is logged as before.
 
     Of every logged value the last 10,000 iterations are remembered, and windows of
     ``LogProcessor`` reach no further back.
@@ -75,7 +73,6 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             checkpoint["message_hub"] = runner.message_hub.state_dict()
 
     def _must_wait(self, value: Any) -> bool:
-        """Whether reading a value makes the host wait."""
         return isinstance(value, Tensor) and value.device.type != "cpu"
 
     def hand_over(self, runner: Runner) -> None:

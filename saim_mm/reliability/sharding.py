@@ -1,9 +1,4 @@
-"""Models of which every process keeps a part (FSDP), and their whole checkpoints.
-
-PyTorch's ``fully_shard`` makes every parameter, and with it its gradient and the
-optimiser's state, a ``DTensor``, of which a process has some of the rows. Checkpoints
-stay those of an ordinary run: here they become whole, and parts again.
-"""
+"""Models of which every process keeps a part (FSDP), and their whole checkpoints."""
 
 from __future__ import annotations
 
@@ -35,11 +30,12 @@ except ImportError:  # torch before 2.6
 class FullyShardedModel(nn.Module):
     """A model for ``model_wrapper_cfg`` whose processes keep a part of it each.
 
-    The whole weights of one transformer layer at a time are brought together for its
-    forward pass, and again for its backward pass. Weights, gradients and the state of
-    AdamW, 16 bytes a parameter, take 1/P of that on each of P processes, at the price
-    of 1.5 times the traffic of data parallelism. Losses and weights are those of data
-    parallelism but for rounding.
+    PyTorch's ``fully_shard`` makes each parameter a ``DTensor``, of which a process has
+    some of the rows. The whole weights of one transformer layer at a time are brought
+    together for its forward pass, and again for its backward pass. Weights, gradients
+    and the state of AdamW, 16 bytes a parameter, take 1/P of that on each of P
+    processes, at the price of 1.5 times the traffic of data parallelism. Losses and
+    weights are those of data parallelism but for rounding.
 
     It is whole until :class:`ShardingHook` calls :meth:`shard` when training begins,
     because MMEngine wraps a model before it initialises or loads its weights.

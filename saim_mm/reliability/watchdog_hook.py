@@ -42,11 +42,9 @@ _SILENT = "shows no sign of life"
 class WatchdogHook(Hook):
     """Ends all processes of a run with exit code 69 if one of them is stuck.
 
-    When a process hangs all others wait for it, without a word and for as long as the
-    backend allows: 10 minutes with NCCL, 30 with gloo. Here each process has a thread
-    that tells the others how far it is. If training stands still the log says which
-    process it is and where in the code, and all end, so that torchrun can start them
-    anew. Does nothing in a single process.
+    Each process has a thread that tells the others how far it is. If training stands
+    still the log says which process it is and where in the code, and all end, so that
+    torchrun can start them anew. Does nothing in a single process.
 
     Hooks, validation, compiling and the first iteration may take any time. A step
     costs two additions; the rest happens in the threads, over a connection of their
@@ -175,7 +173,6 @@ class _Watchdog:
         return moved
 
     def _listen(self) -> None:
-        """Reads the last beat of each process."""
         # One may not be there yet, or not be watched. (`check` came with torch 2.2.)
         if self._store.add(_ARRIVED, 0) < self._world_size:
             return

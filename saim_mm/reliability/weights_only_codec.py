@@ -37,10 +37,8 @@ _DEEPEST = 100
 def encode(value: Any, where: str = "") -> Any:
     """Copies nested containers, with plain values for what is none.
 
-    Args:
-        value: A checkpoint, or a part of one. Tensors are not copied. What is shared
-            stays shared.
-        where: What the part is called in messages.
+    Tensors are not copied, and what is shared stays shared. ``where`` is what the part
+    of a checkpoint is called in messages.
 
     Returns:
         Plain numbers, strings, tensors, lists, tuples and dicts.
@@ -159,7 +157,6 @@ def _name(value: Any) -> str:
 
 
 def _to_plain(value: Any) -> Any:
-    """What stands for a single value, or the value itself where nothing does."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Enum):

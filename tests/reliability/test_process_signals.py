@@ -8,8 +8,8 @@ import time
 
 from forked_runs import Child
 
-from saim_mm.reliability import process_signals
-from saim_mm.reliability.process_signals import SecondSigterm
+from saim_mm.reliability import preemption_hook
+from saim_mm.reliability.preemption_hook import SecondSigterm
 
 
 def terminate_a_child() -> None:
@@ -24,7 +24,7 @@ def terminate_a_child() -> None:
 
 def test_signals_of_children_are_theirs_after_trainings_that_ended_in_errors() -> None:
     def run(_pipe: int) -> None:
-        process_signals._SAME = 0.01
+        preemption_hook._SAME = 0.01
         SecondSigterm()
         SecondSigterm()
         for _ in range(3):
@@ -36,7 +36,7 @@ def test_signals_of_children_are_theirs_after_trainings_that_ended_in_errors() -
 
 def test_a_new_watch_takes_the_place_of_one_that_was_left() -> None:
     def run(pipe: int) -> None:
-        process_signals._SAME = 0.01
+        preemption_hook._SAME = 0.01
         left, new = SecondSigterm(), SecondSigterm()
         left.close()
         signal.signal(signal.SIGTERM, lambda *_: os.write(pipe, b"t"))
@@ -52,7 +52,7 @@ def test_a_new_watch_takes_the_place_of_one_that_was_left() -> None:
 
 def test_a_watch_that_was_closed_leaves_nothing() -> None:
     def run(_pipe: int) -> None:
-        process_signals._SAME = 0.01
+        preemption_hook._SAME = 0.01
         watch = SecondSigterm()
         watch.close()
         watch.close()
