@@ -45,7 +45,9 @@ class FeatureHook(Hook):
             )
         self.interval = interval
         self.by_epoch = by_epoch
-        self._loading = dict(batch_size=batch_size, num_workers=num_workers)
+        self._loading: dict[str, Any] = dict(
+            batch_size=batch_size, num_workers=num_workers
+        )
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Evaluates, if the interval counts iterations."""
