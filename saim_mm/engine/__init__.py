@@ -8,15 +8,13 @@ from .check_classes_hook import CheckClassesHook
 from .compile_hook import CompileLayersHook
 from .dino_hook import DINOHook
 from .effective_rank_hook import EffectiveRankHook
-from .knn_hook import KNNHook
 from .knn_loop import KNNLoop
-from .logger_hook import LiveLoggerHook, ProgressHook
+from .logger_hook import LiveLoggerHook, ProgressHook, quiet_runner, shown
 from .online_probe_hook import OnlineProbeHook
 from .optim_constructor import SAIMOptimWrapperConstructor
 from .picture_hook import PictureHook
-from .probe_hook import ProbeHook
+from .probe_hook import KNNHook, ProbeHook
 from .report_hook import ReportHook
-from .shown_run import quiet_runner, shown
 from .throughput_hook import ThroughputHook
 
 __all__ = [

@@ -16,17 +16,17 @@ class BestLayerHook(Hook):
 
     The earliest of several. A checkpoint that is saved by
     ``save_best="accuracy/best_layer"`` holds the choice.
+
+    Raises:
+        ValueError: When training begins, if the head is no :class:`LayerwiseClsHead`;
+            then, if a validation has no figures by layer.
     """
 
     # Before the checkpoint of the best figure is saved.
     priority = "NORMAL"
 
     def before_train(self, runner: Runner) -> None:
-        """Refuses a model without layers to choose from.
-
-        Raises:
-            ValueError: If the head is no :class:`LayerwiseClsHead`.
-        """
+        """Refuses a model without layers to choose from."""
         head = getattr(unwrap_model(runner.model), "head", None)
         if not isinstance(head, LayerwiseClsHead):
             raise ValueError(
@@ -37,11 +37,7 @@ class BestLayerHook(Hook):
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
-        """Chooses.
-
-        Raises:
-            ValueError: If the validation has no figures by layer.
-        """
+        """Chooses."""
         head, found = unwrap_model(runner.model).head, metrics or {}
         names = [f"accuracy/layer_{i:02d}" for i in range(len(head.probes))]
         if not set(names) <= set(found):

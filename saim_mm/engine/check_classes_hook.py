@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -33,7 +32,14 @@ class CheckClassesHook(Hook):
         Raises:
             ValueError: If class lists differ, or in number from a head's.
         """
-        datasets = dict(_datasets(runner))
+        datasets = {}
+        for stage, loader in product(
+            ("train", "val", "test"), ("bank_dataloader", "dataloader")
+        ):
+            # Of the loops that are built, and are no dicts any more.
+            found = getattr(getattr(runner, f"_{stage}_loop"), loader, None)
+            if found is not None:
+                datasets[f"{stage}'s {loader}"] = found.dataset
         lists: dict[str, tuple[str, ...]] = {}
         for name, dataset in datasets.items():
             lists[f"classes of {name}"] = _classes(name, dataset)
@@ -49,15 +55,6 @@ class CheckClassesHook(Hook):
                 )
         for name, dataset in datasets.items():
             _check_parts(unwrap_model(runner.model), name, dataset)
-
-
-def _datasets(runner: Runner) -> Iterator[tuple[str, Any]]:
-    """What the loops that are built, and are no dicts any more, read."""
-    for stage in ("train", "val", "test"):
-        for loader in ("bank_dataloader", "dataloader"):
-            found = getattr(getattr(runner, f"_{stage}_loop"), loader, None)
-            if found is not None:
-                yield f"{stage}'s {loader}", found.dataset
 
 
 def _classes(name: str, dataset: Any) -> tuple[str, ...]:

@@ -26,11 +26,8 @@ def compile_layers(model: nn.Module) -> int:
     Parameters, their names and the types of the modules stay as they are. Nothing is
     compiled yet: the first call of each layer does that.
 
-    Args:
-        model: Any model; SAIM's layers and those of mmpretrain's ViTs are found in it.
-
     Returns:
-        How many layers were found.
+        How many layers of SAIM and of mmpretrain's ViTs were found.
     """
     layers = transformer_layers(model)
     for layer in layers:
@@ -48,25 +45,18 @@ def compile_layers(model: nn.Module) -> int:
 
 
 def why_not(device: torch.device) -> str | None:
-    """Returns why nothing can be compiled here, or None if it can.
+    """Returns why nothing can be compiled for a device, or None if it can.
 
     It compiles a small function, which takes a few seconds: whether there is a working
-    compiler for the device is hard to tell in any other way.
-
-    Args:
-        device: Where the model is.
+    compiler is hard to tell in any other way.
     """
     try:
-        probe = torch.compile(_probe)
-        probe(torch.ones(8, device=device))
+        compiled = torch.compile(lambda x: torch.nn.functional.gelu(x) + 1)
+        compiled(torch.ones(8, device=device))
     # Python, torch, Triton, a C++ compiler, the file system: each raises its own.
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None
-
-
-def _probe(x: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.gelu(x) + 1
 
 
 @register("hook")

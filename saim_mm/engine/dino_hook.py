@@ -97,21 +97,13 @@ class DINOHook(Hook):
             optimizer.register_step_post_hook(after_step),
         ]
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Sets the temperature of the teacher, for all iterations of a step."""
         if runner.optim_wrapper.should_update():
             head = unwrap_model(runner.model).head
             head.temperature.fill_(head.temperature_in(self._epoch(runner)))
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Forgets what the teacher said if the step was skipped."""
         if runner.optim_wrapper.should_update():
             unwrap_model(runner.model).head.forget()
@@ -131,12 +123,7 @@ class DINOHook(Hook):
 
 
 def clip_each(optimizer: Optimizer, max_norm: float) -> None:
-    """Clips the gradient of each parameter to a norm of its own.
-
-    Args:
-        optimizer: Its parameters' gradients are changed in place.
-        max_norm: The largest norm.
-    """
+    """Clips the gradient of each parameter, by itself and in place, to a norm."""
     found = [p.grad for group in optimizer.param_groups for p in group["params"]]
     gradients = [gradient for gradient in found if gradient is not None]
     # A fused optimiser takes the factor of a gradient scaler away by itself, later.

@@ -45,21 +45,19 @@ class EffectiveRankHook(FeatureHook):
     sign of features that collapse. The training stays as it is, bit by bit; a forward
     of the encoder over ``images * views`` crops is what it costs.
 
+    What is not said here is as for :class:`ProbeHook`.
+
     Args:
-        interval: Epochs between evaluations, or iterations if not ``by_epoch``; the
-            last one is always evaluated.
-        by_epoch: Whether the interval counts epochs.
         images: How many images, evenly spread over the data set; at most all. Neither
             figure can be greater; LiDAR's authors take 1000.
         views: Crops of each. LiDAR's authors take 50.
         pool: ``avg`` (mean of the patches) or ``cls`` (class token).
         layer: Counted from 0; -1 is the last one.
-        batch_size: Crops per forward and process.
-        num_workers: Processes that load images, for each process.
+        **loading: ``batch_size`` and ``num_workers``.
 
     Raises:
         ValueError: If the interval is not a positive integer, or there are less than
-            two images or views.
+            two images or views; when training begins, if the pool or layer is none.
     """
 
     def __init__(
@@ -70,10 +68,9 @@ class EffectiveRankHook(FeatureHook):
         views: int = 10,
         pool: Pool = "avg",
         layer: int = -1,
-        batch_size: int = 128,
-        num_workers: int = 4,
+        **loading: int,
     ) -> None:
-        super().__init__(interval, by_epoch)
+        super().__init__(interval, by_epoch, **loading)
         if images < 2 or views < 2:
             raise ValueError(
                 f"EffectiveRankHook images={images} and views={views} must both be at "
@@ -81,23 +78,14 @@ class EffectiveRankHook(FeatureHook):
             )
         self.images, self.views = images, views
         self.pool, self.layer = pool, layer
-        self._loading: dict[str, Any] = dict(
-            batch_size=batch_size, num_workers=num_workers
-        )
 
     def before_train(self, runner: Runner) -> None:
-        """Chooses the images.
-
-        Raises:
-            ValueError: If the training has a single image, or the pool or layer is
-                none.
-        """
-        self._extractor = extractor_of(runner, self.pool, self.layer)
+        """Chooses the images."""
+        self._extractor = extractor_of(runner, pool=self.pool, layer=self.layer)
         dataset = runner.train_dataloader.dataset
         if len(dataset) < 2:
             raise ValueError("EffectiveRankHook needs at least 2 training images.")
-        images = min(self.images, len(dataset))
-        self._crops = _Crops(dataset, images, self.views)
+        self._crops = _Crops(dataset, min(self.images, len(dataset)), self.views)
 
     def _evaluate(self, runner: Runner, step: int) -> None:
         vectors = self._extractor.extract(self._crops, **self._loading).vectors

@@ -8,44 +8,36 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..evaluation import FeatureExtractor, Pool
+from ..evaluation import FeatureExtractor
 from ..utils.model_state import random_state_kept, unwrap_model
 
 
-def extractor_of(
-    runner: Runner, pool: Pool = "avg", layer: int = -1, final_norm: bool = False
-) -> FeatureExtractor:
+def extractor_of(runner: Runner, **options: Any) -> FeatureExtractor:
     """Features of the model that a run trains, sharded or not, without its masks.
 
-    All processes of the run must use it together.
+    All processes of the run must use it together; the options are the extractor's.
     """
     model = unwrap_model(runner.model)
-    return FeatureExtractor(
-        model.backbone,
-        model.data_preprocessor,
-        pool=pool,
-        layer=layer,
-        final_norm=final_norm,
-        model=model,
-    )
+    given = model.data_preprocessor
+    return FeatureExtractor(model.backbone, given, model=model, **options)
 
 
 class FeatureHook(Hook):
     """Evaluates every few epochs or iterations, and always at the end.
 
-    The random streams are put back, so that the training goes on as without it.
-
-    Args:
-        interval: Epochs between evaluations, or iterations if not ``by_epoch``.
-        by_epoch: Whether the interval counts epochs.
-
-    Raises:
-        ValueError: If the interval is not a positive integer.
+    The random streams are put back, so that the training goes on as without it. The
+    options are those of :class:`ProbeHook`.
     """
 
     priority = "LOW"
 
-    def __init__(self, interval: int, by_epoch: bool) -> None:
+    def __init__(
+        self,
+        interval: int,
+        by_epoch: bool,
+        batch_size: int = 128,
+        num_workers: int = 4,
+    ) -> None:
         if not isinstance(interval, int) or interval < 1:
             raise ValueError(
                 f"interval={interval!r} must be a positive number of epochs (or, with "
@@ -53,6 +45,9 @@ class FeatureHook(Hook):
             )
         self.interval = interval
         self.by_epoch = by_epoch
+        self._loading: dict[str, Any] = dict(
+            batch_size=batch_size, num_workers=num_workers
+        )
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Evaluates, if the interval counts iterations."""
@@ -86,11 +81,7 @@ class FeatureHook(Hook):
         """Logs figures; those named in ``quiet`` not in words."""
         if not figures:
             return
-        said = [
-            f"{name}: {figure:.2f}"
-            for name, figure in figures.items()
-            if name not in quiet
-        ]
+        said = [f"{n}: {value:.2f}" for n, value in figures.items() if n not in quiet]
         unit = "epoch" if self.by_epoch else "iteration"
         runner.logger.info(f"{', '.join(said)} after {unit} {step} ({sizes})")
         for name, figure in figures.items():

@@ -1,15 +1,21 @@
-"""A log that shows that the run lives."""
+"""A log, and a console, that show that the run lives."""
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
 import time
+from contextlib import closing, redirect_stdout
 from datetime import timedelta
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
+from .. import launch
 from ..registry import register
 from ..reliability.runtime_info_hook import DeferredRuntimeInfoHook
 from ..utils.progress_line import ProgressLine
@@ -49,8 +55,11 @@ class LiveLoggerHook(LoggerHook):
         outputs: Any = None,
     ) -> None:
         """Logs what is due by the interval or by the clock."""
-        passed = time.monotonic() - self._last_line
-        due = self._is_due(runner, batch_idx)
+        passed, loader = time.monotonic() - self._last_line, runner.train_dataloader
+        due = self.every_n_inner_iters(batch_idx, self.interval) or (
+            self.end_of_epoch(loader, batch_idx)
+            and (not self.ignore_last or len(loader) <= self.interval)
+        )  # by MMEngine's hook
         early = passed < self.seconds_per_line and not self.is_last_train_iter(runner)
         if due and early:
             scalars, _ = runner.log_processor.get_log_after_iter(
@@ -66,14 +75,6 @@ class LiveLoggerHook(LoggerHook):
             due = True
         if due:
             self._last_line = time.monotonic()
-
-    def _is_due(self, runner: Runner, batch_idx: int) -> bool:
-        """Whether MMEngine's hook logs this step."""
-        loader = runner.train_dataloader
-        return self.every_n_inner_iters(batch_idx, self.interval) or (
-            self.end_of_epoch(loader, batch_idx)
-            and (not self.ignore_last or len(loader) <= self.interval)
-        )
 
 
 class ProgressHook(Hook):
@@ -109,3 +110,25 @@ def describe_step(runner: Runner) -> str:
     seconds = runner.message_hub.get_info("eta")  # of IterTimerHook
     left = "" if seconds is None else f"  eta: {timedelta(seconds=int(seconds))}"
     return f"step {runner.iter + 1}/{runner.max_iters}{loss}{rate}{left}"
+
+
+def quiet_runner(cfg: Config, newest: bool = False, silent: bool = True) -> Runner:
+    """Builds a run; what MMEngine says of machine and settings is in the file only.
+
+    Config and ``newest`` are those of :func:`~saim_mm.launch.make_runner`; ``silent``
+    lets the console hear only warnings later, too.
+    """
+    with redirect_stdout(io.StringIO()):
+        runner = launch.make_runner(cfg, newest=newest)
+    for handler in runner.logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setStream(sys.stdout)
+            if silent:
+                handler.setLevel(logging.WARNING)
+    return runner
+
+
+def shown(runner: Runner, line: ProgressLine) -> closing[ProgressLine]:
+    """Shows how far a run is, while it trains; it is a context, which ends the line."""
+    runner.register_hook(ProgressHook(line))
+    return closing(line)

@@ -49,7 +49,8 @@ class OnlineProbeHook(Hook):
         num_classes: By default as many as the data set names.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range; when training begins, if the number of
+            classes is not known, and at a batch that has no labels.
     """
 
     # Before those that log and those that save.
@@ -82,12 +83,8 @@ class OnlineProbeHook(Hook):
             self._loaded = checkpoint.get(STATE_KEY)
 
     def before_train(self, runner: Runner) -> None:
-        """Builds the probe.
-
-        Raises:
-            ValueError: If the data set names no classes, and ``num_classes`` is none.
-        """
-        self._extractor = extractor_of(runner, self.pool, self.layer)
+        """Builds the probe."""
+        self._extractor = extractor_of(runner, pool=self.pool, layer=self.layer)
         backbone = self._extractor.backbone
         device = next(backbone.parameters()).device
         classes = self.num_classes or _count_classes(runner.train_dataloader.dataset)
@@ -103,17 +100,9 @@ class OnlineProbeHook(Hook):
             self._counts.copy_(self._loaded["counts"])
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, *_: Any, **__: Any
     ) -> None:
-        """Judges, then learns from a batch.
-
-        Raises:
-            ValueError: If it has no labels.
-        """
+        """Judges, then learns from a batch."""
         vectors, labels = self._read(data_batch)
         if len(labels) > 1:  # BatchNorm needs two
             self._learn(vectors, labels)
@@ -137,8 +126,8 @@ class OnlineProbeHook(Hook):
         if not samples or any("gt_label" not in sample for sample in samples):
             raise ValueError(f"The training batch has no labels; {_REMEDY}.")
         features = self._extractor(data_batch)
-        vectors, labels = (all_gather(x) for x in vars(features).values())
-        return torch.cat(vectors), torch.cat(labels)
+        vectors, labels = (torch.cat(all_gather(x)) for x in vars(features).values())
+        return vectors, labels
 
     def _learn(self, vectors: Tensor, labels: Tensor) -> None:
         for group in self.optimizer.param_groups:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from mmengine.device import get_device
@@ -13,9 +12,6 @@ from torch import nn
 
 from ..launch import wrapper_without_amp
 from ..registry import register
-
-#: Name of a parameter -> (its layer, number of layers); 0 is the embedding.
-LayerDepth = Callable[[str], tuple[int, int]]
 
 _OPTIONS = {"layer_decay_rate": 1.0, "no_decay": ()}
 
@@ -84,8 +80,14 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         named = dict(module.named_parameters())
         # mm's vis_scheduler.py draws the rates of a single convolution.
         one_layer = len(named) <= 2 and not hasattr(module, "backbone")
-        if not one_layer:
-            self._check_names(named)  # frozen ones too: another run may train them
+        for ending in self.no_decay:
+            # Of frozen ones too: another run may train them.
+            fits = any(f".{name}".endswith(f".{ending}") for name in named)
+            if not fits and not one_layer:
+                raise ValueError(
+                    f"no_decay={ending!r} is the end of no parameter's name; "
+                    "drop it or mend the name."
+                )
         trainable = {n: p for n, p in named.items() if p.requires_grad}
         if not trainable:
             raise ValueError(
@@ -93,57 +95,29 @@ class SAIMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 "frozen_stages."
             )
         decays_by_layer = self.layer_decay_rate < 1 and not one_layer
-        depth = _layer_depth(module) if decays_by_layer else None
+        backbone = getattr(module, "backbone", None)
+        depth = getattr(backbone, "get_layer_depth", None) if decays_by_layer else None
+        if decays_by_layer and depth is None:
+            raise ValueError(
+                f"Layer decay asks the backbone for get_layer_depth, which "
+                f"{type(module).__name__} with backbone {type(backbone).__name__} has "
+                "not; use SAIMViT (or a backbone that has it) or layer_decay_rate=1."
+            )
+        endings = tuple(f".{ending}" for ending in self.no_decay)
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for name, param in trainable.items():
-            scale = 1.0
-            if depth is not None:
-                layer, num_layers = depth(name)
-                scale = self.layer_decay_rate ** (num_layers - 1 - layer)
-            decays = param.ndim > 1 and not self._is_exempt(name)
-            decay = (self.base_wd or 0.0) if decays else 0.0
-            group = groups.setdefault(
-                (scale, decay),
-                dict(
-                    params=[],
-                    lr=self.base_lr * scale,
-                    weight_decay=decay,
-                    lr_scale=scale,
-                ),
-            )
-            group["params"].append(param)
+            # Of the number of layers; 0 is the embedding.
+            layer, number = depth(name, "backbone.") if depth else (0, 1)
+            scale = self.layer_decay_rate ** (number - 1 - layer)
+            exempt = param.ndim <= 1 or f".{name}".endswith(endings)
+            decay = 0.0 if exempt else self.base_wd or 0.0
+            rate = self.base_lr * scale
+            group = dict(params=[], lr=rate, weight_decay=decay, lr_scale=scale)
+            groups.setdefault((scale, decay), group)["params"].append(param)
         params.extend(groups.values())
-        _log_groups(params)
-
-    def _is_exempt(self, name: str) -> bool:
-        return any(f".{name}".endswith(f".{ending}") for ending in self.no_decay)
-
-    def _check_names(self, params: dict[str, nn.Parameter]) -> None:
-        for ending in self.no_decay:
-            if not any(f".{name}".endswith(f".{ending}") for name in params):
-                raise ValueError(
-                    f"no_decay={ending!r} is the end of no parameter's name; "
-                    "drop it or mend the name."
-                )
-
-
-def _layer_depth(model: nn.Module) -> LayerDepth:
-    """The function that tells the layer of a parameter of this model."""
-    backbone = getattr(model, "backbone", None)
-    ask = getattr(backbone, "get_layer_depth", None)
-    if ask is not None:
-        return lambda name: ask(name, "backbone.")
-    raise ValueError(
-        f"Layer decay asks the backbone for get_layer_depth, which "
-        f"{type(model).__name__} with backbone {type(backbone).__name__} has not; use "
-        "SAIMViT (or a backbone that has it) or layer_decay_rate=1."
-    )
-
-
-def _log_groups(groups: list[dict[str, Any]]) -> None:
-    rows = [
-        f"  {len(group['params']):4d} tensors: lr {group['lr']:.3e} "
-        f"(x {group['lr_scale']:.3g}), weight decay {group['weight_decay']:g}"
-        for group in groups
-    ]
-    print_log("\n".join(["Parameter groups:", *rows]), logger="current")
+        rows = [
+            f"  {len(group['params']):4d} tensors: lr {group['lr']:.3e} "
+            f"(x {group['lr_scale']:.3g}), weight decay {group['weight_decay']:g}"
+            for group in params
+        ]
+        print_log("\n".join(["Parameter groups:", *rows]), logger="current")

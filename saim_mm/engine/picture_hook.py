@@ -51,7 +51,8 @@ class PictureHook(Hook):
         seed: Of the orders; they are the same in all pictures.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If an option is out of range; when training begins, if the model is
+            no SAIM.
     """
 
     priority = "LOW"
@@ -81,11 +82,7 @@ class PictureHook(Hook):
         self.seed = seed
 
     def before_train(self, runner: Runner) -> None:
-        """Finds the images, so that a wrong folder ends the run at its start.
-
-        Raises:
-            ValueError: If the model is no SAIM.
-        """
+        """Finds the images, so that a wrong folder ends the run at its start."""
         model = unwrap_model(runner.model)
         if not isinstance(model, SAIM):
             raise ValueError(
@@ -139,17 +136,22 @@ class PictureHook(Hook):
             position_errors,
             reconstruction_sheet,
         )
+        from ..visualization.feature_maps import feature_picture
 
         model, images, step = unwrap_model(runner.model), self._shown, runner.iter + 1
         assert images is not None
+        sampler = model.order_sampler
         generator = torch.Generator(images.device).manual_seed(self.seed)
-        order = model.order_sampler.draw(len(images), images.device, generator)
+        order = sampler.draw(len(images), images.device, generator)
         generator.manual_seed(self.seed)  # the same orders for the curve
         errors = position_errors(model, [images], generator)
+        many = [images] if len(images) >= _ENOUGH_IMAGES else []
+        note = "The mean of the images at each place is subtracted." if many else ""
         show = runner.visualizer.add_image
         show("reconstruction", reconstruction_sheet(model, images, order), step=step)
-        show("feature_maps", _draw_features(model, images), step=step)
-        curve = draw_position_error(errors, model.order_sampler, model.head.loss_kind)
+        features = feature_picture(model, images, many=many, note=note)
+        show("feature_maps", features, step=step)
+        curve = draw_position_error(errors, sampler, model.head.loss_kind)
         show("loss_by_step", curve, step=step)
         parts = np.array_split(errors.mean(dim=0).numpy(), len(QUARTERS))
         scalars = {
@@ -158,23 +160,3 @@ class PictureHook(Hook):
             if len(part)
         }
         runner.visualizer.add_scalars(scalars, step=step)
-
-
-def _draw_features(model: SAIM, images: Tensor) -> np.ndarray:
-    """Feature maps of the middle and the last layer."""
-    from ..visualization import (
-        default_layers,
-        feature_maps,
-        feature_sheet,
-        mean_by_place,
-        original_title,
-        to_rgb,
-    )
-
-    layers, positions, note = default_layers(model.backbone), None, ""
-    if len(images) >= _ENOUGH_IMAGES:
-        positions = mean_by_place(model.backbone, [images], layers)
-        note = "The mean of the images at each place is subtracted."
-    maps = feature_maps(model.backbone, images, layers, positions)
-    given = model.data_preprocessor
-    return feature_sheet(to_rgb(images, given), maps, note, original_title(given))

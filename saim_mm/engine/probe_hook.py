@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ..datasets import BrokenImageError
 from ..datasets.channel_preprocessor import channels_of
 from ..datasets.class_folders import ClassImages, split_class_folders
-from ..evaluation import Views, build_probes, run_probes, views_of
+from ..evaluation import Pool, Views, build_probes, run_probes, views_of
 from ..evaluation.probes import Figures, check_enough, curves_of
 from ..registry import register
 from .feature_hook import FeatureHook, extractor_of
@@ -99,7 +99,7 @@ class ProbeHook(FeatureHook):
         batch_size: int = 128,
         num_workers: int = 4,
     ) -> None:
-        super().__init__(interval, by_epoch)
+        super().__init__(interval, by_epoch, batch_size, num_workers)
         self.probes = build_probes(probes)
         self.final_norm = final_norm
         self._data: dict[str, Any] = dict(
@@ -108,9 +108,6 @@ class ProbeHook(FeatureHook):
             images_per_class=images_per_class,
             val_images_per_class=val_images_per_class,
             crop_ratio=crop_ratio,
-        )
-        self._loading: dict[str, Any] = dict(
-            batch_size=batch_size, num_workers=num_workers
         )
 
     def before_train(self, runner: Runner) -> None:
@@ -135,15 +132,13 @@ class ProbeHook(FeatureHook):
         if curves and is_main_process():
             from ..visualization import draw_layer_curve
 
-            runner.visualizer.add_image(
-                "layer_curve", draw_layer_curve(curves), step=step
-            )
+            curve = draw_layer_curve(curves)
+            runner.visualizer.add_image("layer_curve", curve, step=step)
 
     def _judge(self, runner: Runner) -> Figures:
         """What the probes find; nothing, if too few images are left."""
-        bank, queries = (
-            self._extract(runner, images) for images in (self._bank, self._queries)
-        )
+        bank = self._extract(runner, self._bank)
+        queries = self._extract(runner, self._queries)
         learnt, judged = (len(next(iter(views.values()))) for views in (bank, queries))
         if learnt < max(probe.least for probe in self.probes) or not judged:
             runner.logger.warning(f"{self.tag}: too few images that load.")
@@ -169,3 +164,35 @@ class ProbeHook(FeatureHook):
             views = {view: found[~is_broken] for view, found in views.items()}
         device = next(backbone.parameters()).device
         return {view: found.to(device) for view, found in views.items()}
+
+
+@register("hook")
+class KNNHook(ProbeHook):
+    """:class:`ProbeHook` with nearest neighbours alone; it logs ``accuracy/knn``.
+
+    What is not said here, and ``options``, are as there; ``probes`` is not among them.
+
+    Args:
+        k: Number of neighbours.
+        temperature: As for :func:`saim_mm.evaluation.knn_scores`.
+        pool: ``avg`` (mean of the patches) or ``cls`` (class token).
+    """
+
+    tag = "accuracy/knn"
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        interval: int = 5,
+        by_epoch: bool = True,
+        k: int = 20,
+        temperature: float = 0.07,
+        pool: Pool = "avg",
+        **options: Any,
+    ) -> None:
+        probe = dict(type="KNNProbe", k=k, temperature=temperature, pool=pool)
+        super().__init__(data_root, [probe], interval, by_epoch, **options)
+
+    def _judge(self, runner: Runner) -> Figures:
+        found = super()._judge(runner)  # of one probe, whatever it calls its figure
+        return {self.tag: next(iter(found.values()))} if found else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
@@ -15,14 +15,6 @@ from ..evaluation.flops import known_peak_tflops, saim_flops
 from ..models import SAIM
 from ..registry import register
 from ..utils.model_state import unwrap_model
-
-
-class _Iteration(NamedTuple):
-    """One training iteration of this process; ``seconds`` includes ``waited``."""
-
-    images: int
-    seconds: float
-    waited: float
 
 
 @register("hook")
@@ -68,7 +60,8 @@ class ThroughputHook(Hook):
                 "H100 in bfloat16; leave it out if it is unknown."
             )
         self.peak_tflops = peak_tflops
-        self._iterations: deque[_Iteration] = deque(maxlen=window)
+        #: Images, seconds and those of them that were waited, in this process.
+        self._iterations: deque[tuple[int, float, float]] = deque(maxlen=window)
         self._flops_per_image = 0
         self._peak_flops: float | None = None
 
@@ -90,37 +83,28 @@ class ThroughputHook(Hook):
         )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Starts to wait for the first batch."""
+        """Starts to wait for a batch, also after a validation between iterations."""
         self._since = perf_counter()
 
-    def after_val(self, runner: Runner) -> None:
-        """Waits anew after a validation between two iterations."""
-        self._since = perf_counter()
+    after_val = before_train_epoch
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Notes how long the batch took to come."""
         self._waited = perf_counter() - self._since
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, *_: Any, **__: Any
     ) -> None:
         """Hands the figures to the logger, and waits for the next batch."""
         now = perf_counter()
-        self._iterations.append(
-            _Iteration(_count_images(data_batch), now - self._since, self._waited)
-        )
+        images = _count_images(data_batch)
+        self._iterations.append((images, now - self._since, self._waited))
         # Not resumed: another machine's speed means nothing here.
         runner.message_hub.update_scalars(self._figures(), resumed=False)
         self._since = perf_counter()
 
     def _figures(self) -> dict[str, float]:
-        images, seconds, waited = (
-            sum(values) for values in zip(*self._iterations, strict=True)
-        )
+        images, seconds, waited = map(sum, zip(*self._iterations, strict=True))
         if not seconds:
             return {}
         figures = {"train/data_share": waited / seconds}

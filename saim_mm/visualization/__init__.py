@@ -6,8 +6,7 @@
 * :mod:`order_masks`: orders and the masks that follow from them (Figure 5).
 * :mod:`completion`, :mod:`kept_patches`, :mod:`completion_sheet`: any-order completion.
 * :mod:`layer_curve`: how good the features of each layer are.
-* :mod:`loss_curve`, :mod:`scalars`, :mod:`report`, :mod:`live_report`: runs, from their
-  work dirs.
+* :mod:`loss_curve`, :mod:`scalars`, :mod:`report`: runs, from their work dirs.
 
 It needs matplotlib, as MMEngine's visualiser does; the rest of the package does not
 import it.
@@ -26,10 +25,9 @@ from .feature_maps import (
     pca_colours,
 )
 from .figure import HIDDEN, save_gif, save_png, stack
-from .image_folder import read_images
+from .from_files import read_images
 from .kept_patches import keep_box, keep_drawn, keep_share
 from .layer_curve import draw_layer_curve
-from .live_report import LiveReport
 from .loss_curve import LossCurve, draw_loss_curve, read_loss_curve
 from .mae import MAEReconstruction, reconstruct_with_mae
 from .order_masks import order_sheet
@@ -41,7 +39,7 @@ from .reconstruction import (
     step_maps,
     to_rgb,
 )
-from .report import write_report
+from .report import LiveReport, write_report
 from .scalars import draw_scalar, draw_scalars, read_scalars
 
 __all__ = [

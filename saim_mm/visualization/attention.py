@@ -15,7 +15,7 @@ from torch import Tensor
 from ..models import SAIMViT
 from ..models.plan import Mask
 from ..utils.model_state import evaluation_mode
-from .figure import CELL, Picture, new_figure, render, show
+from .figure import Picture, image_sheet, render
 
 #: Reference points (P, 2), as shares of the width and of the height, in [0, 1).
 Points = Sequence[tuple[float, float]]
@@ -118,35 +118,23 @@ def attention_sheet(
         The picture; each map has a colour scale of its own, from zero to its largest
         value.
     """
-    count, height, width = originals.shape[:3]
-    num_columns = 1 + len(points) * len(maps)
-    figure = new_figure(
-        num_columns * (CELL + 0.06), count * (CELL * height / width + 0.06) + 0.95
-    )
-    cells = figure.subplots(count, num_columns, squeeze=False)
-    cells[0, 0].set_title(title, fontsize=9)
-    extent = (0, width, height, 0)
-    for row, image in zip(cells, originals, strict=True):
-        show(row[0], image)
-        for number, (x, y) in enumerate(points):
-            colour = _POINT_COLOURS[number % len(_POINT_COLOURS)]
-            at = (x * width - 0.5, y * height - 0.5)  # imshow centres pixels
-            row[0].plot(*at, "o", ms=7, mfc=colour, mec="white", mew=1.5)
-            for cell in row[1 + number * len(maps) :][: len(maps)]:
-                # A ring: the map shows through.
-                cell.plot(x * width, y * height, "o", ms=8, mfc="none", mec=colour,
-                          mew=2)  # fmt: skip
+    columns = {title: originals}
     for number in range(len(points)):
-        for offset, (name, values) in enumerate(maps.items()):
-            column = cells[:, 1 + number * len(maps) + offset]
-            heading = f"point {number + 1}\n{name}" if len(points) > 1 else name
-            column[0].set_title(heading, fontsize=9)
-            for cell, value in zip(column, values[:, number], strict=True):
-                show(cell, value, extent=extent, cmap="inferno", vmin=0)
+        heading = f"point {number + 1}\n" if len(points) > 1 else ""
+        columns |= {heading + name: values[:, number] for name, values in maps.items()}
     note = (
         "Attention of the last layer from the marked patch, mean over heads. Bright: "
         "attended to. The encoder sees the whole image."
     )
-    note = textwrap.fill(note, 23 * num_columns)
-    figure.supxlabel(note, fontsize=8, color="0.35")
+    note = textwrap.fill(note, 23 * len(columns))
+    figure, cells = image_sheet(columns, note, cmap="inferno", vmin=0)
+    height, width = originals.shape[1:3]
+    for row in cells:
+        for number, (x, y) in enumerate(points):
+            colour = _POINT_COLOURS[number % len(_POINT_COLOURS)]
+            at = (x * width, y * height)
+            row[0].plot(*at, "o", ms=7, mfc=colour, mec="white", mew=1.5)
+            for cell in row[1 + number * len(maps) :][: len(maps)]:
+                # A ring: the map shows through.
+                cell.plot(*at, "o", ms=8, mfc="none", mec=colour, mew=2)
     return render(figure)

@@ -19,7 +19,7 @@ from ..models import SAIM, OrderSampler, SAIMHead
 from ..models.plan import sort_tokens
 from ..models.saim_head import patch_statistics, patchify, unpatchify
 from ..utils.model_state import evaluation_mode
-from .reconstruction import smoothed
+from .reconstruction import grid_of, target_statistics
 
 #: Where mean and deviation of a hidden patch come from if the targets are normalised;
 #: see :func:`hidden_statistics`.
@@ -70,27 +70,28 @@ def complete(
     """
     generator = generator or torch.Generator(images.device).manual_seed(0)
     family, patch_size = model.order_sampler, model.head.patch_size
-    grid = _grid_of(images, model.head)
+    grid = grid_of(images, model.head)
     kept = kept.flatten().to(images.device)
     order = kept_first(family, kept, len(images), generator)
-    count = int(kept.sum())
-    step_size = _check_step(model, family.num_patches - count, patches_per_step)
+    step_size = _check_step(model, int((~kept).sum()), patches_per_step)
     mean, std = hidden_statistics(images, kept, model.head, statistics)
     ranks = order.argsort(dim=1)
     # Zero where hidden, so that nothing can read what it should not.
     patches = patchify(images.float(), patch_size) * kept[:, None]
 
-    for known in range(count, family.num_patches, step_size):
+    known = int(kept.sum())
+    while True:
         current = unpatchify(patches, patch_size, grid)
-        yield Completion(current.clone(), _pixels(ranks < known, patch_size, grid))
+        yield Completion(current.clone(), pixels_of(ranks < known, patch_size, grid))
+        if known >= family.num_patches:
+            return
         asked = order[:, known : known + step_size]
         with evaluation_mode(model):
             predicted = predict_next(model, current, order, known, asked.shape[1])
         predicted = predicted * sort_tokens(std, asked) + sort_tokens(mean, asked)
         index = asked.unsqueeze(-1).expand_as(predicted)
         patches = patches.scatter(1, index, predicted)
-    current = unpatchify(patches, patch_size, grid)
-    yield Completion(current, _pixels(ranks >= 0, patch_size, grid))
+        known += step_size
 
 
 @torch.no_grad()
@@ -99,16 +100,12 @@ def predict_next(
 ) -> Tensor:
     """Predicts the patches of the next steps, each from the known ones alone.
 
-    Args:
-        model: The model, in evaluation mode.
-        images: (B, C, H, W); only the first ``known`` patches of the order matter.
-        order: Patch order (B, N).
-        known: Number of patches that are seen; with segments, of whole ones.
-        count: How many patches are predicted. If it is one segment, the result is that
-            of ``SAIM.predict_patches``.
+    Of ``images`` (B, C, H, W) the first ``known`` patches of the order (B, N) are read
+    by the model, which is in evaluation mode; of segments, whole ones.
 
     Returns:
-        (B, count, p*p*C), float32, sorted, in the units of the target.
+        The next ``count`` patches (B, count, p*p*C), float32, sorted, in the units of
+        the target; of one segment those of ``SAIM.predict_patches``.
     """
     # Queries of known patches matter only where queries read each other.
     first = 0 if len(model.head.projector.layers) else known
@@ -122,16 +119,7 @@ def predict_next(
 def kept_first(
     family: OrderSampler, kept: Tensor, batch_size: int, generator: torch.Generator
 ) -> Tensor:
-    """Draws orders of a family that begin with the patches that are kept.
-
-    Args:
-        family: The family that the model was trained in.
-        kept: (N,), bool.
-        batch_size: Number of images B.
-        generator: Source of randomness, on the device of ``kept``.
-
-    Returns:
-        Order (B, N).
+    """Draws orders (B, N) of a family that begin with the patches kept (N,), bool.
 
     Raises:
         ValueError: If no order of the family begins with them, or none is hidden.
@@ -207,11 +195,8 @@ def hidden_statistics(
         raise ValueError(
             f"statistics={source!r} is unknown; choose one of {get_args(Statistics)}."
         )
-    if not head.norm_pix:
-        mean = images.new_zeros(len(images), len(kept), 1, dtype=torch.float32)
-        return mean, torch.ones_like(mean)
-    if source == "true":
-        return patch_statistics(patchify(smoothed(images, head), head.patch_size))
+    if source == "true" or not head.norm_pix:
+        return target_statistics(images, head)
     if not bool(kept.any()):
         raise ValueError(
             "No patch is kept whose brightness and contrast could be used for the "
@@ -219,33 +204,30 @@ def hidden_statistics(
         )
     known = _smoothed_within(images.float(), kept, head)
     mean, std = patch_statistics(patchify(known, head.patch_size))
-    weights = _nearness(kept, _grid_of(images, head)).to(mean)
+    weights = _nearness(kept, grid_of(images, head)).to(mean)
     return weights @ mean, weights @ std
 
 
 def _smoothed_within(images: Tensor, kept: Tensor, head: SAIMHead) -> Tensor:
     """The smoothed image as far as kept pixels tell; the Gaussian skips the others."""
-    mask = _pixels(kept[None], head.patch_size, _grid_of(images, head))[:, None].float()
+    mask = pixels_of(kept[None], head.patch_size, grid_of(images, head))[
+        :, None
+    ].float()
     everywhere = head.blur(torch.ones_like(mask))
     weight = head.blur(mask).clamp(min=1e-6)
     return head.blur(images * mask) * everywhere / weight
 
 
-def _grid_of(images: Tensor, head: SAIMHead) -> tuple[int, int]:
-    rows, columns = head.patch_size
-    return images.shape[2] // rows, images.shape[3] // columns
-
-
 def _nearness(kept: Tensor, grid: tuple[int, int]) -> Tensor:
     """Weights (N, N) with which patches of a row ask kept ones; rows sum to one."""
-    index = torch.arange(len(kept), device=kept.device)
-    place = torch.stack([index // grid[1], index % grid[1]], dim=1).float()
+    rows, columns = (torch.arange(n, device=kept.device) for n in grid)
+    place = torch.cartesian_prod(rows, columns).float()
     squared = (place[:, None] - place[None, :]).square().sum(dim=2)
     weights = kept.float() / squared.clamp(min=1e-6)  # a kept patch asks itself
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def _pixels(
+def pixels_of(
     patches: Tensor, patch_size: tuple[int, int], grid: tuple[int, int]
 ) -> Tensor:
     """Which patches (B, N) -> which pixels (B, H, W), bool."""

@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.model import BaseDataPreprocessor
 
 from .completion import Completion
-from .figure import CELL, HIDDEN, Picture, new_figure, render, show
+from .figure import HIDDEN, Picture, image_sheet, new_figure, render, stack
 from .reconstruction import to_rgb
 
 #: An image in an animation is enlarged to about so many pixels.
@@ -53,34 +53,31 @@ def completion_sheet(
     chosen = np.unique(
         np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
     )
-    count, height, width = originals.shape[:3]
-    num_columns = 1 + len(chosen)
-    figure = new_figure(
-        num_columns * (CELL + 0.06), count * (CELL * height / width + 0.06) + 0.85
-    )
-    cells = figure.subplots(count, num_columns, squeeze=False)
-    pictures = [originals, *(frames[i] for i in chosen)]
-    titles = [title, f"kept\n({known[0]} of {known[-1]} patches)"]
+    titles = [f"kept\n({known[0]} of {known[-1]} patches)"]
     titles += [f"{known[i]} patches" for i in chosen[1:]]
     titles[-1] = "completed"
-    for column, name, images in zip(cells.T, titles, pictures, strict=True):
-        column[0].set_title(name, fontsize=9)
-        for cell, image in zip(column, images, strict=True):
-            show(cell, image)
-    figure.supxlabel(note, fontsize=8, color="0.35")
-    return render(figure)
+    shown = {name: frames[i] for name, i in zip(titles, chosen, strict=True)}
+    return render(image_sheet({title: originals, **shown}, note, above=0.85)[0])
 
 
-def animation(originals: np.ndarray, frames: list[np.ndarray]) -> list[np.ndarray]:
+def animation(
+    originals: np.ndarray, frames: list[np.ndarray], title: str = ""
+) -> list[np.ndarray]:
     """Pictures for a GIF: the originals above, the images that appear below.
 
     Takes ``originals`` (B, H, W, 3) uint8 RGB and ``frames`` of the same kind; all are
-    enlarged without smoothing.
+    enlarged without smoothing. A title stands above them, if there is one.
     """
     factor = max(1, round(_FRAME_SIZE / max(originals.shape[1:3])))
     above = _side_by_side(originals, factor)
     gap = np.full((_GAP, *above.shape[1:]), 255, np.uint8)
-    return [np.concatenate([above, gap, _side_by_side(f, factor)]) for f in frames]
+    pictures = [np.concatenate([above, gap, _side_by_side(f, factor)]) for f in frames]
+    if not title:
+        return pictures
+    figure = new_figure(1.8, 0.45)
+    figure.text(0.5, 0.5, title, ha="center", va="center", fontsize=9)
+    heading = render(figure)
+    return [stack([heading, picture]) for picture in pictures]
 
 
 def _side_by_side(images: np.ndarray, factor: int) -> np.ndarray:

@@ -9,13 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 def config_values(text: str) -> dict[str, str]:
     """The options of a config as MMEngine writes it, by dotted name, as source text.
 
-    Nothing is executed. Lists of dicts are entered, others are values.
-
-    Args:
-        text: Assignments of ``dict(...)``, lists and plain values.
-
-    Returns:
-        Empty if it is no Python, or too deeply nested.
+    Nothing is executed. Lists of dicts are entered, others are values. What is no
+    Python, or too deeply nested, has none.
     """
     try:
         body = ast.parse(text).body
@@ -54,13 +49,9 @@ def _items(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
 
 
 def differing_values(configs: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
-    """The options that are not the same in all configs, each with its values.
+    """Of :func:`config_values`, the options that are not the same in all configs.
 
-    Args:
-        configs: As :func:`config_values` gives them.
-
-    Returns:
-        By name, a value for each config; ``-`` where it lacks the option.
+    By name, a value for each config; ``-`` where it lacks the option.
     """
     names = {name: None for config in configs for name in config}  # in their order
     rows = {name: [config.get(name, "-") for config in configs] for name in names}

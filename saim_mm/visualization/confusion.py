@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
 from .figure import Picture, new_figure, render
@@ -41,35 +40,22 @@ def draw_confusion(
     shares = confusion / np.maximum(totals, 1)  # a class may have nothing to judge
     # By the square root, or rare mistakes would be as white as none.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
-    _name_classes(axes, names)
-    if count <= _NUMBERED:
-        _write_numbers(axes, confusion, shares)
+    places = range(0, count, -(-count // _NAMED))
+    labels, size = [names[n] for n in places], 9 if count <= _NUMBERED else 6
+    axes.set_xticks(places, labels, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(places, labels, fontsize=size, parse_math=False)
+    axes.tick_params(length=2)
+    for (row, column), number in np.ndenumerate(confusion):
+        if number and count <= _NUMBERED:
+            colour = "white" if shares[row, column] > 0.3 else "black"
+            axes.text(column, row, f"{number}", ha="center", va="center", size=8,
+                      color=colour)  # fmt: skip
     axes.set_title(title, parse_math=False)
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("class")
+    axes.set(xlabel="taken for", ylabel="class")
     bar = figure.colorbar(image, shrink=min(1.0, 4 / side), pad=0.02)
     bar.set_ticks([0, 0.01, 0.1, 0.3, 0.6, 1])
     bar.set_label("share of the class")
     return render(figure)
-
-
-def _name_classes(axes: Axes, names: Sequence[str]) -> None:
-    step = -(-len(names) // _NAMED)
-    places = range(0, len(names), step)
-    size = 9 if len(names) <= _NUMBERED else 6
-    labels = [names[n] for n in places]
-    axes.set_xticks(places, labels, rotation=90, fontsize=size, parse_math=False)
-    axes.set_yticks(places, labels, fontsize=size, parse_math=False)
-    axes.tick_params(length=2)
-
-
-def _write_numbers(axes: Axes, confusion: np.ndarray, shares: np.ndarray) -> None:
-    for (row, column), number in np.ndenumerate(confusion):
-        if number:
-            colour = "white" if shares[row, column] > 0.3 else "black"
-            axes.text(
-                column, row, f"{number}", ha="center", va="center", color=colour, size=8
-            )
 
 
 def _shown(name: str) -> str:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import SAIMViT
+from ..models import SAIM, SAIMViT
 from ..utils.model_state import evaluation_mode
-from .figure import CELL, Picture, new_figure, render, show
+from .figure import Picture, image_sheet, render
+from .reconstruction import original_title, to_rgb
 
 #: Of each component; what lies outside is clipped.
 _PERCENTILES = (0.02, 0.98)
@@ -36,20 +39,14 @@ def layer_patches(
     """
     found: dict[int, Tensor] = {}
     extra = backbone.num_extra_tokens
-    handles = [
-        backbone.layers[i].register_forward_hook(
-            lambda _layer, _inputs, output, i=i: found.update(
-                {i: output[:, extra:].float()}
-            )
-        )
-        for i in layers
-    ]
-    try:
-        with evaluation_mode(backbone):
-            backbone(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluation_mode(backbone), ExitStack() as handles:
+        for i in layers:
+
+            def keep(_layer: Any, _inputs: Any, output: Tensor, i: int = i) -> None:
+                found[i] = output[:, extra:].float()
+
+            handles.enter_context(backbone.layers[i].register_forward_hook(keep))
+        backbone(images)
     return found
 
 
@@ -109,23 +106,13 @@ def feature_sheet(
         note: What to say below besides what the colours are.
         title: That of the originals.
     """
-    count, height, width = originals.shape[:3]
-    columns = 1 + len(maps)
-    figure = new_figure(
-        columns * (CELL + 0.06), count * (CELL * height / width + 0.06) + 0.95
-    )
-    cells = figure.subplots(count, columns, squeeze=False)
-    extent = (0, width, height, 0)  # a map as large as the pictures
-    for column, (name, images) in enumerate({title: originals, **maps}.items()):
-        cells[0, column].set_title(name, fontsize=9)
-        for cell, image in zip(cells[:, column], images, strict=True):
-            show(cell, image, extent=extent, cmap="inferno", interpolation="nearest")
     text = (
         "Colours: the first three principal components of the features of all patches "
         f"shown; alike is what has the same colour. {note}"
     )
-    text = textwrap.fill(text, 23 * columns)
-    figure.supxlabel(text, fontsize=8, color="0.35")
+    columns = {title: originals, **maps}
+    text = textwrap.fill(text, 23 * len(columns))
+    figure, _ = image_sheet(columns, text, cmap="inferno", interpolation="nearest")
     return render(figure)
 
 
@@ -135,29 +122,47 @@ def feature_maps(
     layers: Collection[int] | None = None,
     positions: Mapping[int, Tensor] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Colours of the patches in some layers, by title.
+    """By title, :func:`pca_colours` of :func:`layer_patches`, as maps.
 
     Args:
-        backbone: As for :func:`layer_patches`.
-        images: As for :func:`layer_patches`.
+        backbone: The encoder; it is left as it was.
+        images: (B, C, H, W), after the data preprocessor.
         layers: Counted from 0; by default the middle one and the last.
-        positions: By layer, as for :func:`pca_colours`.
+        positions: What is subtracted, by layer.
 
     Returns:
-        By title, (B, rows, columns, 3), in [0, 1].
+        (B, rows, columns, 3) each, in [0, 1].
     """
     grid = tuple(backbone.patch_resolution)
     chosen = default_layers(backbone) if layers is None else sorted(set(layers))
     patches = layer_patches(backbone, images, chosen)
-    return {
-        f"features of layer {i}": pca_colours(
-            patches[i], (positions or {}).get(i)
-        ).reshape(len(images), *grid, -1)
-        for i in chosen
-    }
+    maps = {}
+    for i in chosen:
+        colours = pca_colours(patches[i], (positions or {}).get(i))
+        maps[f"features of layer {i}"] = colours.reshape(len(images), *grid, -1)
+    return maps
 
 
 def default_layers(backbone: SAIMViT) -> list[int]:
     """The middle layer and the last one, counted from 0."""
     depth = len(backbone.layers)
     return sorted({depth // 2, depth - 1})
+
+
+def feature_picture(
+    model: SAIM,
+    images: Tensor,
+    layers: Collection[int] | None = None,
+    many: Sequence[Tensor] = (),
+    note: str = "",
+    more: Mapping[str, np.ndarray] | None = None,
+) -> Picture:
+    """:func:`feature_sheet` of :func:`feature_maps`, and of more maps before these.
+
+    ``many`` batches of images give the mean at each place, which is subtracted.
+    """
+    backbone, given = model.backbone, model.data_preprocessor
+    chosen = default_layers(backbone) if layers is None else layers
+    positions = mean_by_place(backbone, many, chosen) if many else None
+    maps = {**(more or {}), **feature_maps(backbone, images, chosen, positions)}
+    return feature_sheet(to_rgb(images, given), maps, note, original_title(given))

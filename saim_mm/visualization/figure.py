@@ -6,7 +6,7 @@ keeps every figure alive and picks a window system.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +15,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from PIL import Image
 
 #: (H, W, 3), uint8, RGB.
@@ -33,23 +32,47 @@ COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b")
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure of so many inches, laid out to use the space."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def render(figure: Figure) -> Picture:
     """Draws a figure of :func:`new_figure`."""
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def show(cell: Axes, image: np.ndarray, **options: Any) -> AxesImage:
-    """Shows an image without axes around it; options are those of ``imshow``."""
-    cell.set_axis_off()
-    return cell.imshow(image, **options)
+def image_sheet(
+    columns: Mapping[str, np.ndarray],
+    note: str,
+    above: float = 0.95,
+    beside: float = 0.0,
+    **options: Any,
+) -> tuple[Figure, np.ndarray]:
+    """A row per image: columns of pictures and of maps, all of one size.
+
+    Args:
+        columns: By title, pictures (B, H, W, 3) or maps (B, rows, columns). The first
+            ones say how large all are shown.
+        note: What stands below.
+        above: Inches for titles and note.
+        beside: Inches for more, such as a colour bar.
+        **options: Those of ``imshow``.
+
+    Returns:
+        The figure and its axes (B, columns).
+    """
+    count, height, width = next(iter(columns.values())).shape[:3]
+    across = len(columns) * (CELL + 0.06) + beside
+    figure = new_figure(across, count * (CELL * height / width + 0.06) + above)
+    cells = figure.subplots(count, len(columns), squeeze=False)
+    for column, (title, images) in zip(cells.T, columns.items(), strict=True):
+        column[0].set_title(title, fontsize=9)
+        for cell, image in zip(column, images, strict=True):
+            cell.set_axis_off()
+            cell.imshow(image, extent=(0, width, height, 0), **options)
+    figure.supxlabel(note, fontsize=8, color="0.35")
+    return figure, cells
 
 
 def plain_axes(axes: Axes) -> None:
@@ -84,13 +107,10 @@ def save_png(image: Picture, path: str | Path) -> None:
 def save_gif(
     frames: Sequence[Picture], path: str | Path, seconds: float, rest: float = 2.0
 ) -> None:
-    """Writes an endless animation; missing folders are made.
+    """Writes an endless animation, ``.gif``; missing folders are made.
 
-    Args:
-        frames: Pictures of one size.
-        path: The file, ending in ``.gif``.
-        seconds: How long a frame is shown.
-        rest: How long the last one is shown, in seconds.
+    The frames, of one size, are shown for so many seconds each, the last one for those
+    of the rest.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,26 +11,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import default_collate
+from mmengine.model import BaseDataPreprocessor
 from mmpretrain.models.selfsup import MAE
 from torch import Tensor
 
+from ..datasets.channel_preprocessor import channels_of
+from ..datasets.data_kinds import kind_of_data
+from ..datasets.fixed_view import fixed_view
+from ..datasets.image_files import suffixes_of
 from ..models import SAIM
 from ..utils.command_line import default_device
 from ..weights.load_model import load_model
 from .attention import attention_maps, attention_sheet
 from .completion import Statistics, complete
 from .completion_sheet import animation, completion_frames, completion_sheet
-from .feature_maps import (
-    default_layers,
-    feature_maps,
-    feature_sheet,
-    mean_by_place,
-)
+from .feature_maps import feature_picture
 from .figure import HIDDEN, Picture, save_gif, save_png, stack
-from .image_folder import read_images
 from .mae import reconstruct_with_mae
 from .position_error import draw_position_error, position_errors
 from .reconstruction import original_title, reconstruction_sheet, to_rgb
@@ -52,6 +53,41 @@ def load_saim(
     if not isinstance(model, SAIM):
         raise ValueError(f"{config}: describes a {type(model).__name__}, not a SAIM.")
     return model
+
+
+def read_images(
+    folder: str | Path,
+    size: tuple[int, int],
+    preprocessor: BaseDataPreprocessor,
+    number: int | None = None,
+) -> Tensor:
+    """Reads images, cut to the centre; the same ones every time.
+
+    Args:
+        folder: Holds images, nested or flat, or whatever :func:`kind_of_data` knows.
+        size: Rows and columns of the result, in pixels.
+        preprocessor: What normalises them.
+        number: At most so many, evenly spread over the sorted names; by default all.
+
+    Returns:
+        (B, C, H, W), on the device of the preprocessor.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no image, or the number is not positive.
+    """
+    if number is not None and number < 1:
+        raise ValueError(f"number={number} of images must be at least 1.")
+    channels = channels_of(preprocessor)
+    dataset = kind_of_data(folder)(
+        str(folder),
+        pipeline=fixed_view(size, 1, channels),
+        extensions=suffixes_of(channels),
+    )
+    rows = len(dataset) if number is None else min(number, len(dataset))
+    chosen = np.linspace(0, len(dataset) - 1, rows).round().astype(int)
+    batch = default_collate([dataset[i] for i in chosen.tolist()])
+    return preprocessor(batch)["inputs"]
 
 
 def images_for(model: SAIM, folder: str | Path, number: int | None = None) -> Tensor:
@@ -166,18 +202,20 @@ def draw_feature_maps(
     for layer in layers or ():
         if not -depth <= layer < depth:
             raise ValueError(f"layer {layer} is none of the {depth}, 0 to {depth - 1}.")
-    chosen = [layer % depth for layer in layers or default_layers(backbone)]
-    images, positions, note = images_for(model, folder, number), None, ""
+    options: dict[str, Any] = {}
+    if layers:
+        options["layers"] = [layer % depth for layer in layers]
     if position_images:
         many = images_for(model, folder, position_images)
-        positions = mean_by_place(backbone, many.split(batch_size), chosen)
-        note = f"The mean at each place over {len(many)} images is subtracted."
-    maps = feature_maps(backbone, images, chosen, positions)
+        options["many"] = many.split(batch_size)
+        options["note"] = (
+            f"The mean at each place over {len(many)} images is subtracted."
+        )
+    images = images_for(model, folder, number)
     if not backbone.rotary:
         attention = attention_maps(backbone, images, [(0.5, 0.5)])[:, 0]
-        maps = {"attention of the centre\n(last layer)": attention, **maps}
-    given = model.data_preprocessor
-    return feature_sheet(to_rgb(images, given), maps, note, original_title(given))
+        options["more"] = {"attention of the centre\n(last layer)": attention}
+    return feature_picture(model, images, **options)
 
 
 def draw_completion(
@@ -211,25 +249,19 @@ def draw_completion(
     completion = list(complete(model, images, kept, size, statistics, generator))
     frames = completion_frames(completion, model.data_preprocessor)
     originals = to_rgb(images, model.data_preprocessor)
-    if path.suffix == ".gif":
-        pause = max(0.05, seconds / len(frames))
-        save_gif(animation(originals, frames), path, pause)
-        return
-    shares = [step.known[0].float().mean().item() for step in completion]
-    known = [round(share * kept.numel()) for share in shares]
-    note = _describe(size >= hidden, model.head.norm_pix, statistics)
     title = original_title(model.data_preprocessor)
-    save_png(completion_sheet(originals, frames, known, note, title=title), path)
-
-
-def _describe(one_pass: bool, norm_pix: bool, statistics: Statistics) -> str:
-    """What the reader of a sheet must know."""
+    if path.suffix == ".gif":
+        above = "" if title == "original" else title
+        pause = max(0.05, seconds / len(frames))
+        save_gif(animation(originals, frames, above), path, pause)
+        return
+    known = [*range(kept.numel() - hidden, kept.numel(), size), kept.numel()]
     note = "Each hidden patch is predicted from the kept ones"
-    note += " alone." if one_pass else " and from those predicted before it."
-    if norm_pix:
+    note += " alone." if size >= hidden else " and from those predicted before it."
+    if model.head.norm_pix:
         source = "its own" if statistics == "true" else "guessed from kept patches"
         note += f"\nBrightness and contrast of a hidden patch are {source}."
-    return note
+    save_png(completion_sheet(originals, frames, known, note, title=title), path)
 
 
 def draw_newest(

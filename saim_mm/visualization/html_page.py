@@ -50,13 +50,7 @@ MAX_ROWS = 100
 
 
 def document(title: str, parts: Iterable[str], refresh: int | None = None) -> bytes:
-    """A whole page.
-
-    Args:
-        title: Of the window.
-        parts: What :func:`table` and the like make, below each other.
-        refresh: Seconds after which a browser is to load the page again, if at all.
-    """
+    """A page of parts; a browser loads it again after ``refresh`` seconds, if given."""
     again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -70,45 +64,44 @@ def document(title: str, parts: Iterable[str], refresh: int | None = None) -> by
 
 
 def heading(text: str, level: int = 2) -> str:
-    """A heading."""
-    return f"<h{level}>{html.escape(readable(text, 100))}</h{level}>"
+    """A heading, unless it is empty."""
+    return f"<h{level}>{_line(text)}</h{level}>" if text else ""
 
 
 def paragraph(text: str) -> str:
-    """A paragraph."""
-    return f"<p>{html.escape(text)}</p>"
+    """A paragraph, unless it is empty."""
+    return f"<p>{html.escape(text)}</p>" if text else ""
 
 
 def table(
     rows: Iterable[Sequence[str]], head: Sequence[str] = (), numbers: bool = True
 ) -> str:
-    """A table that says how many rows it leaves out.
+    """A table of rows, each with its title first; it says how many it leaves out.
 
-    Args:
-        rows: What stands at the left of a row, and its cells.
-        head: Titles of the columns of cells, if there are several.
-        numbers: Whether the cells stand at the right, as numbers do.
+    The head has titles of the other columns, if any. Numbers stand at the right.
     """
     kind = ' class="number"' if numbers else ""
-    titles = (f"<th{kind}>{html.escape(readable(name))}</th>" for name in head)
-    rows, lines = list(rows), [f"<tr><th></th>{''.join(titles)}</tr>"] if head else []
+    titles = "".join(f"<th{kind}>{_line(name, 60)}</th>" for name in head)
+    named, rows = any(head), list(rows)
+    lines = [f"<tr><th></th>{titles}</tr>"] if named else []
     for name, *cells in rows[:MAX_ROWS]:
         line = "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell in cells)
-        lines.append(f"<tr><th>{html.escape(readable(name, 100))}</th>{line}</tr>")
+        lines.append(f"<tr><th>{_line(name)}</th>{line}</tr>")
     more = len(rows) - MAX_ROWS
-    words = "" if numbers or head else ' class="words"'  # stacked where it is narrow
-    return f'<div class="scroll"><table{words}>{"".join(lines)}</table></div>' + (
-        paragraph(f"And {more:,} more.") if more > 0 else ""
-    )
+    words = "" if numbers or named else ' class="words"'  # stacked where it is narrow
+    left_out = paragraph(f"And {more:,} more." if more > 0 else "")
+    content = f"<table{words}>{''.join(lines)}</table>"
+    return f'<div class="scroll">{content}</div>{left_out}'
 
 
 def preformatted(text: str, missing: str, title: str = "") -> str:
     """A text as it is, or a word if there is none; folded away under a title."""
     if not text:
-        return paragraph(missing)
+        return paragraph(f"{readable(title, 100)}: {missing}" if title else missing)
     block = f"<pre>{html.escape(text)}</pre>"
-    summary = html.escape(readable(title, 100))
-    return f"<details><summary>{summary}</summary>{block}</details>" if title else block
+    if not title:
+        return block
+    return f"<details><summary>{_line(title)}</summary>{block}</details>"
 
 
 def state_box(kind: str, text: str, done: float | None = None) -> str:
@@ -121,7 +114,7 @@ def legend(names: Sequence[str]) -> str:
     """Which run has which colour; nothing for a single one."""
     marks = (
         f'<span style="color:{COLOURS[number % len(COLOURS)]}">\N{BLACK SQUARE}</span> '
-        f"{html.escape(readable(name))}"
+        f"{_line(name, 60)}"
         for number, name in enumerate(names)
     )
     return f"<p>{' &nbsp; '.join(marks)}</p>" if len(names) > 1 else ""
@@ -134,8 +127,7 @@ def grid(items: Iterable[str], kind: str = "plots") -> str:
 
 def figure(content: str, caption: str) -> str:
     """An image with a line below it."""
-    text = html.escape(readable(caption, 100))
-    return f"<figure>{content}<figcaption>{text}</figcaption></figure>"
+    return f"<figure>{content}<figcaption>{_line(caption)}</figcaption></figure>"
 
 
 def image(picture: Picture, alt: str, kind: str = "") -> str:
@@ -149,5 +141,8 @@ def png(content: bytes, alt: str, kind: str = "") -> str:
     """The content of a PNG file as an image."""
     data = base64.b64encode(content).decode("ascii")
     style = f' class="{kind}"' if kind else ""
-    text = html.escape(readable(alt, 100))
-    return f'<img alt="{text}"{style} src="data:image/png;base64,{data}">'
+    return f'<img alt="{_line(alt)}"{style} src="data:image/png;base64,{data}">'
+
+
+def _line(text: str, length: int = 100) -> str:
+    return html.escape(readable(text, length))

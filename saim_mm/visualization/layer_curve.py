@@ -25,9 +25,11 @@ def draw_layer_curve(curves: Mapping[str, Sequence[float]]) -> Picture:
         (line,) = axes.plot(range(len(values)), values, "o-", ms=4, label=label)
         axes.plot(best, values[best], "o", color=line.get_color(), ms=11, mfc="none",
                   mew=2)  # fmt: skip
-    axes.set_title("Accuracy of a linear probe by depth")
-    axes.set_xlabel("layer, counted from 0")
-    axes.set_ylabel("% of held-out training images")
+    axes.set(
+        title="Accuracy of a linear probe by depth",
+        xlabel="layer, counted from 0",
+        ylabel="% of held-out training images",
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     plain_axes(axes)

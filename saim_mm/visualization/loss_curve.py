@@ -8,12 +8,11 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .figure import COLOURS, Picture, new_figure, plain_axes, render
 from .run_files import readable
-from .scalars import Series, drawable, read_scalars
+from .scalars import EMPTY, Series, drawable, read_scalars
 
 
 @dataclass(frozen=True)
@@ -39,28 +38,27 @@ class LossCurve:
         return float(self.loss[-window:].mean())
 
 
-def read_loss_curve(
-    work_dir: str | Path, scalars: Mapping[str, Series] | None = None
-) -> LossCurve:
-    """Takes loss and learning rate out of what :func:`read_scalars` reads.
+def loss_curve_of(scalars: Mapping[str, Series]) -> LossCurve:
+    """Loss and learning rate of scalars; empty if no loss was logged."""
+    loss, rate = scalars.get("loss", EMPTY), scalars.get("lr", EMPTY)
+    rates = dict(zip(rate.steps, rate.values, strict=True))
+    lr = np.array([rates.get(step, np.nan) for step in loss.steps])
+    return LossCurve(loss.steps.astype(int), loss.values, lr)
 
-    Args:
-        work_dir: The work dir of a run, or a ``scalars.json``.
-        scalars: What was read there, if it was.
+
+def read_loss_curve(work_dir: str | Path) -> LossCurve:
+    """Takes loss and learning rate out of what :func:`read_scalars` reads.
 
     Raises:
         ValueError: If no loss was logged there.
     """
-    scalars = read_scalars(work_dir) if scalars is None else scalars
+    scalars = read_scalars(work_dir)
     if "loss" not in scalars:
         raise ValueError(
             f"{str(work_dir)!r} holds no logged loss; give the work dir of a training "
             "run with vis_backends=[dict(type='LocalVisBackend')]."
         )
-    steps, loss = scalars["loss"]
-    rates = dict(zip(*scalars["lr"], strict=True)) if "lr" in scalars else {}
-    lr = np.array([rates.get(step, np.nan) for step in steps])
-    return LossCurve(steps.astype(int), loss, lr)
+    return loss_curve_of(scalars)
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -96,26 +94,26 @@ def draw_loss_curves(
     title: str = "Training loss",
     size: tuple[float, float] = (7, 4.5),
 ) -> Picture:
-    """Loss and learning rate of several runs in one plot.
+    """Loss and learning rate of runs in one plot of so many inches.
 
-    Args:
-        curves: By the name of the run, of which the legend tells if there are several;
-            they take :data:`COLOURS` in turn.
-        title: Above the plot.
-        size: Width and height in inches.
+    The curves are given by the name of the run, of which the legend tells if there are
+    several; they take :data:`COLOURS` in turn.
     """
     figure = new_figure(*size)
     loss, lr = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     several = len(curves) > 1
     for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
-        _draw_loss(loss, curve, colour, readable(name, 40) if several else None)
-        rate_colour = colour if several else "0.35"
-        lr.plot(curve.iterations, drawable(curve.lr), color=rate_colour)
-    loss.set_title(title)
-    loss.set_ylabel("loss")
+        window = max(1, len(curve.loss) // 20) | 1  # odd: it has a centre
+        losses, steps = drawable(curve.loss), curve.iterations
+        called = readable(name, 40).replace("$", r"\$")
+        label = called if several else f"mean of {window}"
+        logged = None if several else "logged"
+        loss.plot(steps, losses, color=colour, alpha=0.3, lw=1, label=logged)
+        loss.plot(steps, smooth(losses, window), color=colour, lw=2, label=label)
+        lr.plot(steps, drawable(curve.lr), color=colour if several else "0.35")
+    loss.set(title=title, ylabel="loss")
     loss.legend(frameon=False)
-    lr.set_ylabel("learning rate")
-    lr.set_xlabel("iteration")
+    lr.set(xlabel="iteration", ylabel="learning rate")
     lr.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     lr.set_ylim(bottom=0)
     lr.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
@@ -123,13 +121,3 @@ def draw_loss_curves(
         plain_axes(axes)
     figure.align_ylabels()
     return render(figure)
-
-
-def _draw_loss(axes: Axes, curve: LossCurve, colour: str, name: str | None) -> None:
-    """One run's losses; the legend has its name or, without one, what is drawn."""
-    window = max(1, len(curve.loss) // 20) | 1  # odd: it has a centre
-    losses, mean = drawable(curve.loss), smooth(drawable(curve.loss), window)
-    logged = "logged" if name is None else None
-    label = f"mean of {window}" if name is None else name.replace("$", r"\$")
-    axes.plot(curve.iterations, losses, color=colour, alpha=0.3, lw=1, label=logged)
-    axes.plot(curve.iterations, mean, color=colour, lw=2, label=label)

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..models.saim_head import patch_statistics, patchify, unpatchify
 from ..utils.model_state import evaluation_mode
+from .completion import pixels_of
 
 
 class MAEReconstruction(NamedTuple):
-    """A masked image and what MAE fills in.
+    """Masked images and what MAE fills in.
 
     Attributes:
         hidden: (B, H, W), bool, ``True`` where a pixel was masked.
-        images: (B, C, H, W), float32, in the units of the images: visible patches as
-            they are, and the others predicted.
+        images: (B, C, H, W), float32, in their units; visible patches as they are.
     """
 
     hidden: Tensor
@@ -49,11 +49,10 @@ def reconstruct_with_mae(
     if model.head.norm_pix:
         mean, std = patch_statistics(original)
         patches = patches * std + mean
-    hidden = mask.bool().unsqueeze(-1)
-    patches = torch.where(hidden, patches, original)
+    hidden = mask.bool()
+    patches = torch.where(hidden.unsqueeze(-1), patches, original)
     grid = (images.shape[2] // side, images.shape[3] // side)
-    pixels = hidden.expand(-1, -1, side * side).float()
     return MAEReconstruction(
-        hidden=unpatchify(pixels, (side, side), grid)[:, 0].bool(),
+        hidden=pixels_of(hidden, (side, side), grid),
         images=unpatchify(patches, (side, side), grid),
     )

@@ -24,14 +24,13 @@ def patch_errors(
     """The error of each patch, in the units of the training loss.
 
     Args:
-        prediction: (B, N, p*p*C) in raster order, of ``SAIM.predict_patches``.
+        prediction: Of ``SAIM.predict_patches`` (B, N, p*p*C), in raster order.
         images: What was predicted (B, C, H, W).
-        order: The order that it was predicted in (B, N).
-        model: The model that predicted it.
+        order: In which it was (B, N).
+        model: By which it was.
 
     Returns:
-        (B, N), sorted by the order. Its mean is the training loss of these images in
-        this order.
+        (B, N), sorted by the order; its mean is the training loss.
     """
     error = prediction.float() - model.head.target(images)
     error = error.abs() if model.head.loss_kind == "l1" else error.square()
@@ -68,15 +67,6 @@ def position_errors(
     return torch.cat(errors)
 
 
-def visible_counts(family: OrderSampler) -> np.ndarray:
-    """How many patches the model sees before each step: (N,), int.
-
-    Patches of one segment are predicted from the same ones.
-    """
-    length = family.segment_length
-    return np.arange(family.num_patches) // length * length
-
-
 def draw_position_error(
     errors: Tensor, family: OrderSampler, loss: str, orders: int = 1
 ) -> Picture:
@@ -85,13 +75,11 @@ def draw_position_error(
     ``errors`` (images, N) are those of :func:`position_errors`, in ``orders`` orders
     of the ``family`` for each image; ``loss`` is that of training, ``l1`` or ``l2``.
     """
-    counts, groups = np.unique(visible_counts(family), return_inverse=True)
+    # Patches of a segment are predicted from the same ones.
+    counts = np.arange(0, family.num_patches, family.segment_length)
     values = errors.numpy().astype(float)
-    # Patches of a segment are no independent samples; images are.
-    per_image = np.stack(
-        [values[:, groups == group].mean(axis=1) for group in range(len(counts))],
-        axis=1,
-    )
+    # They are no independent samples; images are.
+    per_image = values.reshape(len(values), len(counts), -1).mean(axis=2)
     mean = per_image.mean(axis=0)
     figure = new_figure(6.5, 3)
     axes = figure.subplots()
@@ -100,9 +88,9 @@ def draw_position_error(
         axes.fill_between(counts, mean - half, mean + half, alpha=0.2, lw=0)
     axes.plot(counts, mean, lw=1.5, marker="." if len(counts) < 30 else "")
     axes.axhline(mean.mean(), color="0.5", lw=0.8, ls="--")
-    axes.set_xlabel("visible patches")
-    axes.set_ylabel(f"{loss.upper()} error of the next patch")
     axes.set_ylim(bottom=0)
+    error = f"{loss.upper()} error of the next patch"
+    axes.set(xlabel="visible patches", ylabel=error)
     sample = "1 image" if len(errors) == 1 else f"{len(errors)} images"
     sample += "" if orders == 1 else f", {orders} orders each"
     band = ", band: 95 % interval of the mean" if len(errors) > 1 else ""

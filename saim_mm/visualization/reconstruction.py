@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mmengine.model import BaseDataPreprocessor
@@ -19,7 +18,7 @@ from ..datasets import ChannelDataPreprocessor
 from ..models import SAIM, OrderSampler, SAIMHead
 from ..models.saim_head import patch_statistics, patchify, unpatchify
 from ..utils.model_state import evaluation_mode
-from .figure import CELL, Picture, new_figure, render, show
+from .figure import Picture, image_sheet, render
 
 STEP_COLOURS = "viridis"  # ordered in lightness too: readable in print
 
@@ -43,20 +42,24 @@ def denormalise(prediction: Tensor, images: Tensor, head: SAIMHead) -> Tensor:
     Returns:
         (B, C, H, W), float32, in the units of ``images``.
     """
-    patches = prediction.float()
-    rows, columns = head.patch_size
+    mean, std = target_statistics(images, head)
+    patches = prediction.float() * std + mean
+    return unpatchify(patches, head.patch_size, grid_of(images, head))
+
+
+def target_statistics(images: Tensor, head: SAIMHead) -> tuple[Tensor, Tensor]:
+    """What a prediction is times and plus, to be a patch: (B, N, 1) each."""
+    patches = patchify(head.blur(images.float()), head.patch_size)
+    mean, std = patch_statistics(patches)
     if head.norm_pix:
-        target = patchify(smoothed(images, head), (rows, columns))
-        mean, std = patch_statistics(target)
-        patches = patches * std + mean
-    grid = (images.shape[2] // rows, images.shape[3] // columns)
-    return unpatchify(patches, (rows, columns), grid)
+        return mean, std
+    return torch.zeros_like(mean), torch.ones_like(std)
 
 
-@torch.no_grad()
-def smoothed(images: Tensor, head: SAIMHead) -> Tensor:
-    """What a perfect prediction looks like: (B, C, H, W) -> (B, C, H, W), float32."""
-    return head.blur(images.float())
+def grid_of(images: Tensor, head: SAIMHead) -> tuple[int, int]:
+    """Rows and columns of patches in images (B, C, H, W)."""
+    rows, columns = head.patch_size
+    return images.shape[2] // rows, images.shape[3] // columns
 
 
 @torch.no_grad()
@@ -75,20 +78,16 @@ def to_rgb(images: Tensor, preprocessor: BaseDataPreprocessor) -> np.ndarray:
     """
     images = images.float()
     if isinstance(preprocessor, ChannelDataPreprocessor):
-        return _false_colours(images[:, list(preprocessor.shown)])
-    if getattr(preprocessor, "_enable_normalize", False):
-        images = images * preprocessor.std + preprocessor.mean
-    channels = images.shape[1]
-    if channels == 3 and not getattr(preprocessor, "_channel_conversion", False):
-        images = images.flip(1)
-    images = images[:, :3] if channels >= 3 else images[:, :1].expand(-1, 3, -1, -1)
-    pixels = images.round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _false_colours(images: Tensor) -> np.ndarray:
-    """Normalised channels (B, 1 or 3, H, W), from -2 to 2, as (B, H, W, 3) uint8."""
-    pixels = ((images + 2) * (255 / 4)).round().clamp(0, 255).to(torch.uint8)
+        # False colours: from two deviations below the mean to two above it.
+        images = (images[:, list(preprocessor.shown)] + 2) * (255 / 4)
+    else:
+        if getattr(preprocessor, "_enable_normalize", False):
+            images = images * preprocessor.std + preprocessor.mean
+        converted = getattr(preprocessor, "_channel_conversion", False)
+        if images.shape[1] == 3 and not converted:
+            images = images.flip(1)
+    count = 3 if images.shape[1] >= 3 else 1
+    pixels = images[:, :count].round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).cpu().numpy()
 
 
@@ -136,19 +135,19 @@ def reconstruction_sheet(
         order = model.order_sampler.draw(len(images), images.device)
     with evaluation_mode(model):
         prediction = model.predict_patches(images, order)
-    original = original_title(model.data_preprocessor)
-    pictures = {
-        original: images,
-        **_target(images, model.head),
-        "SAIM's prediction": denormalise(prediction, images, model.head),
-    }
-    shown = {t: to_rgb(i, model.data_preprocessor) for t, i in pictures.items()}
-    shown = {original: shown.pop(original), **(baselines or {}), **shown}
+    head, given = model.head, model.data_preprocessor
+    columns = {original_title(given): to_rgb(images, given), **(baselines or {})}
+    if not isinstance(head.blur, nn.Identity):
+        target = head.blur(images.float())
+        columns["smoothed original\n(the target)"] = to_rgb(target, given)
+    predicted = denormalise(prediction, images, head)
+    columns["SAIM's prediction"] = to_rgb(predicted, given)
     steps = step_maps(
         order, model.order_sampler, tuple(model.backbone.patch_resolution)
     )
+    columns["predicted at step"] = steps
     note = "Each patch is predicted from the patches of earlier steps alone."
-    if model.head.norm_pix:
+    if head.norm_pix:
         note += (
             "\nIts brightness and contrast are the target's: "
             "the model predicts what is left."
@@ -156,48 +155,22 @@ def reconstruction_sheet(
     read = max(scope.read for scope in model.order_sampler.scopes)
     if read < order.shape[1]:
         note += f"\nIn training it read no more than {read} patches; here it reads all."
-    return render(_draw_sheet(shown, steps, note))
-
-
-def _target(images: Tensor, head: SAIMHead) -> dict[str, Tensor]:
-    if isinstance(head.blur, nn.Identity):
-        return {}
-    return {"smoothed original\n(the target)": smoothed(images, head)}
-
-
-def _draw_sheet(
-    pictures: dict[str, np.ndarray], steps: np.ndarray, note: str
-) -> Figure:
-    """Lays out columns of pictures (B, H, W, 3) and one of step maps, with a legend."""
-    num_rows, height, width = next(iter(pictures.values())).shape[:3]
-    cell_height = CELL * height / width
-    num_columns = len(pictures) + 1
-    # Above: titles of two lines; beside: the legend; below: a note of two lines.
-    figure = new_figure(
-        num_columns * (CELL + 0.06) + 0.65, num_rows * (cell_height + 0.06) + 0.95
+    figure, cells = image_sheet(
+        columns,
+        note,
+        beside=0.65,  # for the colour bar
+        cmap=STEP_COLOURS,
+        vmin=1,
+        vmax=steps.max(),
     )
-    axes = figure.subplots(num_rows, num_columns, squeeze=False)
-    for column, (title, images) in zip(axes.T, pictures.items(), strict=False):
-        column[0].set_title(title, fontsize=9)
-        for cell, image in zip(column, images, strict=True):
-            show(cell, image)
-    last_step = int(steps.max())
-    axes[0, -1].set_title("predicted at step", fontsize=9)
-    for cell, step in zip(axes[:, -1], steps, strict=True):
-        extent = (0, width, height, 0)  # a map as large as the pictures
-        shown = show(
-            cell, step, extent=extent, cmap=STEP_COLOURS, vmin=1, vmax=last_step
-        )
-    _add_legend(figure, axes[:, -1], shown, last_step)
-    figure.supxlabel(note, fontsize=8, color="0.35")
-    return figure
+    _add_legend(figure, cells[:, -1], int(steps.max()))
+    return render(figure)
 
 
-def _add_legend(
-    figure: Figure, cells: np.ndarray, steps: ScalarMappable, last_step: int
-) -> None:
+def _add_legend(figure: Figure, cells: np.ndarray, last_step: int) -> None:
     """A colour bar no longer than a few rows: a very long one is hard to read."""
-    bar = figure.colorbar(steps, ax=list(cells), fraction=0.08, aspect=30, pad=0.03)
+    shown = cells[-1].images[0]
+    bar = figure.colorbar(shown, ax=list(cells), fraction=0.08, aspect=30, pad=0.03)
     inner = MaxNLocator(nbins=5, integer=True).tick_values(1, last_step)
     # Both ends are named, and what lies too close to them is left out.
     margin = max(1, last_step // 10)

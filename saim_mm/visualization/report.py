@@ -7,9 +7,11 @@ runs' own folders only (see :mod:`run_files`), and says where something was too 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +20,16 @@ from ..utils.atomic_file import write_atomically
 from . import html_page as page
 from .config_values import differing_values
 from .figure import Picture
-from .loss_curve import LossCurve, draw_loss_curves, read_loss_curve
+from .loss_curve import draw_loss_curves, read_loss_curve
 from .run_files import readable
 from .run_record import Run, read_run
-from .run_state import run_state
-from .run_words import describe_state, facts, starts, troubles
-from .scalars import Series, draw_scalar, drawable
+from .run_state import describe_state, facts, run_state, starts, troubles
+from .scalars import EMPTY, draw_scalar, drawable
 
 #: Shown by the loss curve, or of no interest.
 _NOT_PLOTTED = frozenset({"loss", "lr", "base_lr", "momentum", "memory"})
 _SPEED = ("images_per_s", "time", "data_time", "data_share", "mfu")
 _MAX_PLOTS = 60
-_EMPTY = Series(np.empty(0), np.empty(0))
-_NO_CURVE = LossCurve(np.empty(0, int), np.empty(0), np.empty(0))
 
 
 def write_report(
@@ -53,15 +52,23 @@ def write_report(
     runs = read_runs(work_dirs)
     for run in runs:
         if run.written is None:
-            read_loss_curve(run.folder, run.scalars)  # says what is missing
+            read_loss_curve(run.folder)  # says what is missing
     write_page(runs, path, pictures)
 
 
 def read_runs(work_dirs: str | Path | Sequence[str | Path]) -> list[Run]:
-    """Reads one work dir, or several."""
+    """Reads one work dir, or several, whose titles tell them from each other."""
     if isinstance(work_dirs, (str, Path)):
         work_dirs = [work_dirs]
-    return [read_run(folder) for folder in work_dirs]
+    runs = [read_run(folder) for folder in work_dirs]
+    if len(runs) == 1:
+        return runs
+    titles = [run.name for run in runs]
+    if len(set(titles)) < len(titles):  # from where they part
+        folders = [run.folder.resolve() for run in runs]
+        top = os.path.commonpath([folder.parent for folder in folders])
+        titles = [str(folder.relative_to(top)) for folder in folders]
+    return [replace(run, title=t) for run, t in zip(runs, titles, strict=True)]
 
 
 def write_page(
@@ -70,108 +77,145 @@ def write_page(
     pictures: Mapping[str, Picture] | None = None,
     refresh: int | None = None,
 ) -> None:
-    """As :func:`write_report`, of runs that were read; they may have logged nothing.
+    """As :func:`write_report`, of what :func:`read_runs` gave; it may be nothing yet.
 
-    Args:
-        runs: At least one.
-        path: The file.
-        pictures: Further pictures by title.
-        refresh: Seconds after which a browser is to load the page again, if at all.
+    A browser loads the page again after ``refresh`` seconds, if given.
 
     Raises:
         OSError: If it cannot be written; what was there before stays.
     """
-    labels = run_labels(runs)
     parts = [
-        page.heading(labels[0] if len(runs) == 1 else f"{len(runs)} runs", 1),
-        *_states(runs, labels),
-        *_curves(runs, labels),
-        *_pictures(runs, labels, pictures or {}),
-        *_probes(runs, labels),
-        *_troubles(runs, labels),
-        *_configs(runs, labels),
-        *_machines(runs, labels),
+        page.heading(runs[0].name if len(runs) == 1 else f"{len(runs)} runs", 1),
+        *_states(runs),
+        *_curves(runs),
+        *_pictures(runs, pictures or {}),
+        *_probes(runs),
+        *_troubles(runs),
+        *_configs(runs),
+        page.heading("Environment"),
+        *(
+            page.preformatted(run.log.environment, "No log was found.", run.title)
+            for run in runs
+        ),
     ]
-    title = ", ".join(labels)
+    title = ", ".join(run.title or run.name for run in runs)
     content = page.document(title, parts, refresh)
     write_atomically(Path(path), lambda file: file.write(content))
 
 
-def run_labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run; if two are called the same, from where they part."""
-    names = [run.name for run in runs]
-    if len(set(names)) == len(names):
-        return names
-    folders = [run.folder.resolve() for run in runs]
-    top = os.path.commonpath([folder.parent for folder in folders])
-    return [str(folder.relative_to(top)) for folder in folders]
+class LiveReport:
+    """Writes the page of runs that go on, at most so often.
 
+    Args:
+        work_dirs: The work dirs; nothing need be logged there yet.
+        path: The page.
+        interval: Least seconds between two pages.
+        max_share: Largest share of the time that writing may take, from the second page
+            on: what the first one takes is not known before.
 
-def _states(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
-    now, boxes = time.time(), []
-    for run, label in zip(runs, labels, strict=True):
-        state = run_state(run, now)
-        text = describe_state(run, state, now)
-        share = state.total and min(1.0, state.done / state.total)
-        name = f"{readable(label)}: " if len(runs) > 1 else ""
-        boxes.append(page.state_box(state.word.split()[0], name + text, share))
-    head = labels if len(runs) > 1 else ()
-    return [*boxes, page.table(_columns([facts(run) for run in runs]), head)]
+    Raises:
+        ValueError: If an option is out of range.
+    """
 
-
-def _troubles(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
-    parts = [page.heading("Warnings")]
-    for run, label in zip(runs, labels, strict=True):
-        parts += [page.heading(label, 3)] if len(runs) > 1 else []
-        rows, more = troubles(run)
-        parts.append(
-            page.table(rows, numbers=False)
-            if rows
-            else page.paragraph(
-                "None: no warning in the log, no step left out, no broken image."
+    def __init__(
+        self,
+        work_dirs: Sequence[str | Path],
+        path: str | Path,
+        interval: float,
+        max_share: float,
+    ) -> None:
+        if not interval > 0:
+            raise ValueError(
+                f"interval={interval!r} must be a positive number of seconds between "
+                "two pages, such as 60"
             )
-        )
-        parts += [page.paragraph(more)] if more else []
-        if len(run.starts) > 1:
-            title = f"{len(run.starts)} starts, and the iterations that each logged"
-            parts.append(page.heading(title, 3))
-            parts.append(page.table(starts(run)))
+        if not 0 < max_share <= 1:
+            raise ValueError(
+                f"max_share={max_share!r} must be greater than 0 and at most 1; 0.02 "
+                "spends at most 2 % of the time"
+            )
+        self.work_dirs, self.path = list(work_dirs), Path(path)
+        self.interval, self.max_share = interval, max_share
+        self._pause = self._next = 0.0
+
+    def pause(self) -> float:
+        """Seconds until the next page is due, at least 0."""
+        return max(0.0, self._next - time.monotonic())
+
+    def write(self, last: bool = False) -> bool:
+        """Writes the page as things are now, and tells whether all runs have ended.
+
+        Unless it is the last one, a browser loads it again.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        begin = time.monotonic()
+        try:
+            runs = read_runs(self.work_dirs)
+            ended = all(run_state(run, time.time()).ended for run in runs)
+            refresh = None if last or ended else math.ceil(max(5, self._pause))
+            write_page(runs, self.path, refresh=refresh)
+        finally:
+            now = time.monotonic()
+            self._pause = max(self.interval, (now - begin) / self.max_share)
+            self._next = now + self._pause
+        return ended
+
+
+def _states(runs: Sequence[Run]) -> list[str]:
+    now, boxes = time.time(), []
+    for run in runs:
+        state = run_state(run, now)
+        text = describe_state(state, now)
+        share = state.total and min(1.0, state.done / state.total)
+        name = f"{readable(run.title)}: " if run.title else ""
+        boxes.append(page.state_box(state.word.split()[0], name + text, share))
+    return [*boxes, _table(runs, [facts(run) for run in runs])]
+
+
+def _troubles(runs: Sequence[Run]) -> list[str]:
+    parts = [page.heading("Warnings")]
+    for run in runs:
+        rows, more = troubles(run)
+        none = "None: no warning in the log, no step left out, no broken image."
+        parts += [
+            page.heading(run.title, 3),
+            page.table(rows, numbers=False) if rows else page.paragraph(none),
+            page.paragraph(more),
+        ]
+        begun = starts(run)
+        if len(begun) > 1:
+            title = f"{len(begun)} starts, and the iterations that each logged"
+            parts += [page.heading(title, 3), page.table(begun)]
     return parts
 
 
-def _curves(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
-    # Also of a run that logged none yet, so that the others keep their colours.
-    curves = {
-        label: run.curve or _NO_CURVE for label, run in zip(labels, runs, strict=True)
-    }
-    parts = [page.heading("Curves"), page.legend(labels)]
-    if all(curve is _NO_CURVE for curve in curves.values()):
+def _curves(runs: Sequence[Run]) -> list[str]:
+    parts = [page.heading("Curves"), page.legend([run.title for run in runs])]
+    if not any("loss" in run.scalars for run in runs):
         return [*parts, page.paragraph("No loss was logged.")]
+    # Also of a run that logged none yet, so that the others keep their colours.
+    curves = {run.title: run.curve for run in runs}
     # As small as a phone: text keeps its share of a picture's width.
     picture = draw_loss_curves(curves, size=(5.6, 3.8))
     parts.append(page.image(picture, "loss and learning rate", "large"))
     names = sorted({name for run in runs for name in run.scalars} - _NOT_PLOTTED)
-    accuracies = [name for name in names if _is_accuracy(name)]
-    speeds = [name for name in _SPEED if name in names]
-    others = [name for name in names if name not in {*accuracies, *speeds}]
-    plotted, left = _MAX_PLOTS, max(0, len(names) - _MAX_PLOTS)
-    for title, group in (
-        ("Accuracy", accuracies),
-        ("Speed", speeds),
-        ("Other numbers", others),
-    ):
-        plots = [_plot(runs, labels, name) for name in group[:plotted]]
-        plotted -= len(plots)
-        parts += [page.heading(title, 3), page.grid(plots)] if plots else []
-    return parts + _odd_values(runs, left)
-
-
-def _plot(runs: Sequence[Run], labels: Sequence[str], name: str) -> str:
-    series = {
-        label: run.scalars.get(name, _EMPTY)
-        for label, run in zip(labels, runs, strict=True)
+    groups = {
+        "Accuracy": [name for name in names if _is_accuracy(name)],
+        "Speed": [name for name in _SPEED if name in names],
     }
-    return page.image(draw_scalar(name, series), name)
+    grouped = {name for group in groups.values() for name in group}
+    groups["Other numbers"] = [name for name in names if name not in grouped]
+    left = _MAX_PLOTS
+    for title, group in groups.items():
+        plots = []
+        for name in group[:left]:
+            series = {run.title: run.scalars.get(name, EMPTY) for run in runs}
+            plots.append(page.image(draw_scalar(name, series), name))
+        left -= len(plots)
+        parts += [page.heading(title, 3), page.grid(plots)] if plots else []
+    return parts + _odd_values(runs, max(0, len(names) - _MAX_PLOTS))
 
 
 def _odd_values(runs: Sequence[Run], not_drawn: int) -> list[str]:
@@ -181,7 +225,7 @@ def _odd_values(runs: Sequence[Run], not_drawn: int) -> list[str]:
         reason = f"name that is not drawn, as there are more than {_MAX_PLOTS}"
         rows.append((reason, f"{not_drawn:,}"))
     for run in runs:
-        mark = f" ({run.name})" if len(runs) > 1 else ""
+        mark = f" ({run.title})" if run.title else ""
         rows += [(f"{name}{mark}", f"{n:,}") for name, n in run.left_out.items()]
         for name, series in run.scalars.items():
             odd = series.values[np.isnan(drawable(series.values))]
@@ -191,40 +235,27 @@ def _odd_values(runs: Sequence[Run], not_drawn: int) -> list[str]:
     return [title, page.table(rows)] if rows else []
 
 
-def _pictures(
-    runs: Sequence[Run], labels: Sequence[str], given: Mapping[str, Picture]
-) -> list[str]:
+def _pictures(runs: Sequence[Run], given: Mapping[str, Picture]) -> list[str]:
     parts = [page.heading("Pictures")]
     for title, picture in given.items():
         parts += [page.heading(title, 3), page.image(picture, title)]
     for name in dict.fromkeys(name for run in runs for name in run.pictures):
-        shown = [
-            (label, run.pictures[name])
-            for label, run in zip(labels, runs, strict=True)
-            if name in run.pictures
-        ]
+        found = [(run, run.pictures[name]) for run in runs if name in run.pictures]
         if len(runs) == 1:
-            step = shown[0][1].step
+            step = found[0][1].step
             parts.append(page.heading(f"{name}, iteration {step:,}", 3))
-            parts.append(page.png(shown[0][1].png, name))
-        else:
-            figures = (
-                page.figure(
-                    page.png(found.png, name), f"{label}, iteration {found.step:,}"
-                )
-                for label, found in shown
-            )
-            parts += [page.heading(name, 3), page.grid(figures, "beside")]
-    if len(parts) == 1:
-        parts.append(
-            page.paragraph(
-                "None: no PictureHook logged any, and none was drawn for this report."
-            )
-        )
-    return parts
+            parts.append(page.png(found[0][1].png, name))
+            continue
+        figures = [
+            page.figure(page.png(it.png, name), f"{run.title}, iteration {it.step:,}")
+            for run, it in found
+        ]
+        parts += [page.heading(name, 3), page.grid(figures, "beside")]
+    none = "None: no PictureHook logged any, and none was drawn for this report."
+    return parts if parts[1:] else [*parts, page.paragraph(none)]
 
 
-def _probes(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+def _probes(runs: Sequence[Run]) -> list[str]:
     """Last and best of every accuracy that was logged."""
     columns = [
         {
@@ -235,38 +266,24 @@ def _probes(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
         }
         for run in runs
     ]
-    head = labels if len(runs) > 1 else ()
-    rows = _columns(columns)
-    found = page.table(rows, head) if rows else page.paragraph("None was logged.")
-    return [page.heading("Probes"), found]
+    none = page.paragraph("None was logged.")
+    return [page.heading("Probes"), _table(runs, columns) if any(columns) else none]
 
 
-def _configs(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+def _configs(runs: Sequence[Run]) -> list[str]:
     parts = [page.heading("Config")]
-    if len(runs) == 1:
-        return [*parts, page.preformatted(runs[0].config, "No config was logged.")]
     rows = differing_values([run.values for run in runs])
     if rows:
         shown = [
             (name, *(readable(value, 200) for value in values))
             for name, values in rows.items()
         ]
-        parts.append(page.table(shown, labels, numbers=False))
-    else:
+        parts.append(page.table(shown, [run.title for run in runs], numbers=False))
+    elif len(runs) > 1:
         parts.append(page.paragraph("The configs do not differ."))
     return parts + [
-        page.preformatted(run.config, f"{label}: no config was logged.", label)
-        for run, label in zip(runs, labels, strict=True)
-    ]
-
-
-def _machines(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
-    several = len(runs) > 1
-    return [page.heading("Environment")] + [
-        page.preformatted(
-            run.log.environment, "No log was found.", label if several else ""
-        )
-        for run, label in zip(runs, labels, strict=True)
+        page.preformatted(run.config, "No config was logged.", run.title)
+        for run in runs
     ]
 
 
@@ -274,7 +291,8 @@ def _is_accuracy(name: str) -> bool:
     return name.startswith("accuracy")
 
 
-def _columns(columns: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
-    """Rows of a table from its columns; ``-`` where one lacks a row."""
+def _table(runs: Sequence[Run], columns: Sequence[Mapping[str, str]]) -> str:
+    """A column for each run; ``-`` where one lacks a row."""
     names = dict.fromkeys(name for column in columns for name in column)
-    return [(name, *(c.get(name, "-") for c in columns)) for name in names]
+    rows = [(name, *(c.get(name, "-") for c in columns)) for name in names]
+    return page.table(rows, [run.title for run in runs])

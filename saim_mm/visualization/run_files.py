@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..datasets.image_files import open_regular
@@ -17,17 +19,15 @@ from ..datasets.image_files import open_regular
 def run_files(work_dir: Path, pattern: str) -> list[Path]:
     """Regular files of a work dir that no link leads to, by name, and so by time.
 
-    Args:
-        work_dir: May be a link itself.
-        pattern: As for ``Path.glob``.
+    The work dir may be a link itself; the pattern is one of ``Path.glob``.
     """
-    return sorted(path for path in work_dir.glob(pattern) if _is_own(work_dir, path))
-
-
-def _is_own(work_dir: Path, path: Path) -> bool:
-    if not stat.S_ISREG(path.lstat().st_mode):
-        return False
-    return path.resolve() == work_dir.resolve() / path.relative_to(work_dir)
+    top = work_dir.resolve()
+    return sorted(
+        path
+        for path in work_dir.glob(pattern)
+        if stat.S_ISREG(path.lstat().st_mode)
+        and path.resolve() == top / path.relative_to(work_dir)
+    )
 
 
 def read_start(path: Path, max_bytes: int) -> tuple[bytes, bool]:
@@ -41,20 +41,32 @@ def read_start(path: Path, max_bytes: int) -> tuple[bytes, bool]:
         return content, bool(file.read(1))
 
 
-def read_end(path: Path, max_bytes: int) -> tuple[bytes, bool]:
-    """As :func:`read_start`, of the end of a file."""
-    with open_regular(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - max_bytes))
-        return file.read(max_bytes), size > max_bytes
+def read_newest(
+    paths: Sequence[Path],
+    max_bytes: int,
+    what: str,
+    left_out: Counter[str],
+    ends: bool = False,
+) -> Iterator[tuple[Path, bytes]]:
+    """Files and their contents, the last file first, so many bytes together.
+
+    What is more is counted in ``left_out``, by ``what`` it is; it is the beginning of a
+    file, or where its end matters (``ends``), that is read.
+    """
+    budget = max_bytes
+    for path in reversed(paths):
+        with open_regular(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - budget) if ends else 0)
+            content = file.read(budget)
+        if size > budget:
+            left_out[f"part of more than {max_bytes >> 20} MiB of {what}"] += 1
+        budget -= len(content)
+        yield path, content
 
 
 def read_beginning(path: Path, max_bytes: int = 2**20) -> str:
-    """The beginning of a text, which says so where it was longer.
-
-    Raises:
-        OSError: As for :func:`read_start`.
-    """
+    """As :func:`read_start`, as a text, which says so where it was longer."""
     content, is_longer = read_start(path, max_bytes)
     text = content.decode(errors="replace")
     return f"{text}\n... and more than {max_bytes:,} bytes" if is_longer else text

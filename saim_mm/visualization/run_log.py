@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from .run_files import read_beginning, read_end, run_files
+from .run_files import read_beginning, read_newest, run_files
 
 _MAX_LOGS = 100
 _MAX_BYTES = 16 * 2**20
@@ -33,13 +33,7 @@ _ENDED = re.compile(
 
 
 class Warned(NamedTuple):
-    """A warning or an error.
-
-    Attributes:
-        time: As it stands in the log.
-        level: ``WARNING``, ``ERROR`` or ``CRITICAL``.
-        text: Of one or several lines.
-    """
+    """A warning or an error: its time and level as logged, and one or more lines."""
 
     time: str
     level: str
@@ -61,13 +55,13 @@ class RunLog:
         ended: How the latest start said that it ended early; empty if it did not.
     """
 
-    environment: str = ""
-    warnings: Sequence[Warned] = ()
-    position: tuple[int, int] | None = None
-    epochs: tuple[int, int, int] | None = None
-    saved: tuple[int, str] | None = None
-    ended: str = ""
-    paths: Sequence[Path] = field(default=(), repr=False)
+    environment: str
+    warnings: Sequence[Warned]
+    position: tuple[int, int] | None
+    epochs: tuple[int, int, int] | None
+    saved: tuple[int, str] | None
+    ended: str
+    paths: Sequence[Path]
 
     @property
     def skipped(self) -> int:
@@ -77,63 +71,36 @@ class RunLog:
 
 
 def read_log(work_dir: Path, left_out: Counter[str]) -> RunLog:
-    """Reads the logs of the latest starts; of long ones the end.
-
-    Args:
-        work_dir: Of a run.
-        left_out: Filled with what was not read, in words.
-    """
+    """Reads the logs of the latest starts; ``left_out`` counts what is too much."""
     paths = run_files(work_dir, "*/*.log")[-_MAX_LOGS:]
-    texts = _read_ends(paths, left_out)
-    latest = next(filter(_trains, reversed(texts)), "")
+    texts = [
+        content.decode(errors="replace")
+        for _, content in read_newest(paths, _MAX_BYTES, "logs", left_out, ends=True)
+    ]
+    # Evaluations leave logs in the work dir too.
+    trains = (t for t in texts if _ITERATION.search(t) or _EPOCH.search(t))
+    latest = next(trains, "")
+    step, epoch, saved, ended = (
+        _last(pattern, latest) for pattern in (_ITERATION, _EPOCH, _SAVED, _ENDED)
+    )
     return RunLog(
         environment=_environment(paths),
-        warnings=[warned for text in texts for warned in _warnings(text)],
-        position=_last(_ITERATION, latest),
-        epochs=_last(_EPOCH, latest),
-        saved=_saved(latest),
-        ended=_ended(latest),
+        warnings=[
+            Warned(time, level, _PLACE.sub("", said))
+            for text in reversed(texts)
+            for time, level, said in _WARNING.findall(text)
+        ],
+        position=step and (int(step[1]), int(step[2])),
+        epochs=epoch and (int(epoch[1]), int(epoch[2]), int(epoch[3])),
+        saved=saved and (int(saved[1]), saved[2]),
+        ended=(ended["signal"] or ended["stuck"]) if ended else "",
         paths=paths,
     )
 
 
-def _read_ends(paths: list[Path], left_out: Counter[str]) -> list[str]:
-    """The texts, oldest first; the latest come first when it is too much."""
-    texts, budget = [], _MAX_BYTES
-    for path in reversed(paths):
-        content, is_longer = read_end(path, budget)
-        budget -= len(content)
-        if is_longer:
-            left_out[f"part of more than {_MAX_BYTES >> 20} MiB of logs"] += 1
-        texts.append(content.decode(errors="replace"))
-    return texts[::-1]
-
-
-def _trains(text: str) -> bool:
-    """Whether a start trained; evaluations leave logs in the work dir too."""
-    return bool(_ITERATION.search(text) or _EPOCH.search(text))
-
-
-def _last(pattern: re.Pattern[str], text: str) -> tuple | None:
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     *_, last = [None, *pattern.finditer(text)]
-    return last and tuple(map(int, last.groups()))
-
-
-def _saved(text: str) -> tuple[int, str] | None:
-    *_, last = [None, *_SAVED.finditer(text)]
-    return last and (int(last[1]), last[2])
-
-
-def _ended(text: str) -> str:
-    *_, last = [None, *_ENDED.finditer(text)]
-    return (last["signal"] or last["stuck"]) if last else ""
-
-
-def _warnings(text: str) -> list[Warned]:
-    return [
-        Warned(time, level, _PLACE.sub("", said))
-        for time, level, said in _WARNING.findall(text)
-    ]
+    return last
 
 
 def _environment(paths: list[Path]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from .figure import COLOURS, Picture, new_figure, plain_axes, render
-from .run_files import read_start, readable, run_files
+from .run_files import read_newest, readable, run_files
 
 #: What tells when a line was logged, and no more.
 _COUNTERS = frozenset({"step", "iter", "epoch"})
@@ -41,9 +41,11 @@ class Series(NamedTuple):
     values: np.ndarray
 
 
-def read_scalars(
-    work_dir: str | Path, left_out: Counter[str] | None = None
-) -> dict[str, Series]:
+#: What was not logged.
+EMPTY = Series(np.empty(0), np.empty(0))
+
+
+def read_scalars(work_dir: str | Path) -> dict[str, Series]:
     """Reads the scalars that MMEngine's ``LocalVisBackend`` logged.
 
     A work dir has a folder per start of the run. The latest start counts, and of those
@@ -51,27 +53,24 @@ def read_scalars(
 
     Args:
         work_dir: The work dir of a run, or a ``scalars.json``.
-        left_out: Filled with what was not read, being odd or too much, in words.
 
     Returns:
         By name; empty if nothing was logged.
     """
-    return join_starts(read_starts(work_dir, left_out))
+    return join_starts(read_starts(Path(work_dir), Counter()))
 
 
-def read_starts(
-    work_dir: str | Path, left_out: Counter[str] | None = None
-) -> dict[str, dict[str, Series]]:
-    """As :func:`read_scalars`, for each start of the run, the latest first."""
+def read_starts(work_dir: Path, left_out: Counter[str]) -> dict[str, dict[str, Series]]:
+    """As :func:`read_scalars`, for each start of the run, the latest first.
+
+    What is odd or too much is counted in ``left_out``, in words.
+    """
     starts: dict[str, dict[str, Series]] = {}
     names: set[str] = set()
-    left_out = Counter() if left_out is None else left_out
-    budget = _MAX_BYTES
-    for path in reversed(_scalar_files(Path(work_dir))):
-        content, is_longer = read_start(path, budget)
-        budget -= len(content)
-        if is_longer:
-            left_out[f"part of more than {_MAX_BYTES >> 20} MiB of scalars"] += 1
+    paths = [work_dir]
+    if not work_dir.is_file():  # the folders are named by date and time
+        paths = run_files(work_dir, "*/vis_data/scalars.json")
+    for path, content in read_newest(paths, _MAX_BYTES, "scalars", left_out):
         points: dict[str, list[tuple[float, float]]] = {}
         for name, step, value in _parse(content, left_out):
             if name in names or len(names) < MAX_NAMES:
@@ -85,26 +84,15 @@ def read_starts(
 
 
 def join_starts(starts: Mapping[str, Mapping[str, Series]]) -> dict[str, Series]:
-    """One series for each name; of what two starts logged the latest counts.
-
-    Args:
-        starts: What each start logged, the latest first.
-    """
+    """One series for each name, of starts of which the first one counts most."""
     joined: dict[str, Series] = {}
     for series in starts.values():
         for name, older in series.items():
-            newer = joined.get(name, Series(np.empty(0), np.empty(0)))
+            newer = joined.get(name, EMPTY)
             before = older.steps < (newer.steps[0] if len(newer.steps) else math.inf)
             pairs = zip(older, newer, strict=True)
             joined[name] = Series(*(np.append(o[before], n) for o, n in pairs))
     return joined
-
-
-def _scalar_files(work_dir: Path) -> list[Path]:
-    """The files of scalars, oldest first; the folders are named by date and time."""
-    if work_dir.is_file():
-        return [work_dir]
-    return run_files(work_dir, "*/vis_data/scalars.json")
 
 
 def _parse(
@@ -139,18 +127,13 @@ def drawable(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) < _MAX_DRAWN, values, np.nan)
 
 
-def draw_scalar(
-    title: str, series: Mapping[str, Series], size: tuple[float, float] = (3.2, 2.1)
-) -> Picture:
+def draw_scalar(title: str, series: Mapping[str, Series]) -> Picture:
     """A small plot of one number.
 
-    Args:
-        title: Its name.
-        series: Of each run that logged it; they take :data:`COLOURS` in turn. What was
-            not logged may be an empty series.
-        size: Width and height in inches.
+    The series are those of several runs, and may be empty; they take :data:`COLOURS` in
+    turn.
     """
-    figure = new_figure(*size)
+    figure = new_figure(3.2, 2.1)
     axes = figure.subplots()
     for (steps, values), colour in zip(series.values(), cycle(COLOURS), strict=False):
         marker = "." if len(values) < 30 else ""

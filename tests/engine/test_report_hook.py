@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from saim_mm.engine import ReportHook
 from saim_mm.engine.report_hook import PAGE
-from saim_mm.visualization import LiveReport, live_report
+from saim_mm.visualization import LiveReport, report
 
 HOOK = dict(type="ReportHook")
 REFRESH = 'http-equiv="refresh"'
@@ -123,8 +123,8 @@ def test_writing_takes_its_share_and_no_more(monkeypatch, tmp_path: Path) -> Non
         written.append(now)
         now += 3
 
-    monkeypatch.setattr(live_report, "write_page", write_page)
-    monkeypatch.setattr(live_report.time, "monotonic", lambda: now)
+    monkeypatch.setattr(report, "write_page", write_page)
+    monkeypatch.setattr(report.time, "monotonic", lambda: now)
     page = LiveReport([tmp_path], tmp_path / PAGE, interval=10, max_share=0.02)
     for _ in range(1000):
         now += 1

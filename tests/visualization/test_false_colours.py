@@ -9,11 +9,13 @@ import pytest
 import torch
 from bands import hazy, npy_of, write_scenes
 from image_files import write
+from PIL import Image
 from tiny import tiny_saim
 
 from saim_mm.datasets import ChannelDataPreprocessor
 from saim_mm.models import SAIM
 from saim_mm.visualization import (
+    keep_share,
     original_title,
     read_images,
     reconstruction_sheet,
@@ -21,6 +23,7 @@ from saim_mm.visualization import (
 )
 from saim_mm.visualization.from_files import (
     draw_attention,
+    draw_completion,
     draw_feature_maps,
     draw_predictions,
 )
@@ -89,6 +92,27 @@ def test_sheets_say_so(
     assert all(picture.std() > 1 for picture in pictures)
     said = [text for text in titles if "original" in text and "smoothed" not in text]
     assert said == ["original (false colours:\nchannels 3, 2, 1)"] * 3
+
+
+def test_an_animation_says_so_too(
+    model: SAIM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tifffile")
+    from matplotlib.figure import Figure
+
+    texts, text = [], Figure.text
+    monkeypatch.setattr(
+        Figure, "text", lambda self, x, y, s, **o: texts.append(s)
+        or text(self, x, y, s, **o)
+    )  # fmt: skip
+    folder, path = write_scenes(tmp_path / "scenes", 2), tmp_path / "way.gif"
+    draw_completion(model, folder, keep_share((4, 4), 0.5), path, 2, steps=1)
+    assert texts == ["original (false colours:\nchannels 3, 2, 1)"]
+    with Image.open(path) as gif:
+        assert gif.n_frames == 2
+        assert gif.size == (2 * 192 + 4, 72 + 2 * 192 + 4)  # the title above
+        heading = np.asarray(gif.convert("RGB"))[:72]
+    assert heading.min() < 100 and heading[:, :20].min() == 255
 
 
 def test_colours_are_called_nothing_else() -> None:

@@ -156,19 +156,19 @@ def test_sheet_says_what_differs_from_training(
 ) -> None:
     """No smoothed column where nothing is smoothed; a word where less was read."""
     drawn: list[tuple[list[str], str]] = []
-    draw = reconstruction._draw_sheet
+    draw = reconstruction.image_sheet
 
-    def watched(pictures: dict[str, np.ndarray], steps: np.ndarray, note: str) -> Any:
-        drawn.append((list(pictures), note))
-        return draw(pictures, steps, note)
+    def watched(columns: dict[str, np.ndarray], note: str, **options: Any) -> Any:
+        drawn.append((list(columns), note))
+        return draw(columns, note, **options)
 
-    monkeypatch.setattr(reconstruction, "_draw_sheet", watched)
+    monkeypatch.setattr(reconstruction, "image_sheet", watched)
     part: dict[str, Any] = dict(type="FixedReading", read=2)
     for options in (dict(), dict(smoothing=None, reading=part)):
         model = tiny_saim(**options)
         reconstruction_sheet(model, tiny_images(model, 1))
     (smoothed, whole), (plain, note) = drawn
-    assert len(smoothed) == 3 and plain == [smoothed[0], smoothed[2]]
+    assert len(smoothed) == 4 and plain == [smoothed[0], *smoothed[2:]]
     assert "In training" not in whole and "no more than 2 patches" in note
 
 

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from saim_mm.visualization.run_record import read_run
-from saim_mm.visualization.run_state import RunState, run_state
-from saim_mm.visualization.run_words import describe_state, troubles
+from saim_mm.visualization.run_state import (
+    RunState,
+    describe_state,
+    run_state,
+    troubles,
+)
 
 NOW = 1_800_000_000.0
 LINE = "2026/01/01 00:00:0{} - mmengine - {}\n".format
@@ -124,7 +128,7 @@ def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     found = run_state(run, NOW)
     assert found == RunState("not begun", 0, None, None, None)
-    assert describe_state(run, found, NOW) == "Not begun; iteration 0."
+    assert describe_state(found, NOW) == "Not begun; iteration 0."
 
 
 def test_what_went_wrong(tmp_path: Path) -> None:
@@ -173,6 +177,4 @@ def test_absurd_numbers_are_no_error(tmp_path: Path, number: str) -> None:
         1, f"INFO - Epoch(train) [{number}][1/{number}]"
     )
     run = read_run(write_run(tmp_path, 3, log, f"train_cfg = dict(max_iters={number})"))
-    assert describe_state(run, run_state(run, NOW), NOW).startswith(
-        ("Running", "Finished")
-    )
+    assert describe_state(run_state(run, NOW), NOW).startswith(("Running", "Finished"))
