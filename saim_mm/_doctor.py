@@ -271,7 +271,8 @@ def check_config(
     except Exception as error:
         yield Finding("error", f"training data: {error}")
         return
-    yield Finding("ok", f"training data: {size} samples of {type(dataset).__name__}")
+    samples_of = f"sample{'s' * (size != 1)} of {type(dataset).__name__}"
+    yield Finding("ok", f"training data: {size} {samples_of}")
     yield from _check_left_out(dataset)
     if size < batch.images:
         text = f"{size} samples are fewer than one step's {batch.images}"

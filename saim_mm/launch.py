@@ -21,6 +21,7 @@ from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .utils.command_line import counted
 from .utils.config_file import read_config_file
 from .utils.loader_options import drop_worker_options
 from .weights.resume import resume_from_newest
@@ -58,7 +59,8 @@ class EffectiveBatch:
     def describe(self) -> str:
         """One line, and a second with the remedies if batch and rate do not fit."""
         text = (
-            f"Effective batch: {self.images} images = {self.processes} processes x "
+            f"Effective batch: {counted(self.images, 'image')} = "
+            f"{self.processes} process{'es' * (self.processes != 1)} x "
             f"{self.per_process} x {self.accumulation} accumulated; peak learning rate "
             f"{self.lr:.4g}."
         )

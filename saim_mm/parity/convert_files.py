@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import weights
-from ..utils.atomic_file import write_json
+from ..utils.atomic_file import check_new, write_json
 from ..weights import StateDict, read_state_dict, write_state_dict
 from ..weights.arch import Arch, infer_arch
 from ..weights.blur import Smoothing
@@ -212,8 +212,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds ``src``, ``dst`` and ``--num-heads``."""
     add = parser.add_argument
     add("src", type=Path, help="what to convert")
-    add("dst", type=Path, help="where the result is written")
+    add("dst", type=_new_place, help="where the result is written; nothing is there")
     add("--num-heads", type=int, help="attention heads; by default width / 64")
+
+
+def _new_place(text: str) -> Path:
+    check_new(Path(text), is_folder=Path(text).is_dir())
+    return Path(text)
 
 
 def add_smoothing(parser: argparse.ArgumentParser) -> None:

@@ -75,7 +75,7 @@ def test_train_resume_and_effective_batch(tmp_path: Path) -> None:
     first = launch(*command, *SHORT, "optim_wrapper.accumulative_counts=2")
     assert first.returncode == 0, first.stderr
     log = first.stdout + first.stderr
-    assert "Effective batch: 64 images = 1 processes x 32 x 2 accumulated" in log
+    assert "Effective batch: 64 images = 1 process x 32 x 2 accumulated" in log
     assert "WARNING: this rate was made for a batch of 32" in log
     assert (tmp_path / "epoch_1.pth").exists()
 

@@ -217,3 +217,14 @@ def test_every_tool_launched_by_a_user(tmp_path: Path) -> None:
     (tmp_path / "part.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:1000])
     code, _, error = launch(tool, "part.pth", "f.pth", folder=tmp_path)
     assert code == 1 and "error: part.pth: truncated" in error
+
+
+def test_nothing_is_written_over(
+    convert: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    taken = tmp_path / "mine.pth"
+    taken.write_text("mine")
+    missing = tmp_path / "missing.pth"  # said before anything is read
+    code, _, error = convert("saim_to_encoder", missing, taken)
+    assert code == 1 and f"{taken}: is there already" in error
+    assert taken.read_text() == "mine"
