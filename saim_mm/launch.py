@@ -82,7 +82,11 @@ def world_size() -> int:
 
 
 def effective_batch(cfg: Config, processes: int) -> EffectiveBatch:
-    """Reads batch and rate off a training config, for so many processes.
+    """Reads batch and rate off a config.
+
+    Args:
+        cfg: A training config.
+        processes: Number of processes it will run in.
 
     Raises:
         ValueError: If the config has no training data or optimiser.
@@ -156,7 +160,11 @@ def fit_to_machine(cfg: Config) -> list[str]:
 
 
 def wrapper_without_amp(wrapper: dict[str, Any]) -> bool:
-    """Takes mixed precision out of an optimiser wrapper's config, if it is there."""
+    """Takes mixed precision out of an optimiser wrapper's config, in place.
+
+    Returns:
+        Whether it was there.
+    """
     if wrapper.get("type") != "AmpOptimWrapper":
         return False
     wrapper["type"] = "OptimWrapper"
@@ -257,7 +265,12 @@ def _slurm_to_torch_environment() -> None:
 
 
 def add_cfg_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
-    """Adds ``--cfg-options KEY=VALUE ...``, and other names of it; empty by default."""
+    """Adds ``--cfg-options KEY=VALUE ...``, empty by default.
+
+    Args:
+        parser: Of a tool that reads a config.
+        aliases: Other names of the option.
+    """
     parser.add_argument(
         *aliases,
         "--cfg-options",

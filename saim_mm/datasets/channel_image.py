@@ -36,7 +36,12 @@ _CODECS = (1, 8, 32946, 34926, 50000)
 
 
 def decode_channels(content: bytes, channels: int, max_pixels: int) -> np.ndarray:
-    """Decodes a file's image of C channels, and of at most so many values.
+    """Decodes an image of C channels.
+
+    Args:
+        content: What a file holds.
+        channels: Number of channels C that it must have.
+        max_pixels: An image may have so many values.
 
     Returns:
         (H, W, C) float32, channels in the order of the file. Whole numbers of more than

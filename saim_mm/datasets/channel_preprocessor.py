@@ -34,6 +34,10 @@ class ChannelDataPreprocessor(SelfSupDataPreprocessor):
             one of them, in grey. By default the first three, or the only one. What
             pictures show of a channel is its mean and two deviations to both sides.
 
+    Attributes:
+        channels: C.
+        shown: As given, or the default.
+
     Raises:
         ValueError: If the numbers do not fit each other, or a deviation is no
             positive number.
@@ -124,9 +128,13 @@ class ChannelStatistics:
 def channel_statistics(
     folder: str | Path, channels: int, number: int | None = 1000
 ) -> ChannelStatistics:
-    """Measures the images of C channels of a folder, nested or flat.
+    """Measures the images of a folder, nested or flat.
 
-    They are at most so many, evenly spread over the sorted names; ``None`` is all.
+    Args:
+        folder: Where they lie.
+        channels: Number of channels C.
+        number: At most so many images, evenly spread over the sorted names; ``None``
+            for all.
 
     Raises:
         FileNotFoundError: If there is no such folder.

@@ -111,6 +111,10 @@ class CheckedCocoDataset(CocoDataset):
     instances, crowds, and boxes less than a pixel wide. So are annotations of
     categories that ``metainfo.classes`` leaves out on purpose.
 
+    Args:
+        *args: As for ``CocoDataset``.
+        **kwargs: As for ``CocoDataset``.
+
     Raises:
         AnnotationError: If the annotations are of no use; it names file and key.
         FileNotFoundError: If there is no such file.

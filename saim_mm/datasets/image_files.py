@@ -35,8 +35,12 @@ def list_images(
 
     Linked folders are followed. A folder that can be reached in several ways counts
     once, so links cannot make the walk endless nor list an image twice. One that
-    cannot be read is named in the log. The extensions are in lower case, and stand for
-    any case; ``""`` is every file.
+    cannot be read is named in the log.
+
+    Args:
+        folder: Where to look.
+        extensions: Suffixes in lower case; the case of a file's name does not matter.
+            ``""`` is every file.
 
     Returns:
         The sorted paths relative to ``folder``, and how much else was seen, by suffix.
@@ -116,8 +120,11 @@ def read_image_list(
     """Reads a text file of one path per line, as ImageNet's ``meta/train.txt``.
 
     The first line decides for all whether a label follows the path: it does if the
-    line as a whole does not end in one of the extensions, which are in lower case.
-    Labels are dropped. The file is UTF-8; paths may contain spaces.
+    line as a whole does not end in an image suffix. Labels are dropped.
+
+    Args:
+        ann_file: The text file; UTF-8, paths may contain spaces.
+        extensions: Suffixes in lower case.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -28,7 +28,12 @@ _SURELY_16_BITS = 2**14
 
 
 class BrokenImageError(ValueError):
-    """One file cannot be loaded as an image, for a reason of one line."""
+    """One file cannot be loaded as an image.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it, in one line, without the path.
+    """
 
     def __init__(self, path: str, reason: str) -> None:
         # !r keeps odd file names (newlines, undecodable bytes) on one printable line.
@@ -176,9 +181,13 @@ class LoadImage(LoadImageFromFile):
         return content
 
     def decode(self, content: bytes, path: str) -> np.ndarray:
-        """Returns the image of a file (H, W, C), uint8 or of ``channels`` float32.
+        """Returns the image, (H, W, C), that a file's content stands for.
 
-        The content is what :meth:`read` gave, or is known to be harmless.
+        It is uint8, or float32 where ``channels`` are given.
+
+        Args:
+            content: What :meth:`read` gave, or is known to be harmless.
+            path: The file, for errors.
 
         Raises:
             BrokenImageError: If it is truncated, no image, or what is white is unknown.

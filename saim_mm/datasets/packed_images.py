@@ -54,9 +54,13 @@ class PackError(ValueError):
 
 
 class Member(NamedTuple):
-    """An image in a tar file: which bytes it has, and their hexadecimal checksum.
+    """An image in a tar file.
 
-    The name is the path in the folder that was packed, class folders included.
+    Attributes:
+        name: Path relative to the folder that was packed, class folders included.
+        offset: Where its bytes begin.
+        size: How many there are.
+        sha256: Their checksum, in hexadecimal digits.
     """
 
     name: str
@@ -143,7 +147,10 @@ def write_tar(
 ) -> list[Member]:
     """Writes what ``read`` gives for each name into an open, empty file as a tar file.
 
-    The same images make the same bytes. Returns where each of them lies.
+    The same images make the same bytes.
+
+    Returns:
+        Where each of them lies.
     """
     members = []
     with open_tar(file, "w:") as tar:

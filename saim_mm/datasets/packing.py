@@ -44,7 +44,13 @@ SIDE = 224
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How images become a pack, see :class:`Manifest`; quality is 95 by default.
+    """How images become a pack.
+
+    Attributes:
+        images_per_shard: Images in every tar file but the last.
+        short_side: Shorter side to which larger images are reduced, in pixels.
+        quality: JPEG quality of the reduced images; 95 by default where there are any.
+        uncompressed: Decode all images and pack bitmaps.
 
     Raises:
         ValueError: If an option is out of its range, or would have no effect.
@@ -110,6 +116,9 @@ def pack_images(
         on_shard: Is told of every tar file: which it is (from 1), of how many, its
             path and how many images it holds.
 
+    Returns:
+        What was packed, and over a sample of images what their changes cost.
+
     Raises:
         PackError: If images or folders cannot be used; a ``ValueError``.
         OSError: If a file cannot be written.
@@ -149,7 +158,10 @@ def verify_pack(
 ) -> Manifest:
     """Reads a whole pack and compares it with its checksums; returns what it holds.
 
-    What is wrong with a bad tar file, ``on_fault`` is told as soon as it is found.
+    Args:
+        folder: Of the pack.
+        workers: Processes.
+        on_fault: Is told what is wrong with each bad tar file, as soon as it is found.
 
     Raises:
         PackError: If something is wrong, or the pack is not complete.

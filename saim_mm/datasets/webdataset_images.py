@@ -103,13 +103,17 @@ class WebDatasetImages(UnlabeledImages):
 def shard_samples(
     shard: str | Path, suffixes: Sequence[str]
 ) -> Iterator[dict[str, str]]:
-    """Finds the samples of a shard, a file ``*.tar``, in its order.
+    """Finds the samples of a shard, in its order.
 
-    Of a sample, the image with the first of the suffixes (in lower case) counts.
+    Args:
+        shard: An uncompressed tar file, whose name ends in ``.tar``.
+        suffixes: Of images, in lower case. Of a sample with several, the image with the
+            first of these counts.
 
     Yields:
-        For each sample ``dict(img_path=...)``, as of :func:`tar_path`. One without an
-        image, and the rest of a shard that cannot be read, also has a ``fault``.
+        For each sample ``dict(img_path=...)``, as of :func:`tar_path`. A sample without
+        an image, and the rest of a shard that cannot be read, also has ``fault``, which
+        says what is wrong.
     """
     try:
         with open_regular(shard) as file, open_tar(file, "r:") as tar:

@@ -26,8 +26,11 @@ def compile_layers(model: nn.Module) -> int:
     Parameters, their names and the types of the modules stay as they are. Nothing is
     compiled yet: the first call of each layer does that.
 
+    Args:
+        model: Any model; SAIM's layers and those of mmpretrain's ViTs are found in it.
+
     Returns:
-        How many layers of SAIM and of mmpretrain's ViTs were found.
+        How many layers were found.
     """
     layers = transformer_layers(model)
     for layer in layers:
@@ -45,10 +48,13 @@ def compile_layers(model: nn.Module) -> int:
 
 
 def why_not(device: torch.device) -> str | None:
-    """Returns why nothing can be compiled for a device, or None if it can.
+    """Returns why nothing can be compiled here, or None if it can.
 
     It compiles a small function, which takes a few seconds: whether there is a working
-    compiler is hard to tell in any other way.
+    compiler for the device is hard to tell in any other way.
+
+    Args:
+        device: Where the model is.
     """
     try:
         compiled = torch.compile(lambda x: torch.nn.functional.gelu(x) + 1)

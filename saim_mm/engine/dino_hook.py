@@ -123,7 +123,12 @@ class DINOHook(Hook):
 
 
 def clip_each(optimizer: Optimizer, max_norm: float) -> None:
-    """Clips the gradient of each parameter, by itself and in place, to a norm."""
+    """Clips the gradient of each parameter to a norm of its own.
+
+    Args:
+        optimizer: Its parameters' gradients are changed in place.
+        max_norm: The largest norm.
+    """
     found = [p.grad for group in optimizer.param_groups for p in group["params"]]
     gradients = [gradient for gradient in found if gradient is not None]
     # A fused optimiser takes the factor of a gradient scaler away by itself, later.

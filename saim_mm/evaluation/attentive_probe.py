@@ -44,7 +44,14 @@ def attentive_probe(
 ) -> ProbeResult:
     """Trains a learnt pooling and a linear layer on it, and judges them.
 
-    As :func:`linear_probe`, on patches; by default with :class:`AttentiveRecipe`'s.
+    Args:
+        pool: Its weights are drawn anew.
+        train: Patches to learn from, on the device to be used.
+        val: Patches to be judged on, on the same device.
+        recipe: By default :class:`AttentiveRecipe`'s.
+
+    Raises:
+        ValueError: As for :func:`linear_probe`.
     """
     return linear_probe(train, val, recipe or AttentiveRecipe(), pool)
 

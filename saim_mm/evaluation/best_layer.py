@@ -59,8 +59,14 @@ def best_layer_probe(
 def hold_out(labels: Tensor, share: float, seed: int = 0) -> Tensor:
     """Chooses a share of each class at random, the same in every run.
 
-    Of a class of two or more images at least one is chosen and one is not; of a single
-    image, none. Labels (N,) -> (N,), ``True`` for what is held out.
+    Args:
+        labels: (N,).
+        share: In (0, 1). Of a class of two or more images at least one is chosen and
+            one is not; of a single image, none.
+        seed: Of the choice.
+
+    Returns:
+        (N,), ``True`` for what is held out.
 
     Raises:
         ValueError: If the share is out of range.

@@ -78,7 +78,15 @@ def embed_images(
     batch_size: int = 128,
     workers: int = 0,
 ) -> Iterator[Rows]:
-    """Runs an encoder over images, a batch at a time, from the ``first`` on."""
+    """Runs an encoder over images, a batch at a time.
+
+    Args:
+        extractor: The encoder.
+        images: From :func:`find_images`.
+        first: The image to begin with.
+        batch_size: Images per forward.
+        workers: Processes that load images.
+    """
     loader = DataLoader(
         Subset(_OrWhyNot(images), range(first, len(images))),
         batch_size=batch_size,

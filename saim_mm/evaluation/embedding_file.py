@@ -40,10 +40,13 @@ def check_output(path: Path) -> None:
 def write_embedding(
     path: Path, parts: Iterable[Rows], names: Sequence[str], about: Mapping[str, Any]
 ) -> None:
-    """Writes all rows, in order, whole or not at all.
+    """Writes all rows, whole or not at all.
 
-    ``names`` are those of all N images, in that order; ``about``, what they are of,
-    has the number of ``rows`` and of ``channels``.
+    Args:
+        path: The file.
+        parts: The features, in order.
+        names: Of all N images, in that order.
+        about: What they are of; ``rows`` is the number of rows.
 
     Raises:
         OSError: If it cannot be written.

@@ -160,7 +160,14 @@ class FeatureExtractor:
         num_workers: int = 0,
         progress: Progress | None = None,
     ) -> Features:
-        """As :meth:`extract_views`, of its own view."""
+        """Features of a whole data set; see :meth:`extract_loader`.
+
+        Args:
+            dataset: Gives items as ``PackInputs`` does, with ``gt_label``.
+            batch_size: Images per forward and process.
+            num_workers: Processes that load images, for each process.
+            progress: Called after each batch with its number of images.
+        """
         options = (batch_size, num_workers, progress)
         return self.extract_views(dataset, [self.view], *options)[self.view]
 
@@ -206,9 +213,13 @@ class FeatureExtractor:
     ) -> Features:
         """Features of what a loader gives, on the CPU.
 
-        The loader has a ``DefaultSampler(shuffle=False)``: of W processes, process r
-        loads the images r, r + W, ... The N features come in the order of the data set,
-        the same in every process.
+        Args:
+            loader: With a ``DefaultSampler(shuffle=False)``: of W processes, process r
+                loads the images r, r + W, ...
+            progress: As for :meth:`extract`.
+
+        Returns:
+            The N features in the order of the data set, the same in every process.
         """
         return self._views_of_loader(loader, [self.view], progress)[self.view]
 
@@ -233,7 +244,13 @@ class FeatureExtractor:
     def extract_tensors(
         self, images: Tensor, labels: Tensor, batch_size: int = 1000
     ) -> Features:
-        """As :meth:`view_tensors`, of its own view."""
+        """Features of images that are in memory, on the encoder's device.
+
+        Args:
+            images: (N, C, H, W), of any type, before normalisation.
+            labels: (N,).
+            batch_size: Images per forward.
+        """
         return self.view_tensors(images, labels, [self.view], batch_size)[self.view]
 
     def view_tensors(

@@ -46,8 +46,11 @@ _PEAK_TFLOPS: dict[str, float] = {
 def known_peak_tflops(device_name: str) -> float | None:
     """Peak of a GPU by its name, TFLOP/s of dense 16-bit products.
 
-    By that which ``torch.cuda.get_device_name()`` gives; ``None`` for an unknown GPU,
-    or a slice of one.
+    Args:
+        device_name: As ``torch.cuda.get_device_name()`` gives it.
+
+    Returns:
+        ``None`` for an unknown GPU, or a slice of one.
     """
     words = set(device_name.replace("-", " ").split())
     if "MIG" in words:
@@ -99,8 +102,11 @@ class Flops:
 def saim_flops(model: SAIM) -> Flops:
     """Counts the operations of a pretraining model per image, from its sizes alone.
 
-    In whole numbers; the mean over the model's scopes, if it has several. Its weights
-    may be on the meta device.
+    Args:
+        model: Any SAIM model; its weights may be on the meta device.
+
+    Returns:
+        Whole numbers; the mean over the model's scopes, if it has several.
     """
     scopes = model.order_sampler.scopes
     weights = [scope.weight for scope in scopes]

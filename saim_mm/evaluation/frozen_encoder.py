@@ -18,7 +18,10 @@ from .image_transform import ImageTransform
 class FrozenEncoder(nn.Module):
     """A ViT in evaluation mode, with what it needs to look at images.
 
-    It is built as by :func:`build_encoder`, with its arguments and errors.
+    Args:
+        checkpoint: As for :func:`build_encoder`, like ``config`` and ``num_heads``.
+        config: The config that it was trained with.
+        num_heads: Number of heads, where nothing else tells it.
 
     Attributes:
         source: The file.
@@ -26,6 +29,11 @@ class FrozenEncoder(nn.Module):
         preprocessor: Normalises images (BGR, 0 to 255, or given channels).
         transform: Makes a batch of files, Pillow's images, arrays or tensors; see
             :class:`ImageTransform`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it holds no encoder, or only in part; a ``ValueError``.
+        ValueError: If the config has no ``SAIMViT``.
     """
 
     def __init__(

@@ -42,7 +42,16 @@ def knn_scores(
     """Lets the k most similar neighbours vote, exactly.
 
     A neighbour of cosine similarity s votes for its class with exp(s / temperature).
-    Queries (Q, D), on the device of the bank -> votes (Q, C); a row sums to 1.
+
+    Args:
+        queries: (Q, D), on the device of the bank.
+        bank: N features with labels.
+        num_classes: C.
+        k: Number of neighbours.
+        temperature: How much more a closer neighbour counts.
+
+    Returns:
+        Votes (Q, C); a row sums to 1.
 
     Raises:
         ValueError: If there are fewer than k neighbours, or an option is out of range.
@@ -62,10 +71,18 @@ def knn_scores(
 def knn_accuracy(
     queries: Features, bank: Features, k: int = 20, temperature: float = 0.07
 ) -> float:
-    """Percentage of the queries whose neighbours vote for the right class.
+    """Share of the queries whose neighbours vote for the right class.
 
-    The processes of a run, in which all features are the same, share the queries out
-    and return the same number.
+    The processes of a run share the queries out and return the same number.
+
+    Args:
+        queries: Q features with labels, the same in every process.
+        bank: N features with labels, the same in every process.
+        k: Number of neighbours.
+        temperature: As for :func:`knn_scores`.
+
+    Returns:
+        The accuracy in percent.
 
     Raises:
         ValueError: As for :func:`knn_scores`, or if there is no query.

@@ -120,8 +120,11 @@ def fit(
 ) -> None:
     """Trains a probe, and leaves it in evaluation mode.
 
-    It makes scores (B, classes) of vectors (B, D), or of patches (B, T, D); the order
-    of the features follows from ``generator``.
+    Args:
+        probe: From vectors (B, D), or patches (B, T, D), to scores (B, classes).
+        train: Features to learn from.
+        recipe: How.
+        generator: Of the order of the features.
     """
     batch_size = min(recipe.batch_size, len(train))
     # The rest of an epoch is dropped; BatchNorm cannot learn from a single feature.

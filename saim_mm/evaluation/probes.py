@@ -48,6 +48,11 @@ class Probe(Protocol):
 
         The same in all processes of a run, which must all call it.
 
+        Args:
+            train: By view, features of the images to learn from.
+            val: By view, features of those to be judged on.
+            num_layers: As for :meth:`views`.
+
         Raises:
             ValueError: If there are too few images.
         """

@@ -143,8 +143,15 @@ class AttentionBlock(BaseModule):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float = 0.0) -> Tensor:
     """Attention under a mask, which is built only where no kernel does without.
 
-    Queries (B, H, L, D/H), keys and values (B, H, S, D/H) -> (B, H, L, D/H).
-    ``dropout`` is the share of the scores that is left out.
+    Args:
+        q: Queries (B, H, L, D/H).
+        k: Keys (B, H, S, D/H); so are the values.
+        v: Values.
+        mask: What each query sees.
+        dropout: Share of the scores that is left out.
+
+    Returns:
+        (B, H, L, D/H).
     """
     run = partial(F.scaled_dot_product_attention, dropout_p=dropout)
     attn_mask, is_causal, prefix = mask

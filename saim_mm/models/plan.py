@@ -242,8 +242,12 @@ def _memory_mask(
 def sort_tokens(tokens: Tensor, order: Tensor) -> Tensor:
     """Raster -> sorted: ``out[b, t] = tokens[b, order[b, t]]``.
 
-    Tokens (B, N, D), or (1, N, D) shared by all images, and an order (B, N), or (B, K)
-    of some steps -> (B, N, D), or (B, K, D).
+    Args:
+        tokens: (B, N, D), or (1, N, D) shared by all images.
+        order: (B, N), or (B, K) of some steps.
+
+    Returns:
+        (B, N, D), or (B, K, D).
     """
     if tokens.shape[0] == 1:
         return tokens[0][order]

@@ -126,10 +126,15 @@ class SAIM(BaseSelfSupervisor):
         data_samples: Sequence[DataSample] | None = None,
         order: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The training loss (Eq. 7): ``dict(loss=...)``, a float32 scalar.
+        """The training loss (Eq. 7).
 
-        Images (B, C, H, W) are those after the data preprocessor; all else is as for
-        :meth:`plan`.
+        Args:
+            inputs: Images (B, C, H, W), after the data preprocessor.
+            data_samples: As for :meth:`plan`.
+            order: As for :meth:`plan`.
+
+        Returns:
+            ``dict(loss=...)``, a float32 scalar.
         """
         plan = self.plan(inputs, data_samples, order)
         content = self.backbone(inputs, plan)

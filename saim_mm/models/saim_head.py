@@ -83,9 +83,14 @@ class SAIMHead(BaseModule):
             init_like_official(self)
 
     def forward(self, queries: Tensor, query_mask: Mask = CAUSAL) -> Tensor:
-        """Sorted queries (B, K, D) -> patches (B, K, p*p*C) in the units of the target.
+        """Predicts patches: sorted queries (B, K, D) -> (B, K, p*p*C), sorted.
 
-        ``query_mask`` is what queries see of each other in a transformer projector.
+        Args:
+            queries: Normed queries (B, K, D).
+            query_mask: What they see of each other in a transformer projector.
+
+        Returns:
+            Predictions in the units of :meth:`target`.
         """
         return self.projector(queries, query_mask)
 
@@ -117,7 +122,13 @@ class SAIMHead(BaseModule):
     def loss(self, queries: Tensor, images: Tensor, plan: Plan) -> Tensor:
         """Mean error over the patches that are asked for, and their pixels (Eq. 7).
 
-        Of sorted queries (B, K, D) and images (B, C, H, W): a scalar, float32.
+        Args:
+            queries: Sorted queries (B, K, D).
+            images: Images (B, C, H, W).
+            plan: Which patches they ask for.
+
+        Returns:
+            Scalar, float32.
         """
         prediction = self(queries, plan.query_mask)
         target = self.target(images, plan.asked)
@@ -126,9 +137,16 @@ class SAIMHead(BaseModule):
 
 
 class Projector(nn.Module):
-    """The last step from a query to the p*p*C values of its patch (Table 4).
+    """The last step from a query to the values of its patch (Table 4).
 
-    Its options are those of :class:`SAIMHead`.
+    Args:
+        kind: ``linear``, ``mlp`` or ``transformer``.
+        embed_dims: Number of channels D of a query.
+        patch_dims: Number of values of a patch, p*p*C.
+        num_heads: Attention heads of the transformer.
+
+    Raises:
+        ValueError: If the kind is unknown.
     """
 
     def __init__(
@@ -163,8 +181,11 @@ class Projector(nn.Module):
 class GaussianBlur(nn.Module):
     """Depthwise Gaussian filter g_xi of Eq. 7, zero-padded to keep the size.
 
-    The kernel is normalised; being separable, it runs as a column and a row of
-    ``kernel_size`` taps. ``sigma`` is its standard deviation in pixels.
+    The kernel is normalised; being separable, it runs as a column and a row.
+
+    Args:
+        kernel_size: Taps per side, odd.
+        sigma: Standard deviation in pixels.
 
     Raises:
         ValueError: If the kernel is even or the deviation is not positive.
@@ -221,8 +242,12 @@ def unpatchify(
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each patch, as the target uses them.
 
-    (B, N, p*p*C) -> (B, N, 1) each. The variance is unbiased and 1e-6 is added to it,
-    as in the release.
+    Args:
+        patches: (B, N, p*p*C).
+
+    Returns:
+        Mean and deviation, (B, N, 1) each. The variance is unbiased and 1e-6 is added
+        to it, as in the release.
     """
     var, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return mean, (var + 1e-6).sqrt()

@@ -134,7 +134,10 @@ class SafeCheckpointHook(CheckpointHook):
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> None:
         """Saves at once; the file counts among those that ``max_keep_ckpts`` keeps.
 
-        ``epoch`` and ``iteration`` count those that have been finished.
+        Args:
+            runner: The runner.
+            epoch: Epochs that have been finished.
+            iteration: Iterations that have been finished.
 
         Raises:
             OSError: If it could not be written, whatever ``on_write_error`` says.

@@ -101,7 +101,10 @@ def stuck_ranks(beats: Mapping[int, Heartbeat], timeout: float) -> list[int]:
     All stop when one of them does. It is the one that has come least far, and if
     several have come as far, one that waits for nobody. Until the first iteration is
     done nobody is: connecting, or MMEngine's way of resuming, may take any time.
-    ``beats`` are the last of each rank, ``timeout`` the seconds for one position.
+
+    Args:
+        beats: The last beat of each process, by rank.
+        timeout: Seconds that one may stay at a position.
     """
     last = min(beat.position for beat in beats.values())
     behind = {rank: beat for rank, beat in beats.items() if beat.position == last}

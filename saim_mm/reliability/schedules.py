@@ -35,8 +35,12 @@ def fit_warm_ups(runner: Runner, iterations: int, epoch_length: int) -> None:
     A warm-up is a rising ``LinearLR`` from the start on, with an ``end`` of its own. If
     it is longer than half of the run, it ends there, and what was to begin at its end
     begins there too. Where there is no room for two steps, the run begins at its full
-    rate: MMEngine would stay at the first one for good. All else stays as written, and
-    so do schedules that are built already. Both lengths are iterations.
+    rate: MMEngine would stay at the first one for good. All else stays as written.
+
+    Args:
+        runner: The runner; schedules that are built already stay.
+        iterations: Length of the run.
+        epoch_length: Iterations in an epoch.
     """
     schedules = runner.param_schedulers
     schedules = schedules if isinstance(schedules, list) else [schedules]

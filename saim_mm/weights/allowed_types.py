@@ -94,9 +94,14 @@ _trusted: dict[str, type] = {}
 
 
 def trust(types: Iterable[type | str]) -> None:
-    """Lets files hold what :func:`find_classes` finds, in this process.
+    """Lets files of checkpoints hold some types, in this process.
 
-    What a class does when it is built or restored is done for a file, so trust both.
+    Args:
+        types: Classes, or their full names. What a class does when it is built or
+            restored is done for a file, so trust both.
+
+    Raises:
+        ValueError: As :func:`find_classes` does.
     """
     _trusted.update({_full_name(kind): kind for kind in find_classes(types)})
 

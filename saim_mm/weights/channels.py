@@ -12,7 +12,7 @@ ChannelFit: TypeAlias = Literal["repeat", "mean", "random"]
 
 
 def fit_channels(kernel: Tensor, initial: Tensor, fit: ChannelFit) -> Tensor:
-    """Makes a kernel (D, C, rows, columns) of one (D, S, rows, columns).
+    """Makes a kernel for C channels of one for S.
 
     * ``repeat``: channel c gets the kernel of source channel c mod S, divided by the
       number n of channels that get the same: w'[c] = w[c mod S] / n(c mod S). Where
@@ -23,7 +23,15 @@ def fit_channels(kernel: Tensor, initial: Tensor, fit: ChannelFit) -> Tensor:
 
     By the first two the w' sum up to the sum of the w. So an image that is the same v
     in all its channels, grey after normalisation, has the response that it had:
-    sum of w'[c] * v = v * sum of w[s]. ``initial`` is the kernel of the model.
+    sum of w'[c] * v = v * sum of w[s].
+
+    Args:
+        kernel: Of the checkpoint (D, S, rows, columns).
+        initial: Of the model (D, C, rows, columns).
+        fit: How.
+
+    Returns:
+        (D, C, rows, columns).
     """
     if fit == "random":
         return initial

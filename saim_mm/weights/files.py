@@ -50,13 +50,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Reads the weights of a file, as :func:`read_checkpoint` does.
+    """Reads the weights of a checkpoint file.
 
-    They may lie under ``state_dict`` (MMEngine), ``model`` (the authors' release) or
-    ``teacher`` (DINO's, which also has a student), or be the whole file.
+    Args:
+        path: As for :func:`read_checkpoint`. The weights may lie under ``state_dict``
+            (MMEngine), ``model`` (the authors' release) or ``teacher`` (DINO's, which
+            also has a student), or be the whole file.
 
     Raises:
-        CheckpointError: Also if the file holds no state dict.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is refused or holds no state dict.
     """
     return weights_of(read_checkpoint(path), path)
 

@@ -46,11 +46,15 @@ def load_model(
 ) -> BaseModel:
     """Builds the model of a pretraining config and loads all of its weights.
 
-    The config is run, as any config is; nothing in the checkpoint, which has decoder
-    and head, is.
+    The config is run, as any config is; nothing in the checkpoint is.
+
+    Args:
+        config: Config that the model was trained with.
+        checkpoint: A checkpoint of that run, with decoder and head.
+        device: Where the model is needed.
 
     Returns:
-        The model on the device, in evaluation mode.
+        The model, in evaluation mode.
 
     Raises:
         FileNotFoundError: If a file is missing.

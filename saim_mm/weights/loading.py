@@ -89,6 +89,9 @@ def load_encoder(
             :func:`saim_mm.weights.channels.fit_channels`. By default such a checkpoint
             is refused.
 
+    Returns:
+        What was loaded.
+
     Raises:
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file, its layout, the prefix, the keys or the shapes

@@ -73,7 +73,12 @@ def _scalar(kind: Any, data: Any) -> Any:
 
 
 def build_array(dtype: Any, shape: Any, data: bytes) -> np.ndarray:
-    """An array of numbers or text; ``dtype`` is one such as ``<f4``.
+    """An array of numbers or text.
+
+    Args:
+        dtype: Byte order, kind and width, such as ``<f4``.
+        shape: The shape, a list of integers.
+        data: Its bytes.
 
     Raises:
         CheckpointError: If it is of another kind, or the bytes are too few or many.

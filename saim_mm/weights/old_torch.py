@@ -32,6 +32,9 @@ class ListedUnpickler(_Unpickler):
 
     It is the one written in Python, as torch's is: that in C makes room for as many
     remembered objects as a number in the file says.
+
+    Attributes:
+        allowed: Full names, and what each stands for.
     """
 
     #: Full names, and what each stands for.

@@ -43,9 +43,13 @@ def sincos_position_embedding(grid: tuple[int, int], width: int) -> Tensor:
     mmpretrain has one too, but it takes row and column the other way round, and on a
     grid that is not square it numbers the patches column by column.
 
+    Args:
+        grid: Rows and columns.
+        width: Number of channels D. One quarter each is sine and cosine of the column,
+            then sine and cosine of the row.
+
     Returns:
-        (rows * columns, width), patches in raster order. One quarter each is sine and
-        cosine of the column, then sine and cosine of the row.
+        (rows * columns, D), patches in raster order.
 
     Raises:
         ValueError: If the width is not a multiple of 4.
@@ -146,6 +150,9 @@ def infer_grid(
         like: The grid of the model that loads it.
         noted: The grid that is known; it counts if it has N patches.
         same_model: Whether as many patches as those of ``like`` are on that grid.
+
+    Returns:
+        Rows and columns, with rows * columns = N.
 
     Raises:
         CheckpointError: If none of these gives a grid, or the count gives several.

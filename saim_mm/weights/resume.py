@@ -179,6 +179,9 @@ def resume_from_newest(runner: Runner) -> None:
     Without one the run starts as if it were not told to resume, from ``load_from`` if
     its config names that. To be called before the runner loads anything.
 
+    Args:
+        runner: The runner.
+
     Raises:
         CheckpointError: If there are checkpoints, and none of them is good.
     """

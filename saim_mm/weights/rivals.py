@@ -26,7 +26,11 @@ _AIM_SIDE = 224
 
 
 def dino_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
-    """DINO's teacher, or its backbone alone, a ViT of timm; no head is kept."""
+    """DINO's teacher, or its backbone alone, which is a ViT of timm; no head is kept.
+
+    Args:
+        state: What the authors' file holds, under ``teacher`` if it has all.
+    """
     state = {key.removeprefix("backbone."): t for key, t in state.items()}
     rows = timm_rows(count_layers(state, "blocks."), "norm.weight" in state)
     return to_ours(rows, state, keymap.TIMM, {"head": r"head\."})
@@ -39,6 +43,12 @@ def aim_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
     The linear layers of its blocks have no bias; ours have, so these are zero here, and
     are trained where training goes on. Its positions are no weights; ours are those of
     images of 224 pixels, as of every release.
+
+    Args:
+        state: AIM's state dict, of PyTorch.
+
+    Raises:
+        CheckpointError: If a key is missing or unexpected.
     """
     rows = rows_of(AIM, count_layers(state, "trunk.blocks."))
     conversion = to_ours(rows, state, keymap.AIM, {"probe": r"head\."})
@@ -57,9 +67,14 @@ def aim_to_encoder(state: Mapping[str, Tensor]) -> Conversion:
 class NEPAConfig:
     """What config.json says of a NEPA, beyond what the weights do.
 
-    Sizes are pixels of a side; ``eps`` is that of all layer norms and ``theta`` the
-    base of the rotary frequencies; ``qk_norm`` is as for ``RotaryViT``, and ``gated``
-    says whether the feed-forward network is (SwiGLU).
+    Attributes:
+        num_heads: Number of attention heads.
+        image_size: Pixels of a side.
+        patch_size: Pixels of a patch's side.
+        eps: Of all layer norms.
+        theta: Base of the rotary frequencies.
+        qk_norm: ``off``, ``plain`` or ``affine``, as for ``RotaryViT``.
+        gated: Whether the feed-forward network is gated (SwiGLU).
     """
 
     num_heads: int

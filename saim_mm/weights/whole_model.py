@@ -44,9 +44,12 @@ class CompleteLoadHook(Hook):
 
 
 def check_complete(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
-    """Checks that a state dict, of ``path``, is that of a whole model, key by key.
+    """Checks that a state dict is that of a model, key by key.
 
-    A wrapper's name may precede every key.
+    Args:
+        model: The whole model.
+        state: The state dict, with or without a wrapper's name before every key.
+        path: Where it is from, for the error.
 
     Raises:
         CheckpointError: If a key is missing or unexpected and not in
@@ -118,10 +121,13 @@ def _other_shapes(
 
 
 def forget_pretrained(model: nn.Module) -> list[str]:
-    """Takes the pretrained weights out of ``init_cfg``, before they are initialised.
+    """Takes the pretrained weights out of a model's ``init_cfg``.
 
     For a run that goes on from a checkpoint of its own: that holds every weight, and
     the file with the pretrained ones may be gone.
+
+    Args:
+        model: A model whose weights are not initialised yet.
 
     Returns:
         Names of the modules that will start from scratch.

@@ -131,7 +131,11 @@ class AIMHead(SAIMHead):
 
 
 class ResidualMLP(nn.Module):
-    """x + MLP(norm(x)), with four times as many hidden channels."""
+    """x + MLP(norm(x)), with four times as many hidden channels.
+
+    Args:
+        width: Number of channels.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -23,10 +23,17 @@ from .layer_mix import LayerMix
 class CrossMAENeck(BaseModule):
     """A query starts as mask token and position, and reads mixes of encoder layers.
 
-    Queries do not see each other, so any part of them may be asked for. There are
-    ``depth`` layers of ``width`` channels, with ``decoder_heads`` heads; the sizes of
-    the encoder follow from the backbone and need not be given, ``init_cfg`` is as for
-    :class:`SAIMNeck`.
+    Queries do not see each other, so any part of them may be asked for. The sizes that
+    follow from the backbone need not be given.
+
+    Args:
+        embed_dims: Number of channels D of the encoder.
+        patch_resolution: Rows and columns of the patch grid.
+        num_encoder_layers: M, layers of the encoder.
+        depth: Number of query layers.
+        width: Number of channels of the decoder.
+        decoder_heads: Number of attention heads of the decoder.
+        init_cfg: Initialisation config; by default as for :class:`SAIMNeck`.
 
     Raises:
         ValueError: If there is no layer, the heads do not divide the width, or it is no
@@ -88,7 +95,10 @@ class CrossMAENeck(BaseModule):
 class CrossAttentionLayer(nn.Module):
     """Cross-attention and a feed-forward network, each after a norm.
 
-    Queries have ``width`` channels and the memory ``memory_dims``.
+    Args:
+        width: Number of channels of the queries.
+        memory_dims: Number of channels of the memory.
+        num_heads: Number of attention heads.
     """
 
     def __init__(self, width: int, memory_dims: int, num_heads: int) -> None:

@@ -83,10 +83,14 @@ class DINOPretraining(BaseSelfSupervisor):
     def loss(
         self, inputs: Sequence[Tensor], data_samples: Any = None
     ) -> dict[str, Tensor]:
-        """``dict(loss=...)`` of a batch, a float32 scalar.
+        """The loss of a batch.
 
-        The inputs are V crops (B, C, H, W), the two large ones first; samples are not
-        used.
+        Args:
+            inputs: V crops (B, C, H, W), the two large ones first.
+            data_samples: Not used.
+
+        Returns:
+            ``dict(loss=...)``, a float32 scalar.
 
         Raises:
             ValueError: If nothing would move the teacher, or there are no two crops.

@@ -134,8 +134,12 @@ class DINOHead(BaseModule):
     def loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Mean over all pairs of a teacher's crop and another crop of the student's.
 
-        Of the student's similarities (V, B, K) and the teacher's (2, B, K), which are
-        of the first two of the crops: a float32 scalar.
+        Args:
+            student: Similarities (V, B, K).
+            teacher: Similarities (2, B, K) of the first two of the crops.
+
+        Returns:
+            A float32 scalar.
         """
         student, teacher = student.float(), teacher.float()
         target = ((teacher - self.center) / self.temperature).softmax(-1)

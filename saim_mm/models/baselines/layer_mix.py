@@ -16,8 +16,12 @@ from ..saim_vit import Content
 class LayerMix(nn.Module):
     """Sums of the encoder's layers with learnt weights, one for each query layer.
 
-    The weights start with variance 1/n for n summands (CrossMAE). With ``mix_input``
-    the input of the first layer is a summand too.
+    The weights start with variance 1/n for n summands (CrossMAE).
+
+    Args:
+        depth: Number of query layers d.
+        num_encoder_layers: Number of encoder layers M.
+        mix_input: Whether the input of the first one is a summand too.
     """
 
     def __init__(self, depth: int, num_encoder_layers: int, mix_input: bool) -> None:

@@ -33,9 +33,16 @@ class NEPA(SAIM):
         data_samples: Sequence[DataSample] | None = None,
         order: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """As :meth:`SAIM.loss`; ``loss`` lies between -1 and 1.
+        """The training loss.
 
-        Beside it, ``target_cosine`` is the mean cosine between two targets.
+        Args:
+            inputs: Images (B, C, H, W), after the data preprocessor.
+            data_samples: As for :meth:`plan`.
+            order: As for :meth:`plan`.
+
+        Returns:
+            ``loss``, between -1 and 1, and ``target_cosine``, the mean cosine between
+            two targets; float32 scalars.
         """
         plan = self.plan(inputs, data_samples, order)
         content = self.backbone(inputs, plan)
@@ -65,10 +72,15 @@ class EmbeddingHead(BaseModule):
         return self.projector(queries, query_mask)
 
     def loss(self, queries: Tensor, embeddings: Tensor, plan: Plan) -> Tensor:
-        """Minus the mean cosine over what is asked for, a scalar, float32.
+        """Minus the mean cosine over what is asked for.
 
-        Of sorted queries (B, K, D), and embeddings (B, N, D) of all patches in raster
-        order.
+        Args:
+            queries: Sorted queries (B, K, D).
+            embeddings: Embeddings (B, N, D) of all patches, in raster order.
+            plan: Which patches the queries ask for.
+
+        Returns:
+            Scalar, float32.
 
         Raises:
             ValueError: If images are given instead of embeddings.

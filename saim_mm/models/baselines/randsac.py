@@ -62,7 +62,11 @@ class RandSACNeck(LayerMixNeck):
     earlier segments, in a learnt mix of all layers. All patches must be asked for, for
     a query's neighbours change what it predicts.
 
-    Its options are those of :class:`LayerMixNeck`.
+    Args:
+        depth: Number of query layers, at least 1.
+        embed_dims: Number of channels D.
+        num_heads: Number of attention heads.
+        **kwargs: As for ``LayerMixNeck``.
 
     Raises:
         ValueError: As ``LayerMixNeck``, or if the layers are not its own.
@@ -103,7 +107,11 @@ class RandSACNeck(LayerMixNeck):
 
 
 class SelfAttention(AttentionBlock):
-    """The attention of a layer, without its feed-forward network."""
+    """The attention of a layer, without its feed-forward network.
+
+    Args:
+        layer: The layer whose attention is taken over.
+    """
 
     def __init__(self, layer: TransformerEncoderLayer) -> None:
         super().__init__(layer)

@@ -20,10 +20,13 @@ class SimMIMViT(SAIMViT):
     so that the systems that are compared differ in what they predict, and not in their
     encoder; SimMIM's own ViT has a learnt relative position bias and layer scale.
 
-    Its options are those of :class:`SAIMViT`.
+    Args:
+        *args: As for ``mmpretrain.VisionTransformer``.
+        **kwargs: As for ``mmpretrain.VisionTransformer``; ``out_type`` is ``featmap``
+            here, which is what the decoder reads.
 
     Raises:
-        ValueError: If ``out_type`` is not ``featmap``, which is what the decoder reads.
+        ValueError: If ``out_type`` is another.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -67,7 +67,11 @@ class BlockHead(SAIMHead):
 class BlockProjector(Projector):
     """Queries (B, K, D) of whole segments -> their patches, segment by segment.
 
-    A segment has ``length`` patches, and the MLP ``width`` hidden channels.
+    Args:
+        embed_dims: Number of channels D of a query.
+        patch_dims: Number of values of a patch.
+        length: Patches of a segment.
+        width: Hidden channels.
     """
 
     def __init__(

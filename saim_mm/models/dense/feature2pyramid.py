@@ -12,7 +12,12 @@ from .vit_pyramid import Downsample
 
 @register("model")
 class AnySizeFeature2Pyramid(Feature2Pyramid):
-    """``Feature2Pyramid`` for maps of one row or column too; else it is the same."""
+    """``Feature2Pyramid`` for maps of one row or column too; else it is the same.
+
+    Args:
+        *args: As for ``Feature2Pyramid``.
+        **kwargs: As for ``Feature2Pyramid``.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -95,10 +95,14 @@ class MultiLevelViT(BaseModule):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...]]:
-        """Makes the levels of images (B, C, H, W) of any size.
+        """Makes the levels of images of any size.
 
-        For each, a map (B, channels, ceil(H / stride), ceil(W / stride)), as of a CNN,
-        or a vector (B, channels); grouped, a tuple of one such tuple.
+        Args:
+            x: Images (B, C, H, W).
+
+        Returns:
+            For each level a map (B, channels, ceil(H / stride), ceil(W / stride)), as
+            of a CNN, or a vector (B, channels); grouped, a tuple of one such tuple.
         """
         maps = dict(zip(self.encoder.out_indices, self.encoder(x), strict=True))
         size = (x.shape[-2], x.shape[-1])
@@ -116,7 +120,15 @@ class MultiLevelViT(BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """As of ``VisionTransformer``; the levels count with neck and head."""
+        """As of ``VisionTransformer``; the levels count with neck and head.
+
+        Args:
+            param_name: Name of a parameter.
+            prefix: What precedes the names of this backbone's.
+
+        Returns:
+            Its layer (0 for the embedding) and the number of layers.
+        """
         depth: tuple[int, int] = self.encoder.get_layer_depth(
             param_name, f"{prefix}encoder."
         )

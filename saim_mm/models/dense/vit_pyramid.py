@@ -46,10 +46,14 @@ class FourLayerPyramid(BaseModule):
         self.scales = _scales([embed_dims] * 3, norm_cfg)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Rescales four maps (B, D, h, w), the earliest layer first.
+        """Rescales four maps.
 
-        To (B, D, 4h, 4w), (B, D, 2h, 2w), (B, D, h, w) and (B, D, h/2, w/2); no side
-        gets less than 1.
+        Args:
+            inputs: Four maps (B, D, h, w), the earliest layer first.
+
+        Returns:
+            Maps (B, D, 4h, 4w), (B, D, 2h, 2w), (B, D, h, w) and (B, D, h/2, w/2);
+            no side gets less than 1.
 
         Raises:
             ValueError: If there are not four.
@@ -141,7 +145,11 @@ def upsample(widths: Sequence[int], norm_cfg: dict[str, Any]) -> nn.Sequential:
 
 
 class Downsample(nn.Module):
-    """``nn.MaxPool2d(factor)`` that leaves at least one row and one column."""
+    """``nn.MaxPool2d(factor)`` that leaves at least one row and one column.
+
+    Args:
+        factor: Rows, and columns, that become one.
+    """
 
     def __init__(self, factor: int) -> None:
         super().__init__()

@@ -67,10 +67,14 @@ class RelativePositionBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(num_heads, *offsets))
 
     def forward(self, grid: tuple[int, int]) -> Tensor:
-        """The bias between all tokens of a grid, (1, H, L, L) with L = rows * columns.
+        """The bias between all tokens of a grid, which may differ from the built one.
 
-        Entry (i, j) is added to the score with which token i attends to token j. For
-        another grid than the built one the table is resized bilinearly.
+        Args:
+            grid: Rows and columns; for another grid the table is resized bilinearly.
+
+        Returns:
+            (1, H, L, L) with L = rows * columns; entry (i, j) is added to the score
+            with which token i attends to token j.
         """
         offsets = (2 * grid[0] - 1, 2 * grid[1] - 1)
         table: Tensor = self.table
