@@ -17,6 +17,7 @@ from tiny import randomise, tiny_backbone, tiny_saim
 import saim_mm
 from saim_mm import api
 from saim_mm._stack import FIRST_TORCH_WITH_DERIVED_DIMS, parse
+from saim_mm.evaluation.image_transform import ImageTransform
 from saim_mm.parity import convert_files
 from saim_mm.weights import CheckpointError, write_state_dict
 
@@ -61,7 +62,8 @@ def test_the_transform_takes_files_and_values(channels: int, tmp_path: Path) -> 
         write(tmp_path / "a.tif", tiff_of(values, **options)),
     ]
     planes = torch.tensor(values.astype(np.float32)).permute(2, 0, 1)
-    encoder.transform._view.transforms[0].scale = 32  # no margin that is cut off
+    # no margin that is cut off
+    encoder.transform = ImageTransform((32, 32), encoder.preprocessor, crop_ratio=1)
     for given in [*files, str(files[0]), values, values.astype(float), planes]:
         torch.testing.assert_close(encoder.transform(given), wanted)
     both = encoder.transform([values, files[1]])

@@ -148,7 +148,7 @@ class Child:
         os.set_blocking(self._reader, False)
         self.told = b""
 
-    def wait_for(self, byte: bytes, times: int = 1, timeout: float = 30) -> None:
+    def wait_for(self, byte: bytes, times: int = 1, timeout: float = 120) -> None:
         """Waits until the child has written a byte, so many times."""
         end = time.monotonic() + timeout
         while self.told.count(byte) < times:
@@ -160,7 +160,7 @@ class Child:
         """Signals the child and all processes that it has started."""
         os.killpg(self.pid, number)
 
-    def join(self, timeout: float = 30) -> int:
+    def join(self, timeout: float = 120) -> int:
         """Waits for its end.
 
         Returns:

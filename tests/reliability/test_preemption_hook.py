@@ -135,13 +135,13 @@ def test_an_accumulated_step_is_completed(tmp_path: Path) -> None:
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
-    child = start(run_config(tmp_path, seconds=10.0, num_workers=1, length=6))
+    child = start(run_config(tmp_path, seconds=100.0, num_workers=1, length=6))
     child.wait_for(b"e")
     time.sleep(0.2)
     child.signal(signal.SIGINT)
     time.sleep(0.1)
     child.signal(signal.SIGINT)
-    assert child.join(4) == 1  # KeyboardInterrupt
+    assert child.join(40) == 1  # KeyboardInterrupt
     assert not list(tmp_path.glob("*.pth"))
     wait_for_offspring(child)
 
@@ -173,7 +173,7 @@ def test_a_second_sigterm_ends_what_is_stuck(tmp_path: Path, stuck: Any) -> None
     for pause in (0.1, 2.5, 0):  # the second is the first, handed on
         child.signal(signal.SIGTERM)
         time.sleep(pause)
-    assert child.join(5) == 128 + signal.SIGTERM
+    assert child.join() == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow
@@ -328,12 +328,12 @@ def test_training_that_failed_does_not_hold_signals_back(tmp_path: Path) -> None
             build_runner(config).train()
         except TypeError:
             os.write(pipe, b"f")
-            time.sleep(30)
+            time.sleep(300)
 
     child = Child(fail_and_wait)
     child.wait_for(b"f")
     child.signal(signal.SIGTERM)
-    assert child.join(10) == -signal.SIGTERM
+    assert child.join() == -signal.SIGTERM
 
 
 def test_needs_the_hook_that_saves(tmp_path: Path) -> None:
