@@ -464,7 +464,7 @@ def test_killed_and_called_again_ends_with_the_same_weights(
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    text = process.communicate(timeout=100)[0]
+    text = process.communicate(timeout=500)[0]
     assert process.returncode == 75, text
     assert "Saved. To go on, say the same again: " in text
 

@@ -408,7 +408,7 @@ def run_two_ranks(folder: str, work_dir: Path, share: float) -> list[list[str]]:
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
     }
     done = subprocess.run(
-        command, env=environment, timeout=120, capture_output=True, text=True
+        command, env=environment, timeout=600, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ends = [work_dir / f"rank{rank}.txt" for rank in range(2)]

@@ -172,7 +172,7 @@ def test_interrupt_leaves_no_mess(tmp_path: Path) -> None:
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.2)
             os.killpg(process.pid, signal.SIGINT)
-            assert process.wait(timeout=60) == 130
+            assert process.wait(timeout=300) == 130
         finally:
             process.kill()
     assert "Traceback" not in log.read_text()

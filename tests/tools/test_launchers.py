@@ -115,7 +115,7 @@ def test_two_nodes_find_each_other(tmp_path: Path) -> None:
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
         )
-    logs = [node.communicate(timeout=120)[0] for node in nodes]
+    logs = [node.communicate(timeout=600)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], logs
     assert "2 processes x 32" in logs[0]
 

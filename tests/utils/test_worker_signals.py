@@ -35,7 +35,7 @@ def read_on(pipe: int, method: str, *, shielded: bool) -> None:
 @pytest.mark.parametrize("shielded", [True, False])
 def test_batches_come_in_spite_of_signals(shielded: bool) -> None:
     child = Child(lambda pipe: read_on(pipe, "fork", shielded=shielded))
-    child.wait_for(b"b", timeout=60)
+    child.wait_for(b"b")
     for number in SIGNALS:
         child.signal(number)
     assert (child.join(60) == 0) == shielded
@@ -65,18 +65,18 @@ def test_the_parent_can_end_them() -> None:
     """At once, in the middle of a sample."""
 
     def end(pipe: int) -> None:
-        loader = DataLoader(Numbers(6, seconds=30.0), num_workers=2)
+        loader = DataLoader(Numbers(6, seconds=300.0), num_workers=2)
         shield_workers(loader)
         reader = iter(loader)
         time.sleep(0.2)
         end_workers()
         for worker in reader._workers:
-            worker.join(3)
+            worker.join(30)
             assert worker.exitcode == 0
         os.write(pipe, b"e")
 
     child = Child(end)
-    child.wait_for(b"e", timeout=8)
+    child.wait_for(b"e")
     child.signal(signal.SIGKILL)
     child.join()
 

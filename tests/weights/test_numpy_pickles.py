@@ -259,7 +259,7 @@ def test_no_mutated_pickle_crashes_or_brings_more_than_data(
     tmp_path: Path, seed: int
 ) -> None:
     child = Child(lambda pipe: fuzz(tmp_path, seed, 100))
-    assert child.join(timeout=120) == 0, os.fsdecode(tmp_path / "last.pkl")
+    assert child.join(timeout=600) == 0, os.fsdecode(tmp_path / "last.pkl")
 
 
 @pytest.mark.slow

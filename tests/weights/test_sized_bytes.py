@@ -52,7 +52,7 @@ def test_a_number_is_no_content(case: str, tmp_path: Path) -> None:
     def child(pipe: Any) -> None:
         assert not read_with_little(path)
 
-    assert Child(child).join(timeout=100) == 0
+    assert Child(child).join(timeout=300) == 0
 
 
 def test_a_great_number_of_a_remembered_object(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_great_number_of_a_remembered_object(tmp_path: Path) -> None:
     def child(pipe: Any) -> None:
         assert read_with_little(path)
 
-    assert Child(child).join(timeout=100) == 0
+    assert Child(child).join(timeout=300) == 0
 
 
 def test_honest_bytes_are_read(tmp_path: Path) -> None:
