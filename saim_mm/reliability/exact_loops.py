@@ -231,6 +231,19 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
     See :class:`ExactLoop`; ``max_epochs`` counts epochs.
     """
 
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        max_epochs: int,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__(
+            runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals
+        )
+
     def _set_sampler(self, sampler: ExactSampler) -> None:
         super()._set_sampler(sampler)
         _check_epoch(self.dataloader, sampler)
@@ -255,6 +268,19 @@ class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
     The sampler goes on from epoch to epoch without end, as ``InfiniteSampler`` does.
     See :class:`ExactLoop`; ``max_iters`` counts iterations.
     """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__(
+            runner, dataloader, max_iters, val_begin, val_interval, dynamic_intervals
+        )
 
     def _set_sampler(self, sampler: ExactSampler) -> None:
         super()._set_sampler(sampler)

@@ -39,8 +39,7 @@ def write_atomically(
             write(file)
             file.flush()
             os.fsync(file.fileno())
-            if hasattr(os, "posix_fadvise"):  # the next read is from the disk
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            _forget_cached(file.fileno())
         if check is not None:
             check(part)
         part.replace(path)
@@ -118,6 +117,12 @@ def remove_parts(folder: Path) -> None:
     """Removes what killed runs left of :func:`write_atomically` in a folder."""
     for part in folder.glob(f".*{_SUFFIX}"):
         part.unlink(missing_ok=True)
+
+
+def _forget_cached(descriptor: int) -> None:
+    """Asks the system to serve the next read from the disk, not from memory."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _flush_folder(folder: Path) -> None:
