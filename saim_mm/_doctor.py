@@ -130,30 +130,23 @@ def check_combinations() -> Findings:
             text += f" files; both are imported as {module}"
             remedy = f"pip uninstall -y {' '.join(both)}, then install one of them"
             yield Finding("error", text, remedy)
-    torch = _stack.installed("torch") or ""
-    is_old = bool(torch) and _stack.parse(torch) < _stack.FIRST_TORCH_WITH_NUMPY_2
-    mmdet, mmseg = map(_stack.installed, ("mmdet", "mmsegmentation"))
-    for matters, part, text in (
-        (
-            torch.startswith("2."),
-            _stack.torchvision_for(torch),
-            f"torchvision {{}} does not belong to torch {torch}",
-        ),
-        (
-            is_old,
-            _stack.OLD_NUMPY,
-            f"torch {torch} was built for numpy 1, and numpy {{}} is installed",
-        ),
-        (
-            True,
-            _stack.TRANSFORMERS,
-            "mmpretrain does not import with transformers {}",
-        ),
-        (mmdet, _stack.UPSTREAM_MMCV, f"mmdet {mmdet} refuses mmcv {{}}"),
-        (mmseg, _stack.UPSTREAM_MMCV, f"mmsegmentation {mmseg} refuses mmcv {{}}"),
-    ):
+    rules = []  # a part, and what is wrong if it is there and out of its range
+    torch = _stack.installed("torch")
+    if torch is not None and torch.startswith("2."):
+        text = f"torchvision {{}} does not belong to torch {torch}"
+        rules.append((_stack.torchvision_for(torch), text))
+    if torch is not None and _stack.parse(torch) < _stack.FIRST_TORCH_WITH_NUMPY_2:
+        text = f"torch {torch} was built for numpy 1, and numpy {{}} is installed"
+        rules.append((_stack.OLD_NUMPY, text))
+    text = "mmpretrain does not import with transformers {}"
+    rules.append((_stack.TRANSFORMERS, text))
+    for name in ("mmdet", "mmsegmentation"):
+        if version := _stack.installed(name):
+            text = f"{name} {version} refuses mmcv {{}}"
+            rules.append((_stack.UPSTREAM_MMCV, text))
+    for part, text in rules:
         found = _stack.installed(part.module)
-        if matters and found is not None and not _stack.in_range(found, part):
+        if found is not None and not _stack.in_range(found, part):
             yield Finding("error", text.format(found), part.install)
 
 

@@ -53,7 +53,8 @@ class EffectiveRankHook(FeatureHook):
         views: Crops of each. LiDAR's authors take 50.
         pool: ``avg`` (mean of the patches) or ``cls`` (class token).
         layer: Counted from 0; -1 is the last one.
-        **loading: ``batch_size`` and ``num_workers``.
+        batch_size: Crops per forward and process.
+        num_workers: Processes that load images, for each process.
 
     Raises:
         ValueError: If the interval is not a positive integer, or there are less than
@@ -68,9 +69,10 @@ class EffectiveRankHook(FeatureHook):
         views: int = 10,
         pool: Pool = "avg",
         layer: int = -1,
-        **loading: int,
+        batch_size: int = 128,
+        num_workers: int = 4,
     ) -> None:
-        super().__init__(interval, by_epoch, **loading)
+        super().__init__(interval, by_epoch, batch_size, num_workers)
         if images < 2 or views < 2:
             raise ValueError(
                 f"EffectiveRankHook images={images} and views={views} must both be at "
