@@ -284,6 +284,16 @@ def test_keyed_steps_are_equally_likely() -> None:
     _assert_uniform(torch.stack(draws), list(itertools.combinations(range(4), 2)))
 
 
+def test_orders_are_those_of_earlier_runs() -> None:
+    """Random numbers in rising order: a run that goes on, of whatever version."""
+    order, keys = OrderSampler("stochastic", (4, 6)), _keys(12)
+    wanted = hash_keys(keys, 24).argsort(dim=1, stable=True)
+    assert torch.equal(order.draw(12, CPU, keys=keys), wanted)
+    drawn = order.draw(12, CPU, torch.Generator().manual_seed(0))
+    numbers = torch.rand(12, 24, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, numbers.argsort(dim=1))
+
+
 @pytest.mark.parametrize("kind", FAMILY)
 def test_keyed_orders_do_not_depend_on_the_batch(kind: str) -> None:
     """Nor on the generator, which stays as it was."""

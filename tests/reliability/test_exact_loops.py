@@ -38,9 +38,9 @@ def test_goes_on_in_the_middle(tmp_path: Path, loop: str, regroup: bool) -> None
 
 
 @pytest.mark.parametrize("loop", ["ExactEpochLoop", "ExactIterLoop"])
-@pytest.mark.parametrize("done", [2, 4, 5])
+@pytest.mark.parametrize("done", [2, 4, 5, 8])
 def test_open_steps_are_repeated(tmp_path: Path, loop: str, done: int) -> None:
-    """5 iterations per step, 3 per epoch: each begins one or two epochs before.
+    """5 iterations per step, 3 per epoch: some begin in an epoch before, 8 amid it.
 
     The buffers of the batch norm, which were stored as they are, change only once.
     """
@@ -58,6 +58,16 @@ def test_open_steps_are_repeated(tmp_path: Path, loop: str, done: int) -> None:
         for runner in (whole, resumed)
     ]
     assert differing_bytes(*momentum) == 0
+
+
+def test_another_batch_size_leaves_no_sample_out(tmp_path: Path) -> None:
+    """After 4 samples in batches of 3, whose borders are elsewhere."""
+    whole = run(build(tmp_path / "whole", length=1))
+    path = tmp_path / "whole" / "iter_1.pth"
+    options = dict(length=1, batch_size=3)
+    resumed = run(build(tmp_path / "resumed", checkpoint=path, **options))
+    seen, again = (np.concatenate([x for _, _, x in part]) for part in (whole, resumed))
+    assert seen[4:].tolist() == again[:8].tolist()
 
 
 def test_a_short_last_batch_stays_the_last(tmp_path: Path) -> None:
