@@ -165,10 +165,13 @@ def test_one_is_no_plural() -> None:
 
 
 def test_options_are_not_abbreviated(capsys) -> None:
+    """The usage that is shown is the verb's."""
     for said in (["pretrain", "photos", "--epoch", "3"], ["--vers"]):
         with pytest.raises(SystemExit, match="2"):
             main(said)
-    assert "unrecognized arguments: --epoch 3" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "unrecognized arguments: --epoch 3" in error
+    assert "usage: saim-mm pretrain" in error
 
 
 def test_convert_refuses_what_does_not_matter() -> None:

@@ -57,6 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _VerbParser(argparse.ArgumentParser):
+    """Refuses unknown options with the usage of its verb, not of the whole command."""
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        found, unknown = super().parse_known_args(*args, **options)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line of all verbs."""
     shared: dict[str, Any] = dict(
@@ -68,7 +78,9 @@ def make_parser() -> argparse.ArgumentParser:
         "saim-mm", description="SAIM pretraining for OpenMMLab.", **shared
     )
     parser.add_argument("--version", action="version", version=__version__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="VERB", parser_class=_VerbParser
+    )
     for name in VERBS:
         module = import_module(f".{name}", __name__)
         text = module.__doc__ or ""
