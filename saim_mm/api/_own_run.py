@@ -122,8 +122,8 @@ class OwnRun:
         steps, seconds = fit_to_memory(config_of, plan.steps, machine.device)
         fitted = replace(plan, steps=steps)
         minutes = max(1, round(seconds * fitted.iterations / 60))
-        workers, most = counted(steps.workers, "worker"), counted(minutes, "minute")
-        said = f"{steps.precision}, {workers}; at most about {most}, from one step."
+        workers, time = counted(steps.workers, "worker"), counted(minutes, "minute")
+        said = f"{steps.precision}, {workers}; about {time}, from one step."
         interval = saving_interval(seconds, fitted.iterations)
         return fitted, text_of(fitted, interval), f"On {machine.device}: {said}"
 
@@ -137,12 +137,11 @@ class OwnRun:
             SystemExit: With code 75, if a signal ended the run and it was saved.
             ValueError: If the config makes no run, or too many images are broken.
         """
-        if progress is not None:
-            progress.say("\n".join(said))
         install_safe_loader()
         runner = self._build(silent=progress is not None)
         tell = runner.logger.info if progress is None else progress.say
-        runner.register_hook(_FinishedHook(tell))
+        hook = _BeginningHook(tell, "\n".join(said))
+        runner.register_hook(hook, priority="VERY_HIGH")
         showing = nullcontext() if progress is None else shown(runner, progress)
         try:
             with showing:
@@ -188,15 +187,15 @@ class OwnRun:
             ) from error
 
 
-class _FinishedHook(Hook):
-    """Tells of a run that has nothing left to train."""
+class _BeginningHook(Hook):
+    """Tells what was chosen, or of a run that has nothing left to train."""
 
-    def __init__(self, tell: Callable[[str], Any]) -> None:
-        self.tell = tell
+    def __init__(self, tell: Callable[[str], Any], said: str) -> None:
+        self.tell, self.said = tell, said
 
     def before_train(self, runner: Runner) -> None:
-        if runner.iter >= runner.max_iters:
-            self.tell(f"Finished before: all {runner.max_iters} iterations are done.")
+        done = f"Finished before: all {runner.max_iters} iterations are done."
+        self.tell(self.said if runner.iter < runner.max_iters else done)
 
 
 def _with_options(blocks: Block, pairs: Sequence[str]) -> Block:

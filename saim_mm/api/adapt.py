@@ -158,9 +158,11 @@ def _try(text: str, image_size: tuple[int, int], config: str | Path) -> Trial:
     backbone = child.model.backbone
     child.model = without_weights(child.model)  # a trial needs none but the encoder's
     child.model.backbone = backbone
+    device = default_device()
     try:
         with quiet_log():  # or MMEngine has a line for each parameter
-            return train_one_step(child, image_size, default_device())
+            again = device != "cpu"  # for the memory that a second step takes
+            return train_one_step(child, image_size, device, again=again)
     except CheckpointError:
         raise
     except Exception as error:  # whatever foreign classes raise

@@ -116,7 +116,7 @@ def facts(run: Run) -> dict[str, str]:
     rows = {}
     curve = run.curve
     if len(curve.loss):
-        rows["iterations"] = f"{int(curve.iterations[-1]):,}"
+        rows["last iteration logged"] = f"{int(curve.iterations[-1]):,}"
         rows["first loss logged"] = f"{curve.first():.4f}"
         rows["loss, mean of the last ten logged"] = f"{curve.last():.4f}"
     if "images_per_s" in run.scalars:

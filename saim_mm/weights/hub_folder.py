@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,55 @@ def settings_beside(weights: Path, eps: float) -> dict[str, Any]:
     return settings
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < float("inf")
+
+
+def _are_means(values: Any) -> bool:
+    return (
+        values is None
+        or isinstance(values, list)
+        and all(v == 0 or _is_number(v) for v in values)
+    )
+
+
+def _are_deviations(values: Any) -> bool:
+    return values is None or isinstance(values, list) and all(map(_is_number, values))
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_size(value: Any) -> bool:
+    return _is_side(value) or (
+        isinstance(value, list) and len(value) == 2 and all(map(_is_side, value))
+    )
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_MEANS = (_are_means, "a list of numbers from 0")
+_DEVIATIONS = (_are_deviations, "a list of positive numbers")
+#: What is read of such files: whether a value will do, and which do.
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "layer_norm_eps": (_is_number, "a positive number"),
+    "num_attention_heads": (_is_side, "a positive integer"),
+    "image_size": (_is_size, "a positive integer, or rows and columns"),
+    "pretrained_cfg": (_is_object, "an object"),
+    **dict.fromkeys(("image_mean", "mean"), _MEANS),
+    **dict.fromkeys(("image_std", "std"), _DEVIATIONS),
+}
+
+
+def _check(content: dict[str, Any], path: Path) -> None:
+    for name, (fits, wanted) in _FIELDS.items():
+        if name in content and not fits(content[name]):
+            raise CheckpointError(f"{path}: {name}={content[name]!r} must be {wanted}.")
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
@@ -77,4 +127,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: no JSON ({error}).") from None
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds {type(content).__name__}, no object.")
+    _check(content, path)
+    _check(content.get("pretrained_cfg", {}), path)  # timm's
+    return content

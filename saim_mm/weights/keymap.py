@@ -155,7 +155,7 @@ _REMEDIES = {
     HUGGING_FACE: _TOOL.format("encoder_to_hf.py --reverse"),
     PRETRAINING: "its encoder has the prefix 'backbone.', and "
     "tools/model_converters/saim_to_encoder.py takes it out",
-    ENCODER: "it needs no prefix, and is --source encoder to 'saim-mm convert'",
+    ENCODER: "it needs no prefix; 'saim-mm convert' takes it as --source encoder",
 }
 
 

@@ -316,6 +316,27 @@ def test_folders_and_files_that_hold_no_encoder(tmp_path: Path) -> None:
         build_encoder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "holds list, no object"),
+        (dict(image_size="224"), "image_size='224' must be a positive integer"),
+        (dict(image_size=[24]), r"image_size=\[24\]"),
+        (dict(image_size=0), "image_size=0"),
+        (dict(num_attention_heads="2"), "num_attention_heads='2'"),
+        (dict(layer_norm_eps="small"), "layer_norm_eps='small' must be a positive"),
+        (dict(mean=0.5, std=0.5), "mean=0.5 must be a list"),
+        (dict(pretrained_cfg=3), "pretrained_cfg=3 must be an object"),
+        (dict(pretrained_cfg=dict(std=[0, 1, 1])), r"std=\[0, 1, 1\]"),
+    ],
+)
+def test_an_odd_config_is_named(content: Any, message: str, tmp_path: Path) -> None:
+    write_state_dict(tmp_path / "model.safetensors", timm_model().state_dict())
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=rf"config.json: {message}"):
+        build_encoder(tmp_path)
+
+
 def test_a_config_of_another_size(tmp_path: Path) -> None:
     model = random_model(tiny_backbone((SIZE, SIZE), (PATCH, PATCH)))
     write_state_dict(tmp_path / "encoder.pth", model.state_dict())

@@ -41,7 +41,7 @@ def test_many_keys_are_not_all_told() -> None:
     with pytest.raises(CheckpointError) as raised:
         saim_to_encoder(bare)
     told = str(raised.value)
-    assert "it needs no prefix, and is --source encoder to 'saim-mm convert'" in told
+    assert "it needs no prefix; 'saim-mm convert' takes it as --source encoder" in told
     assert f"unexpected keys ({len(bare)}): " in told
     assert told.endswith(f" and {len(bare) - 8} more.") and len(told) < 1000
     with pytest.raises(CheckpointError, match=r"unexpected keys \(1\): \['x'\]\."):
