@@ -127,6 +127,6 @@ def _named(
     if recipe != ProbeRecipe() or out is not None:
         raise ValueError(
             f"probes={list(probes)} have recipes of their own and draw nothing; leave "
-            "epochs, probe_batch_size, base_lr and out away, or probes."
+            "out (-o), epochs, probe_batch_size and base_lr away, or probes."
         )
     return named

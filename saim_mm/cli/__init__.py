@@ -46,15 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = vars(make_parser().parse_args(argv))
     name = options.pop("verb")
     verb = import_module(f".{name}", __name__)
-    try:
-        return one_line_errors(lambda _: verb.run(**options) or 0)()
-    except KeyboardInterrupt:  # a training that has begun saves itself
-        if name in GO_ON:
+
+    def run(_: Sequence[str] | None) -> int:
+        try:
+            return verb.run(**options) or 0
+        except KeyboardInterrupt:  # a training that has begun saves itself
+            if name not in GO_ON:
+                raise
             again = said_again()
             sys.stderr.write(f"Stopped. To go on, say the same again: {again}\n")
             return 75
-        sys.stderr.write(f"Stopped before `saim-mm {name}` was done.\n")
-        return 130
+
+    return one_line_errors(run)()
 
 
 class _VerbParser(argparse.ArgumentParser):

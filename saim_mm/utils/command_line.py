@@ -15,6 +15,8 @@ Main = Callable[[Sequence[str] | None], int]
 def one_line_errors(main: Main) -> Callable[..., int]:
     """Turns errors that the user can mend into a line on stderr and status 1.
 
+    Ctrl-C becomes a line and status 130.
+
     Args:
         main: A command; it raises ``ValueError``, ``OSError`` or, for a package that is
             not installed, ``ImportError``.
@@ -27,6 +29,9 @@ def one_line_errors(main: Main) -> Callable[..., int]:
         except (ValueError, OSError, ImportError) as error:
             sys.stderr.write(f"error: {_said(error)}\n")
             return 1
+        except KeyboardInterrupt:
+            sys.stderr.write("Stopped before it was done.\n")
+            return 130
 
     return wrapped
 
