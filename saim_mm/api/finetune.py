@@ -162,12 +162,13 @@ def _begin(run: OwnRun, machine: Machine) -> list[str]:
         write_text(path, text)
     write_text(run.config, config)
     steps = plan.steps
+    warm_up = min(plan.warm_up, plan.epochs / 2)  # as the exact loops shorten it
     return [
         f"{len(train)} images of {len(train.classes)} classes to learn from, "
         f"{len(val)} to judge.",
         f"{counted(plan.epochs, 'epoch')} of batches of "
         f"{counted(steps.batch, 'image')} ({steps.at_once} at once), rate {plan.lr:g} "
-        f"after {counted(plan.warm_up, 'epoch')} of warm-up.",
+        f"after {counted(warm_up, 'epoch')} of warm-up.",
         said,
     ]
 

@@ -62,6 +62,20 @@ def test_the_config(
     assert len(lines) == 24 and f"{classes}/train/red/0.png 2" in lines
 
 
+@pytest.mark.parametrize(("epochs", "said"), [(10, "2 epochs"), (1, "0.5 epochs")])
+def test_it_says_how_long_it_warms_up(
+    epochs: int,
+    said: str,
+    encoder: Path,
+    classes: Path,
+    tmp_path: Path,
+    untrained: None,  # noqa: F811
+) -> None:
+    """Half of the run at most: so far do the exact loops shorten it."""
+    with pytest.raises(Written, match=f"after {said} of warm-up"):
+        finetune(encoder, classes, tmp_path / "out", epochs=epochs, **TINY)
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [

@@ -55,13 +55,13 @@ def flat_photos(folder: Path) -> Path:
 
 
 class Written(Exception):
-    """The config is there, and nothing is trained."""
+    """The config is there, and nothing is trained; with what the run would say."""
 
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: Any) -> None:
-        raise Written
+    def stop(run: OwnRun, said: list[str], *_: Any) -> None:
+        raise Written("\n".join(said))
 
     monkeypatch.setattr(OwnRun, "train", stop)
 
