@@ -363,6 +363,21 @@ def test_what_runs_out_of_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> N
         _trial.fit_to_memory(given, Steps(24, 24, 0, "bf16"), "cuda")
 
 
+def test_the_step_that_is_timed_finds_the_state_of_the_optimiser(
+    photos: Path, tmp_path: Path, untrained: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two moments for each parameter, which the first step does not hold."""
+    held, backward = [], _trial._backward
+
+    def counted(model: Any, wrapper: Any, batch: dict[str, Any]) -> float:
+        held.append(len(wrapper.optimizer.state))
+        return backward(model, wrapper, batch)
+
+    monkeypatch.setattr(_trial, "_backward", counted)
+    written(photos, tmp_path / "out")
+    assert len(held) == 2 and held[0] == 0 and held[1] > 0
+
+
 _PIXELS = dict(img_size=32)
 
 
