@@ -126,7 +126,7 @@ def _named(
     named = named_probes(probes, pool, layer)
     if recipe != ProbeRecipe() or out is not None:
         raise ValueError(
-            f"probes={list(probes)} have recipes of their own and draw nothing; leave "
-            "out (-o), epochs, probe_batch_size and base_lr away, or probes."
+            f"probes={list(probes)} have recipes of their own and draw nothing; drop "
+            "either probes, or out (-o), epochs, probe_batch_size and base_lr."
         )
     return named

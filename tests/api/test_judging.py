@@ -157,7 +157,7 @@ def test_wrong_inputs(verb: str, change, message, data: Path, tmp_path: Path) ->
         ("probe", dict(base_lr=-1), "base_lr=-1"),
         ("probe", dict(layer=1), "layer=1 is of named probes; name them"),
         ("probe", dict(probes=["svm"]), "probe 'svm' is unknown; choose of"),
-        ("probe", dict(probes=["knn"], epochs=3), "leave epochs,"),
+        ("probe", dict(probes=["knn"], epochs=3), "drop either probes, or out"),
         ("probe", dict(probes=["knn"], out="a.png"), "draw nothing"),
         ("probe", dict(probes=["linear"], layer=9), "layer=9 is out of range"),
         ("probe", dict(probes=["attentive"], layer=1), "one vector per image"),
