@@ -198,7 +198,8 @@ def _rate_table(records: list[dict[str, Any]], scale: Scale) -> list[str]:
     tried, settings = _tuned_rates(records), _tuned_settings(records, scale)
     rates = sorted({rate for row in tried.values() for rate in row})
     rows = []
-    for row, found in tried.items():
+    for row in sorted({*tried, *settings}):
+        found = tried.get(row, {})
         cells = [_held_out(found[r], scale) if r in found else "not run" for r in rates]
         others = [", ".join(settings.get(row, []))] if settings else []
         rows.append([f"`{row}`", *cells, *others])

@@ -229,6 +229,20 @@ def test_tables_of_a_budget_have_its_runs_and_those_that_have_none() -> None:
         assert sum("not run" in line for line in lines) > len(SYSTEMS)
 
 
+def test_rows_tried_with_other_settings_alone_are_in_the_table_of_trials() -> None:
+    """At a further budget both finalists of a row may have changed settings."""
+    trial = dict(seed=0, tuning=True, rate=1e-3, budget=1)
+    records = [
+        dict(trial, row="mae", knn=20.0, linear=30.0, changes=dict(mask_ratio=0.6)),
+        dict(trial, row="saim", knn=21.0, linear=31.0),
+    ]
+    lines = markdown(records, PRESETS["tiny-equal"], 1).splitlines()
+    tried = lines[lines.index("| row | 0.001 | settings |") + 2 :]
+    mae, saim = (line for line in tried if line.startswith("|"))
+    assert mae == '| `mae` | not run | `"mask_ratio": 0.6` at 0.001: 20.0 / 30.0 |'
+    assert saim == "| `saim` | 21.0 / 31.0 |  |"
+
+
 def test_chart_has_the_rows_with_an_interval(tiny: Any, tmp_path: Path) -> None:
     def content(seeds: int, rate: float, linear: float) -> dict[str, Any]:
         runs = [
@@ -244,7 +258,7 @@ def test_chart_has_the_rows_with_an_interval(tiny: Any, tmp_path: Path) -> None:
     paper = "SAIM as in the paper (smoothing 9/1)"
     labels = ["MAE, rate 0.008", "MAE", f"{paper}, rate 0.008", paper]
     assert [label for label, _ in rows] == labels
-    assert [figures["linear"].count for _, figures in rows] == [2, 3, 2, 3]
+    assert [series[""]["linear"].count for _, series in rows] == [2, 3, 2, 3]
     picture = tmp_path / "chart.png"
     draw(contents, picture)
     with Image.open(picture) as image:
@@ -264,8 +278,12 @@ def test_chart_of_equal_compute_shows_what_is_there(tmp_path: Path) -> None:
         for seed in range(2 - budget)
     ]  # fmt: skip
     contents = [summarise(runs, scale, [], budget) for budget in range(2)]
-    labels = [label for label, _ in chart_rows(contents)]
-    assert labels == ["MAE, 0.002 TFLOP (1 seed)", "random weights", "MAE, 0.001 TFLOP"]
+    budgets = {label: list(series) for label, series in chart_rows(contents)}
+    assert budgets == {
+        "MAE": ["0.001 TFLOP", "0.002 TFLOP (1 seed)"],
+        "random weights": ["not pretrained"],
+    }
+    assert next(iter(budgets)) == "MAE"  # by its better budget
     draw(contents, tmp_path / "chart.png")
     with Image.open(tmp_path / "chart.png") as image:
         assert image.width == 6 * 160  # kNN and linear probe
