@@ -32,7 +32,7 @@ from .results import Records
 from .scale import PRESETS
 from .scheduling import RunContext, plan_runs, run_all, unfinished
 from .systems import rows_of
-from .table import fill_page, markdown, summarise
+from .table import fill_page, markdown, read_summary, summarise
 from .tuning import chosen_now
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmpretrain", "saim_mm")
@@ -126,7 +126,7 @@ def page(args: argparse.Namespace) -> int:
 
 def chart(args: argparse.Namespace) -> int:
     """Draws records."""
-    draw([json.loads(record.read_text()) for record in args.record], args.out)
+    draw([read_summary(record) for record in args.record], args.out)
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from saim_mm.visualization.figure import new_figure, plain_axes, render, save_png
 
@@ -16,45 +17,53 @@ from .systems import rows_of
 from .tuning import FIGURES
 
 _INCHES_PER_ROW = 0.28
+#: Rows between the budgets of a row, so that none hides another.
+_APART = 0.3
 
-
-#: What a row is drawn at: a budget, or "" where there are none. Then the figures.
-Series = dict[str, dict[str, Estimate]]
+#: Figures of a row by the operations of its pretraining: 0 if it has none, and where
+#: all rows have equally many epochs.
+Series = dict[float, dict[str, Estimate]]
 
 
 def chart_rows(contents: Sequence[dict[str, Any]]) -> list[tuple[str, Series]]:
     """What is drawn: of each record the rows that have an interval, best probe first.
 
-    Where rows are compared at equal compute, those of a single seed are drawn too, and
-    a row's budgets stand beside each other.
-
     Args:
-        contents: Of records, as :func:`.table.summarise` makes them.
+        contents: Of records, as :func:`.table.summarise` makes them; those at equal
+            compute have the same settings, and each its budget.
 
     Returns:
-        Label, and figures by budget. If there is none, labels of records after the
-        first say their learning rate.
+        Label and figures. At equal compute a row is there once, with its budgets; else
+        the labels of records after the first say their learning rate.
+
+    Raises:
+        ValueError: If the records do not go together.
     """
+    scales = [Scale.from_json(content["settings"]) for content in contents]
+    budgets = [content.get("budget", 0) for content in contents]
+    if any(scale.budgets for scale in scales) and (
+        len(set(scales)) > 1 or len(set(budgets)) < len(budgets)
+    ):
+        raise ValueError(
+            f"Records of {[scale.name for scale in scales]} with the budgets "
+            f"{[budget + 1 for budget in budgets]} are no one picture; at equal "
+            "compute draw those of one `report`, each once."
+        )
     found: dict[str, Series] = {}
-    for number, content in enumerate(contents):
-        scale = Scale.from_json(content["settings"])
+    for number, (content, scale) in enumerate(zip(contents, scales, strict=True)):
         rates = {
             run["row"]: run["rate"] for run in content["runs"] if not run["tuning"]
         }
         for name, figures in content["rows"].items():
             estimates = {key: Estimate(**value) for key, value in figures.items()}
-            single = bool(estimates) and estimates["linear"].half_width is None
-            if not estimates or (single and not scale.budgets):
+            if not estimates or estimates["linear"].half_width is None:
                 continue
-            label, series = rows_of(scale)[name].title, ""
-            if scale.budgets:
-                series = "not pretrained"
-                if rates[name] is not None:
-                    series = f"{scale.budgets[content['budget']] / 1e12:g} TFLOP"
-                series += " (1 seed)" * single
-            elif number and rates[name] is not None:
+            label, operations = rows_of(scale)[name].title, 0.0
+            if rates[name] is not None and scale.budgets:
+                operations = scale.budgets[budgets[number]]
+            elif rates[name] is not None and number:
                 label += f", rate {rates[name]:g}"
-            found.setdefault(label, {})[series] = estimates
+            found.setdefault(label, {})[operations] = estimates
     return sorted(found.items(), key=lambda row: -_best_probe(row[1]))
 
 
@@ -63,7 +72,12 @@ def _best_probe(series: Series) -> float:
 
 
 def draw(contents: Sequence[dict[str, Any]], path: Path) -> None:
-    """Writes a PNG: a panel per figure, mean and 95 % interval of every row.
+    """Writes :func:`chart` of records as a PNG."""
+    save_png(render(chart(contents)), path)
+
+
+def chart(contents: Sequence[dict[str, Any]]) -> Figure:
+    """A panel per figure: mean and 95 % interval of every row, a colour per budget.
 
     Raises:
         ValueError: If no row has more than one seed.
@@ -74,30 +88,35 @@ def draw(contents: Sequence[dict[str, Any]], path: Path) -> None:
     drawn = [estimates for _, series in rows for estimates in series.values()]
     titles = {k: t for k, t in FIGURES.items() if all(k in d for d in drawn)}
     figure = new_figure(3 * len(titles), 1 + _INCHES_PER_ROW * len(rows))
-    panels = figure.subplots(1, len(titles), sharey=True)
+    (panels,) = figure.subplots(1, len(titles), sharey=True, squeeze=False)
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
-        _draw_figure(axes, rows, name)
+        _draw_panel(axes, rows, name)
         axes.set_xlabel(f"{title}, %")
     panels[0].set_yticks(range(len(rows)), [label for label, _ in rows])
     panels[0].invert_yaxis()
     handles, labels = panels[0].get_legend_handles_labels()
-    if any(labels):
+    if len(labels) > 1:
         place = "outside upper center"
-        figure.legend(handles, labels, loc=place, ncols=len(labels), frameon=False)
-    save_png(render(figure), path)
+        figure.legend(handles, labels, loc=place, ncols=len(titles), frameon=False)
+    return figure
 
 
-def _draw_figure(axes: Axes, rows: list[tuple[str, Series]], name: str) -> None:
-    """One panel: a colour for each budget."""
-    for wanted in dict.fromkeys(key for _, series in rows for key in series):
-        found = [(n, s[wanted][name]) for n, (_, s) in enumerate(rows) if wanted in s]
+def _draw_panel(axes: Axes, rows: list[tuple[str, Series]], name: str) -> None:
+    points: dict[float, list[tuple[float, Estimate]]] = {}
+    for place, (_, series) in enumerate(rows):
+        top = place - _APART * (len(series) - 1) / 2
+        for number, operations in enumerate(sorted(series)):
+            point = (top + _APART * number, series[operations][name])
+            points.setdefault(operations, []).append(point)
+    for operations, found in sorted(points.items()):
         axes.errorbar(
             [estimate.mean for _, estimate in found],
             [place for place, _ in found],
-            xerr=[estimate.half_width or 0 for _, estimate in found],
+            xerr=[estimate.half_width for _, estimate in found],
             fmt="o",
+            markersize=5,
             capsize=2,
-            label=wanted,
+            label=f"{operations / 1e12:g} TFLOP",
         )
     plain_axes(axes)
     axes.margins(x=0.06)  # no point lies on the edge

@@ -10,7 +10,7 @@ from typing import Any
 from .scale import Scale
 from .statistics import Estimate, estimate, paired_difference
 from .systems import SYSTEMS, rows_of
-from .tuning import FIGURES, deciding, score
+from .tuning import FIGURES, deciding
 
 #: Below a line with the name of a record, and down to this line, a page has its tables.
 _END = "<!-- end -->"
@@ -86,17 +86,12 @@ def summarise(
                 if (gain := _gain(records, first, second, figure))}
         for claim, first, second, _ in claims_of(scale)
     }  # fmt: skip
-    tuned_rates = {
-        row: {f"{rate:g}": score(record, scale) for rate, record in tried.items()}
-        for row, tried in _tuned_rates(records).items()
-    }
     return dict(
         circumstances=environments,
         settings=scale.as_json(),
         budget=budget,
         rows=rows,
         claims=claims,
-        tuned_rates=tuned_rates,
         runs=records,
     )
 
@@ -112,6 +107,26 @@ def markdown(records: list[dict[str, Any]], scale: Scale, budget: int = 0) -> st
     return "\n".join(lines)
 
 
+def read_summary(path: Path) -> dict[str, Any]:
+    """The JSON of a :func:`summarise`.
+
+    Raises:
+        ValueError: If it cannot be read, or is something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); give the JSON that `report` wrote."
+        ) from None
+    wanted = {"settings", "rows", "runs"}
+    if not isinstance(content, dict) or not wanted <= content.keys():
+        raise ValueError(
+            f"{path} lacks some of {sorted(wanted)}; give the JSON that `report` wrote."
+        )
+    return content
+
+
 def fill_page(page: Path, record: Path) -> None:
     """Writes the tables of a record into a page, below the line with its name.
 
@@ -120,14 +135,16 @@ def fill_page(page: Path, record: Path) -> None:
         record: JSON, as :func:`summarise` makes it.
 
     Raises:
-        ValueError: If the page lacks a marker.
+        ValueError: If one of them cannot be read, or the page lacks a marker.
     """
+    content = read_summary(record)
+    if not page.is_file():
+        raise ValueError(f"{page} is no file; give a page of Markdown.")
     marker = f"<!-- {record.stem} -->"
     before, begin, rest = page.read_text().partition(marker)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{page} needs a line {marker} and, below it, {_END}.")
-    content = json.loads(record.read_text())
+    old, end, after = rest.partition(_END)
+    if not begin or not end or "<!-- " in old:
+        raise ValueError(f"{page} needs a line {marker} and, below it, its own {_END}.")
     scale = Scale.from_json(content["settings"])
     tables = markdown(content["runs"], scale, content.get("budget", 0))
     page.write_text(f"{before}{begin}\n\n{tables}{end}{after}")

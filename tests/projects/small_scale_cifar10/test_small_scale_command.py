@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,6 +14,7 @@ from class_folders import launch
 from small_scale_folders import write_folder
 
 from projects.small_scale_cifar10 import scheduling
+from projects.small_scale_cifar10.__main__ import main
 from projects.small_scale_cifar10.results import Records
 from projects.small_scale_cifar10.scale import PRESETS
 from projects.small_scale_cifar10.scheduling import (
@@ -187,9 +189,32 @@ def test_page_gets_the_table_of_the_record(tiny: Any, tmp_path: Path) -> None:
         text = page.read_text()
         assert text.startswith("before\n<!-- record -->\n\nViT of 2 layers")
         assert text.endswith("<!-- end -->\nafter\n") and "old" not in text
-    page.write_text("no markers")
-    with pytest.raises(ValueError, match="<!-- record -->"):
-        fill_page(page, record)
+    for text in ("no markers", "<!-- record -->\n<!-- next -->\n<!-- end -->\n"):
+        page.write_text(text)
+        with pytest.raises(ValueError, match="<!-- record -->"):
+            fill_page(page, record)
+        assert page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("record", "page", "why"),
+    [
+        ("none.json", "page.md", r"none\.json cannot be read.*No such file"),
+        ("page.md", "page.md", r"page\.md cannot be read.*`report` wrote"),
+        ("run.json", "page.md", r"run\.json lacks some of.*`report` wrote"),
+        ("record.json", "none.md", r"none\.md is no file"),
+    ],
+)
+def test_what_is_no_record_or_page_is_one_line(
+    tiny: Any, tmp_path: Path, capsys: Any, record: str, page: str, why: str
+) -> None:
+    (tmp_path / "record.json").write_text(json.dumps(summarise([], tiny, [])))
+    (tmp_path / "run.json").write_text('{"row": "mae"}')
+    (tmp_path / "page.md").write_text("no record")
+    given = ["--record", str(tmp_path / record), "--page", str(tmp_path / page)]
+    assert main(["page", *given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(why, line)
 
 
 def test_docs_show_the_committed_record(tmp_path: Path) -> None:

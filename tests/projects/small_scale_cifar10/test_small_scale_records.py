@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from projects.small_scale_cifar10.chart import chart_rows, draw
+from projects.small_scale_cifar10.chart import chart, chart_rows, draw
 from projects.small_scale_cifar10.results import Records
 from projects.small_scale_cifar10.scale import PRESETS
 from projects.small_scale_cifar10.scheduling import plan_runs
@@ -234,56 +235,122 @@ def test_rows_tried_with_other_settings_alone_are_in_the_table_of_trials() -> No
     trial = dict(seed=0, tuning=True, rate=1e-3, budget=1)
     records = [
         dict(trial, row="mae", knn=20.0, linear=30.0, changes=dict(mask_ratio=0.6)),
+        dict(trial, row="mae", knn=22.0, linear=32.0, changes=dict(decoder_depth=1)),
         dict(trial, row="saim", knn=21.0, linear=31.0),
     ]
     lines = markdown(records, PRESETS["tiny-equal"], 1).splitlines()
     tried = lines[lines.index("| row | 0.001 | settings |") + 2 :]
-    mae, saim = (line for line in tried if line.startswith("|"))
-    assert mae == '| `mae` | not run | `"mask_ratio": 0.6` at 0.001: 20.0 / 30.0 |'
-    assert saim == "| `saim` | 21.0 / 31.0 |  |"
+    assert [line for line in tried if line.startswith("|")] == [
+        '| `mae` | not run | `"mask_ratio": 0.6` at 0.001: 20.0 / 30.0, '
+        '`"decoder_depth": 1` at 0.001: 22.0 / 32.0 |',
+        "| `saim` | 21.0 / 31.0 |  |",
+    ]
+
+
+def summary_of(
+    scale: Any, runs: list[tuple[str, float | None, float, int]], budget: int = 0
+) -> dict[str, Any]:
+    """Of rows by name, rate, linear probe and number of seeds."""
+    records = [
+        dict(row=row, seed=seed, tuning=False, rate=rate, train_seconds=5.0,
+             budget=budget, knn=linear - 10 + 2 * seed, linear=linear + seed,
+             finetune=50.0)
+        for row, rate, linear, seeds in runs
+        for seed in range(seeds)
+    ]  # fmt: skip
+    return summarise(records, scale, [], budget)
+
+
+def drawn_in(figure: Figure) -> dict[str, dict[str, list[tuple[str, Any, Any]]]]:
+    """Panel -> budget -> label of the row, ends and mean of each interval."""
+    places = figure.axes[0].get_yticks()
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert list(places) == list(range(len(names))) and figure.axes[0].yaxis_inverted()
+    found: dict[str, dict[str, list[tuple[str, Any, Any]]]] = {}
+    for axes in figure.axes:
+        budgets = found.setdefault(axes.get_xlabel(), {})
+        for container in axes.containers:
+            points, _, (bars,) = container.lines
+            budgets[container.get_label()] = [
+                (names[round(y)], (segment[0, 0], segment[1, 0]), x)
+                for (x, y), segment in zip(
+                    points.get_xydata(), bars.get_segments(), strict=True
+                )
+            ]
+    return found
 
 
 def test_chart_has_the_rows_with_an_interval(tiny: Any, tmp_path: Path) -> None:
     def content(seeds: int, rate: float, linear: float) -> dict[str, Any]:
-        runs = [
-            dict(row=name, seed=seed, tuning=False, rate=rate, train_seconds=5.0,
-                 knn=30.0 + seed, linear=linear + gain + seed, finetune=50.0)
-            for name, gain in (("mae", 3), ("saim", 0), ("l1", 9))
-            for seed in range(1 if name == "l1" else seeds)
-        ]  # fmt: skip
-        return summarise(runs, tiny, [])
+        runs = [("mae", rate, linear + 3, seeds), ("saim", rate, linear, seeds)]
+        return summary_of(tiny, [*runs, ("l1", rate, linear + 9, 1)])
 
     contents = [content(3, 1e-3, 40.0), content(2, 8e-3, 42.0)]
     rows = chart_rows(contents)
     paper = "SAIM as in the paper (smoothing 9/1)"
     labels = ["MAE, rate 0.008", "MAE", f"{paper}, rate 0.008", paper]
     assert [label for label, _ in rows] == labels
-    assert [series[""]["linear"].count for _, series in rows] == [2, 3, 2, 3]
-    picture = tmp_path / "chart.png"
-    draw(contents, picture)
-    with Image.open(picture) as image:
-        assert image.width == 9 * 160
-    with pytest.raises(ValueError, match="run more seeds"):
-        draw([content(1, 1e-3, 40.0)], picture)
-
-
-def test_chart_of_equal_compute_shows_what_is_there(tmp_path: Path) -> None:
-    """Budgets side by side, single seeds too, and what is not trained once."""
-    scale = PRESETS["tiny-equal"]
-    runs = [
-        dict(row=row, seed=seed, tuning=False, rate=rate, knn=30.0 + seed,
-             linear=40.0 + seed + 9 * budget, budget=budget)
-        for row, rate, budgets in (("random", None, 1), ("mae", 1e-3, 2))
-        for budget in range(budgets)
-        for seed in range(2 - budget)
-    ]  # fmt: skip
-    contents = [summarise(runs, scale, [], budget) for budget in range(2)]
-    budgets = {label: list(series) for label, series in chart_rows(contents)}
-    assert budgets == {
-        "MAE": ["0.001 TFLOP", "0.002 TFLOP (1 seed)"],
-        "random weights": ["not pretrained"],
-    }
-    assert next(iter(budgets)) == "MAE"  # by its better budget
+    assert [series[0]["linear"].count for _, series in rows] == [2, 3, 2, 3]
+    drawn = drawn_in(figure := chart(contents))
+    assert list(drawn) == ["kNN, %", "linear probe, %", "fine-tuning, %"]
+    assert not figure.legends
+    (points,) = drawn["linear probe, %"].values()
+    for (label, interval, mean), (wanted, series) in zip(points, rows, strict=True):
+        known = series[0]["linear"]
+        assert (label, mean) == (wanted, pytest.approx(known.mean))
+        ends = (known.mean - known.half_width, known.mean + known.half_width)
+        assert interval == pytest.approx(ends)
     draw(contents, tmp_path / "chart.png")
     with Image.open(tmp_path / "chart.png") as image:
-        assert image.width == 6 * 160  # kNN and linear probe
+        assert image.width == 9 * 160
+    for figures in contents[1]["rows"].values():
+        figures.pop("finetune", None)  # judged by less
+    assert list(drawn_in(chart(contents))) == ["kNN, %", "linear probe, %"]
+    with pytest.raises(ValueError, match="run more seeds"):
+        draw([content(1, 1e-3, 40.0)], tmp_path / "chart.png")
+
+
+def test_chart_of_equal_compute_has_the_budgets_of_a_row_side_by_side() -> None:
+    """From the smallest up, in one colour and on one line each, none over another."""
+    scale = PRESETS["tiny-equal"]
+    small = [("random", None, 30.0, 2), ("mae", 1e-3, 40.0, 2), ("saim", 1e-3, 39.0, 2)]
+    large = [("random", None, 30.0, 2), ("saim", 1e-3, 50.0, 2), ("mae", 1e-3, 44.0, 1)]
+    contents = [summary_of(scale, small), summary_of(scale, large, 1)]
+    rows = {label: list(series) for label, series in chart_rows(contents)}
+    paper = "SAIM as in the paper (smoothing 9/1)"
+    assert rows == {paper: [1e9, 2e9], "MAE": [1e9], "random weights": [0]}
+    assert list(rows) == [paper, "MAE", "random weights"]  # by the better budget
+    for order in (contents, contents[::-1]):
+        drawn = drawn_in(figure := chart(order))
+        for panel, lower in (("kNN, %", 9.0), ("linear probe, %", -0.5)):
+            means = {
+                budget: [(label, mean + lower) for label, _, mean in points]
+                for budget, points in drawn[panel].items()
+            }
+            assert means == {
+                "0 TFLOP": [("random weights", 30.0)],
+                "0.001 TFLOP": [(paper, 39.0), ("MAE", 40.0)],
+                "0.002 TFLOP": [(paper, 50.0)],
+            }
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == list(means)
+        figure.canvas.draw()
+        page, box = figure.bbox, legend.get_window_extent()
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and box.y1 <= page.y1
+        heights = [c.lines[0].get_ydata() for c in figure.axes[0].containers]
+        assert len({*np.concatenate(heights)}) == 4
+        assert heights[1][0] < heights[2][0]  # the axis points down
+
+
+def test_records_that_are_no_one_picture_are_refused(tiny: Any) -> None:
+    scale = PRESETS["tiny-equal"]
+    runs = [("mae", 1e-3, 40.0, 2)]
+    one = summary_of(scale, runs)
+    others = (
+        one,
+        summary_of(tiny, runs),
+        summary_of(replace(scale, width=48), runs, 1),
+    )
+    for other in others:
+        with pytest.raises(ValueError, match=r"no one picture.*of one `report`"):
+            chart([one, other])
