@@ -16,7 +16,6 @@ where it stopped. Seeds are paired across the experiments.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -25,10 +24,11 @@ from pathlib import Path
 import torch
 
 from saim_mm.utils.atomic_file import write_json
+from saim_mm.utils.command_line import one_line_errors
 from saim_mm.utils.environment import environment
 
 from .chart import draw
-from .results import Records
+from .results import Records, read_json
 from .scale import PRESETS
 from .scheduling import RunContext, plan_runs, run_all, unfinished
 from .systems import rows_of
@@ -101,7 +101,7 @@ def report(args: argparse.Namespace) -> int:
     """Writes the summary of what is done, by budget, and prints its tables."""
     records = Records.open(args.out)
     notes = sorted((args.out / _ENVIRONMENTS).glob("*.json"))
-    begun = [json.loads(path.read_text()) for path in notes]
+    begun = [read_json(path) for path in notes]
     scale = records.scale
     runs = chosen_now(records.read(), scale)
     for budget in range(len(scale.budgets) or 1):
@@ -130,15 +130,12 @@ def chart(args: argparse.Namespace) -> int:
     return 0
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     args = parse_args(arguments)
     commands = dict(run=run, report=report, page=page, chart=chart)
-    try:
-        return 1 if commands[args.command](args) else 0
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return 1 if commands[args.command](args) else 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,19 @@ _SETTINGS = "settings.json"
 _REMEDY = "remove it, and the command makes it anew."
 
 
+def read_json(path: Path) -> Any:
+    """The content of a file of JSON.
+
+    Raises:
+        ValueError: If it is something else.
+        OSError: If it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}.") from None
+
+
 class Records:
     """The folder of all records of one scale.
 
@@ -34,7 +47,7 @@ class Records:
         settings = folder / _SETTINGS
         if not settings.exists():
             write_json(settings, scale.as_json(), indent=1)
-        if Scale.from_json(json.loads(settings.read_text())) != scale:
+        if Scale.from_json(read_json(settings)) != scale:
             raise ValueError(
                 f"{settings} holds other settings than {scale.as_json()}; give "
                 "another --out, so that figures of different runs do not mix."
@@ -50,7 +63,7 @@ class Records:
         settings = folder / _SETTINGS
         if not settings.exists():
             raise ValueError(f"{folder} holds no records; `run` makes them.")
-        return cls(folder, Scale.from_json(json.loads(settings.read_text())))
+        return cls(folder, Scale.from_json(read_json(settings)))
 
     def has(self, run: Run, choice: Choice | None) -> bool:
         """Whether a run is finished, and trained with what is chosen for it now.

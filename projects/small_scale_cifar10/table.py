@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .results import read_json
 from .scale import Scale
 from .statistics import Estimate, estimate, paired_difference
 from .systems import SYSTEMS, rows_of
@@ -111,14 +112,10 @@ def read_summary(path: Path) -> dict[str, Any]:
     """The JSON of a :func:`summarise`.
 
     Raises:
-        ValueError: If it cannot be read, or is something else.
+        ValueError: If it is something else.
+        OSError: If it cannot be read.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); give the JSON that `report` wrote."
-        ) from None
+    content = read_json(path)
     wanted = {"settings", "rows", "runs"}
     if not isinstance(content, dict) or not wanted <= content.keys():
         raise ValueError(
@@ -135,11 +132,10 @@ def fill_page(page: Path, record: Path) -> None:
         record: JSON, as :func:`summarise` makes it.
 
     Raises:
-        ValueError: If one of them cannot be read, or the page lacks a marker.
+        ValueError: If the record is something else, or the page lacks a marker.
+        OSError: If one of them cannot be read.
     """
     content = read_summary(record)
-    if not page.is_file():
-        raise ValueError(f"{page} is no file; give a page of Markdown.")
     marker = f"<!-- {record.stem} -->"
     before, begin, rest = page.read_text().partition(marker)
     old, end, after = rest.partition(_END)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -48,6 +49,41 @@ class ReplayedIteration:
         return self.loss == self.recorded or both_nan
 
 
+#: What :class:`FiniteGuardHook` writes of a step, as far as it is read here.
+_WRITTEN = frozenset(
+    [
+        "iterations",
+        "losses",
+        "loss_scale",
+        "rank",
+        "samples",
+        "seed",
+        "weights",
+        "weights_after_iteration",
+    ]
+)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What :class:`FiniteGuardHook` wrote of a step.
+
+    Raises:
+        ValueError: If the file is something else.
+        OSError: If it cannot be read.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no record of a step: {error}") from None
+    missing = _WRITTEN - (record.keys() if isinstance(record, dict) else set())
+    if missing:
+        raise ValueError(
+            f"{path} is no record of a step, as it lacks {sorted(missing)}; give "
+            "one of those in not_finite of the work dir"
+        )
+    return record
+
+
 def replay(
     cfg: Config, record: dict[str, Any], folder: Path
 ) -> tuple[list[ReplayedIteration], list[str]]:
@@ -55,7 +91,7 @@ def replay(
 
     Args:
         cfg: The config of the run; it is bent to this machine in place.
-        record: What the hook wrote.
+        record: Of :func:`read_record`.
         folder: Where its weights are.
 
     Returns:

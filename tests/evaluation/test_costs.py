@@ -85,6 +85,20 @@ def test_the_tool_writes_the_page_between_its_marks(
     assert f"| tiny | `{config}` | 0.0 | 0 | " in text and "old" not in text
 
 
+@pytest.mark.parametrize("text", ["", f"{END}\n{BEGIN}\n", BEGIN])
+def test_a_page_without_its_marks_is_refused_at_once(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    assert pretraining_costs.main(["--page", str(page)]) == 1
+    said = capsys.readouterr()
+    assert not said.out and said.err.startswith(
+        f"error: {page} needs the lines {BEGIN}"
+    )
+    assert page.read_text() == text
+
+
 @pytest.mark.slow
 def test_the_page_has_the_figures_of_the_configs() -> None:
     """The closed forms anew; the counter's share is that of the run that wrote it."""

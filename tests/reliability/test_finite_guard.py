@@ -373,6 +373,19 @@ def test_the_step_can_be_rebuilt(
     record.write_text(json.dumps(changed))
     assert replay_step(monkeypatch, *arguments) == (accumulation > 1)
 
+    wrong = tmp_path / "wrong.json"
+    for content, why in (
+        ("{", "is no record of a step: Exp"),
+        ("[]", "lacks ['iterat"),
+    ):
+        wrong.write_text(content)
+        assert replay_step(monkeypatch, arguments[0], wrong) == 1
+        (line,) = capsys.readouterr().err.splitlines()[-1:]
+        assert line.startswith(f"error: {wrong} is no record") and why in line
+    wrong.unlink()
+    assert replay_step(monkeypatch, arguments[0], wrong) == 1
+    assert f"error: {wrong}: No such file" in capsys.readouterr().err
+
     changed["weights"] = None
     cfg = Config.fromfile(tmp_path / "config.py")
     with pytest.raises(ValueError, match="use an earlier one"):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saim_mm.evaluation.costs import CostRow, counted_share, pretraining_flops
+from saim_mm.utils.command_line import one_line_errors
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- costs -->", "<!-- end of costs -->"
@@ -39,12 +40,16 @@ SYSTEMS = {
 }
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the page; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     page = ROOT / "docs/experiments.md"
     parser.add_argument("--page", type=Path, default=page, help="has the two marks")
     args = parser.parse_args(argv)
+    text = args.page.read_text()
+    if not 0 <= text.find(BEGIN) < text.find(END):
+        raise ValueError(f"{args.page} needs the lines {BEGIN} and, below, {END}.")
     rows = []
     for name, config in SYSTEMS.items():
         path = ROOT / "configs" / config

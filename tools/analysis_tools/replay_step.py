@@ -1,13 +1,12 @@
 #!/usr/bin/env python
 """Rebuilds a training step that FiniteGuardHook did not make, and looks where it broke.
 
-Exit code 0: the step came out as it was recorded; 1: it did not.
+Exit code 0: the step came out as it was recorded; 1: it did not, or there is an error.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from mmengine.config import Config
 
 import saim_mm  # noqa: F401  (registers the models)
 from saim_mm import launch
-from saim_mm.reliability.replay import replay
+from saim_mm.reliability.replay import read_record, replay
+from saim_mm.utils.command_line import one_line_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,12 +28,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Replays a record; returns the exit code."""
     args = parse_args(argv)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
-    record = json.loads(args.record.read_text())
+    record = read_record(args.record)
     later = record["weights_after_iteration"] - record["iterations"][-1]
     if later:
         print(f"The weights are those of {later} iterations later.")

@@ -199,10 +199,10 @@ def test_page_gets_the_table_of_the_record(tiny: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "page", "why"),
     [
-        ("none.json", "page.md", r"none\.json cannot be read.*No such file"),
-        ("page.md", "page.md", r"page\.md cannot be read.*`report` wrote"),
+        ("none.json", "page.md", r"none\.json: No such file"),
+        ("page.md", "page.md", r"page\.md is no JSON: Expecting value"),
         ("run.json", "page.md", r"run\.json lacks some of.*`report` wrote"),
-        ("record.json", "none.md", r"none\.md is no file"),
+        ("record.json", "none.md", r"none\.md: No such file"),
     ],
 )
 def test_what_is_no_record_or_page_is_one_line(
@@ -212,7 +212,7 @@ def test_what_is_no_record_or_page_is_one_line(
     (tmp_path / "run.json").write_text('{"row": "mae"}')
     (tmp_path / "page.md").write_text("no record")
     given = ["--record", str(tmp_path / record), "--page", str(tmp_path / page)]
-    assert main(["page", *given]) == 2
+    assert main(["page", *given]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(why, line)
 
