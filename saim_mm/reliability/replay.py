@@ -50,18 +50,8 @@ class ReplayedIteration:
 
 
 #: What :class:`FiniteGuardHook` writes of a step, as far as it is read here.
-_WRITTEN = frozenset(
-    [
-        "iterations",
-        "losses",
-        "loss_scale",
-        "rank",
-        "samples",
-        "seed",
-        "weights",
-        "weights_after_iteration",
-    ]
-)
+_WRITTEN = {"iterations", "losses", "loss_scale", "rank", "samples", "seed", "weights",
+            "weights_after_iteration"}  # fmt: skip
 
 
 def read_record(path: Path) -> dict[str, Any]:
