@@ -41,6 +41,8 @@ def test_every_command_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the tool it calls, down to the config with its overrides."""
+    pytest.importorskip("mmcv.ops", reason="mmcv has no compiled ops")
+    pytest.importorskip("mmdet")
     monkeypatch.chdir(ROOT)
     found = commands(tmp_path, str(tmp_path / "out"), str(tmp_path))
     marks = set()

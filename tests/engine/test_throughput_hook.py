@@ -218,5 +218,5 @@ def test_losses_are_the_same_bit_by_bit_and_the_figures_are_logged(
     ],
 )
 def test_every_kind_of_run_has_it(name: str) -> None:
-    cfg = Config.fromfile(CONFIGS / name)
+    cfg = Config.fromfile(CONFIGS / name, import_custom_modules=False)
     assert cfg.default_hooks.throughput == dict(type="ThroughputHook")

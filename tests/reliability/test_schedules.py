@@ -27,7 +27,7 @@ def recipes() -> dict[str, Config]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             if "_base_" in path.parts or "configs" not in path.parts:
                 continue
-            cfg = Config.fromfile(path)
+            cfg = Config.fromfile(path, import_custom_modules=False)
             if cfg.get("param_scheduler") and cfg.get("train_cfg"):
                 key = repr(cfg.param_scheduler), repr(cfg.train_cfg)
                 found.setdefault(key, (path.stem, cfg))
@@ -108,7 +108,8 @@ def test_the_warm_up_takes_half_of_the_run_at_most(epochs: int) -> None:
 
 def test_milestones_are_shares_of_the_run() -> None:
     """ViTDet's own numbers for its own length; the same shares of a shorter one."""
-    cfg = Config.fromfile(ROOT / "configs/coco/vitdet_saim-vit-b_100e_coco.py")
+    path = ROOT / "configs/coco/vitdet_saim-vit-b_100e_coco.py"
+    cfg = Config.fromfile(path, import_custom_modules=False)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     options = {**cfg.param_scheduler[1], "end": cfg.train_cfg.max_iters}
     built = PARAM_SCHEDULERS.build(options, default_args=dict(optimizer=optimizer))
